@@ -1,0 +1,125 @@
+"""What the commands print for a person, and generate's summary for a machine."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    # `relabel --help` must not wait for torch and timm.
+    from relabel.generate.options import GenerateSummary
+    from relabel.summary import StoreSummary
+    from relabel.verify.findings import ShardsReport
+
+_SHOWN = 20
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """Columns of text under a header, numbers to the right."""
+    cells = [[*map(str, header)], *([_printable(str(value)) for value in row] for row in rows)]
+    numeric = [all(isinstance(row[i], (int, float)) for row in rows) for i in range(len(header))]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
+    lines = [
+        "  ".join(
+            text.rjust(width) if right else text.ljust(width)
+            for text, width, right in zip(row, widths, numeric, strict=True)
+        ).rstrip()
+        for row in cells
+    ]
+    return "\n".join([lines[0], "  ".join("-" * width for width in widths), *lines[1:]])
+
+
+def _printable(text: str) -> str:
+    """Text from a data file, without the control characters that a terminal would obey."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
+def generate_text(summary: GenerateSummary, store: str) -> str:
+    """The end of a run."""
+    shares = summary.waits.shares(summary.seconds)
+    lines = [
+        f"{store}: {summary.shards_published} shards published, {summary.shards_skipped} were there already, "
+        f"of {summary.shards}",
+        f"{summary.images} images in {summary.seconds:.1f} s, {summary.images_per_second:.1f} images/s; waited for "
+        + ", ".join(f"{name} {share:.0%}" for name, share in shares.items()),
+    ]
+    if summary.failures:
+        lines += [
+            f"{len(summary.failures)} failures:",
+            table(
+                ("shard", "key", "why"),
+                [(f.shard, f.key or "(whole shard)", f.reason) for f in summary.failures[:_SHOWN]],
+            ),
+        ]
+        if len(summary.failures) > _SHOWN:
+            lines.append(f"and {len(summary.failures) - _SHOWN} more; the store's `error` array has them all")
+        if not summary.is_good:
+            lines.append(
+                f"more failed than --max-failures {summary.max_failures:g} accepts, or a shard is not published"
+            )
+    return "\n".join(lines)
+
+
+def generate_json(summary: GenerateSummary) -> dict[str, Any]:
+    """The same for a machine."""
+    derived = {"images_per_second": summary.images_per_second, "is_good": summary.is_good}
+    return asdict(summary) | derived | {"waits": summary.waits.shares(summary.seconds)}
+
+
+def shards_text(report: ShardsReport) -> str:
+    """Findings, a line each, and a summary."""
+    lines = []
+    if report.findings:
+        rows = [
+            ("-" if f.shard < 0 else f.shard, "-" if f.row < 0 else f.row, f.key or "-", f.what)
+            for f in report.findings
+        ]
+        lines = [table(("shard", "row", "key", "what"), rows), ""]
+    compared = f", {report.images_compared} compared with the images" if report.images_compared else ""
+    lines.append(
+        f"{report.shards} shards, {report.images} images: {report.labelled} labelled, {report.failed} failed"
+        f"{compared}; {report.seconds:.1f} s"
+    )
+    lines.append("clean" if report.is_clean else f"{len(report.findings)} findings")
+    return "\n".join(lines)
+
+
+def store_text(summary: StoreSummary, store: str) -> str:
+    """What a store is."""
+    m, scores = summary.manifest, summary.manifest.scores
+    height, width = m.preprocessing.image_size_hw
+    footprint = "the whole image" if m.footprint == (0, 0, 1, 1) else m.footprint or "of each image its own"
+    facts = {
+        "store": store,
+        "teacher": f"{m.teacher.name} ({m.teacher.weights}, sha256 {m.teacher.weights_digest[:12]}), "
+        f"{m.teacher.head} head, {m.teacher.precision}",
+        "input": f"{height} x {width} pixels, {m.preprocessing.fit}, {m.preprocessing.interpolation}",
+        "map": f"grid {scores.grid_hw[0]}x{scores.grid_hw[1]} of {footprint}",
+        "classes": f"{scores.num_classes}: {scores.planes} planes, {scores.profile} profile classes an image",
+        "scores": f"{scores.scores}, {scores.dtype}, {scores.compression}",
+        "shards": f"{summary.shards_published} of {len(m.data.shards)} published, {m.data.rows_per_shard} rows each",
+        "images": f"{summary.labelled} labelled, {summary.failed} failed",
+        "size": f"{summary.bytes / 1e6:.2f} MB, {summary.bytes_per_image:.0f} bytes an image",
+        "unstored mass": _number(summary.unstored_mass, f" (mean over {summary.sampled} images)"),
+        "first class": _number(summary.first_class_is_label, " is the ground truth"),
+        "labels": _histogram(summary.labels),
+        "versions": ", ".join(f"{name} {version}" for name, version in m.versions.items()),
+    }
+    size = max(map(len, facts))
+    return "\n".join(f"{name:<{size}}  {_printable(str(fact))}" for name, fact in facts.items())
+
+
+def _number(value: float, rest: str) -> str:
+    return "-" if math.isnan(value) else f"{value:.1%}{rest}"
+
+
+def _histogram(labels: dict[int, int]) -> str:
+    known = {label: count for label, count in labels.items() if label >= 0}
+    unknown = f", {labels[-1]} images without one" if labels.get(-1) else ""
+    if not known:
+        return f"none{unknown}"
+    most = sorted(known.items(), key=lambda item: (-item[1], item[0]))[:5]
+    shown = ", ".join(f"{label}: {count}" for label, count in most)
+    return f"{len(known)} classes, {min(known.values())} to {max(known.values())} images each (most: {shown}){unknown}"

@@ -1,0 +1,41 @@
+"""The errors a user can act on: each says what came, what was expected and what to do."""
+
+
+class RelabelError(Exception):
+    """Base of every error that relabel raises on purpose."""
+
+
+class InvalidValueError(RelabelError, ValueError):
+    """A value that has no meaning here: a wrong shape, an empty box, an unknown option."""
+
+
+class SourceError(RelabelError):
+    """The image source as a whole cannot be used: nothing found, a damaged tar, duplicate keys."""
+
+
+class ImageError(RelabelError):
+    """One image cannot be decoded; `generate` records it as a failed row and goes on."""
+
+
+class TeacherError(RelabelError):
+    """A teacher that cannot be built, loaded or proved."""
+
+
+class StoreError(RelabelError):
+    """A store that cannot be opened, written or trusted."""
+
+
+class StoreBusyError(StoreError):
+    """Another process is writing the same shard at this moment."""
+
+
+class DamagedStoreError(StoreError):
+    """A file of the store is missing, cut or changed."""
+
+
+class ManifestMismatchError(StoreError):
+    """The store was made by another teacher, other preprocessing or other images."""
+
+
+class LabelError(RelabelError):
+    """A label was asked for that the store does not have: an unknown key, a failed image, an uncovered box."""

@@ -1,0 +1,185 @@
+"""The loop over shard tasks: images to pixels, pixels to score maps, score maps to published shards."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from importlib import metadata
+from pathlib import Path
+
+from relabel.generate.annotate import Annotator, PendingScores
+from relabel.generate.batches import BatchPlan, DecodedBatch, DecodedBatches, ShardFailure
+from relabel.generate.options import Failure, GenerateOptions, GenerateSummary, Waits
+from relabel.generate.publish import OpenShard, Publisher
+from relabel.images import ImageSource, open_source
+from relabel.manifest import DataRecord, Manifest, ScoreRecord, fingerprint
+from relabel.plan import ROWS_PER_SHARD, ShardTask, missing, plan, share
+from relabel.progress import Progress
+from relabel.store import StoreWriter, create_or_open
+from relabel.teacher import Teacher, TeacherSpec, load_teacher
+
+
+def generate(
+    images: str, store: str | Path, teacher: TeacherSpec | Teacher, options: GenerateOptions | None = None
+) -> GenerateSummary:
+    """Label every image of a source and publish the store's missing shards.
+
+    Args:
+        images: a folder of class folders; a webdataset tar, glob, brace pattern or URL.
+        store: the store's folder, made if it is not there.
+        teacher: what to load, or a loaded teacher.
+        options: everything else.
+
+    Raises:
+        SourceError: the images cannot be listed, or hold duplicate keys.
+        TeacherError: the teacher cannot be loaded or proved.
+        ManifestMismatchError: the store was made by another teacher, other preprocessing or other images.
+        StoreError: the store cannot be written.
+    """
+    options = options or GenerateOptions()
+    source = open_source(images)
+    loaded = teacher if isinstance(teacher, Teacher) else load_teacher(teacher)
+    tasks, data = _listed(source, options)
+    manifest = Manifest(
+        teacher=loaded.record,
+        preprocessing=loaded.preprocessing,
+        scores=_score_record(loaded, options),
+        data=data,
+        footprint=(0.0, 0.0, 1.0, 1.0) if loaded.preprocessing.fit == "squash" else None,
+        versions={name: _version(name) for name in ("relabel", "torch", "torchvision", "timm")},
+    )
+    writer = create_or_open(Path(store), manifest)
+    mine = share(tasks, options.rank, options.world_size)
+    todo = missing(mine, writer.published())
+    run = _Run(source, loaded, writer, options)
+    return run.label(todo, shards=len(mine))
+
+
+def _listed(source: ImageSource, options: GenerateOptions) -> tuple[tuple[ShardTask, ...], DataRecord]:
+    """The run's tasks, and the record of its data; one pass over the keys unless the user skipped it."""
+    if source.kind == "webdataset" and options.samples_per_shard is not None:
+        tasks = plan([(name, options.samples_per_shard) for name in source.parts()])
+        keys: Iterable[str] = source.parts()
+        counts: tuple[int, ...] = ()
+    else:
+        with Progress("listing images", None, unit="images", shown=options.show_progress) as progress:
+            parts = source.listing(workers=options.decode_threads, progress=progress.advance)
+        rows = (options.samples_per_shard or ROWS_PER_SHARD) if source.kind == "folder" else None
+        tasks = plan([(part.name, len(part.keys)) for part in parts], rows_per_shard=rows)
+        keys = itertools.chain.from_iterable(part.keys for part in parts)
+        counts = tuple(task.count for task in tasks)
+    names = tuple(
+        task.source if source.kind == "webdataset" else f"images {task.first} to {task.first + task.count}"
+        for task in tasks
+    )
+    record = DataRecord(
+        kind=source.kind,
+        shards=names,
+        counts=counts,
+        rows_per_shard=max(task.count for task in tasks),
+        fingerprint=fingerprint(keys),
+    )
+    return tasks, record
+
+
+def _score_record(teacher: Teacher, options: GenerateOptions) -> ScoreRecord:
+    planes = min(options.planes, teacher.num_classes)
+    return ScoreRecord(
+        num_classes=teacher.num_classes,
+        planes=planes,
+        profile=min(options.profile, teacher.num_classes - planes),
+        grid_hw=teacher.grid.size_hw,
+        dtype=options.dtype,
+        compression=options.compression,
+    )
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        # Run from a source tree that is not installed.
+        return "unknown"
+
+
+class _Run:
+    """One process's share of a run: three stages, two batches between the device and the disk."""
+
+    def __init__(self, source: ImageSource, teacher: Teacher, writer: StoreWriter, options: GenerateOptions) -> None:
+        self._source, self._writer, self._options = source, writer, options
+        self._annotator = Annotator(teacher, writer.manifest.scores)
+        self._plan = BatchPlan(
+            preprocessing=teacher.preprocessing,
+            batch_size=options.batch_size,
+            exact=bool(writer.manifest.data.counts),
+            threads=options.decode_threads,
+            pinned=teacher.device.type == "cuda",
+        )
+        self._waits = Waits()
+        self._shard: OpenShard | None = None
+
+    def label(self, tasks: Sequence[ShardTask], *, shards: int) -> GenerateSummary:
+        """Label the tasks' images and publish their shards."""
+        total = sum(task.count for task in tasks) if self._plan.exact else None
+        failures: list[Failure] = []
+        with Progress("labelling", total, unit="images", shown=self._options.show_progress and bool(tasks)) as progress:
+            publisher = Publisher(progress)
+            started = time.perf_counter()
+            try:
+                with DecodedBatches(self._source, tasks, self._plan) as batches:
+                    failures += self._drive(batches, publisher)
+                publisher.finish()
+            finally:
+                publisher.close()
+        return GenerateSummary(
+            shards=shards,
+            shards_skipped=shards - len(tasks),
+            shards_published=publisher.published,
+            images=publisher.images,
+            failures=(*failures, *publisher.failures),
+            seconds=time.perf_counter() - started,
+            waits=self._waits,
+            max_failures=self._options.max_failures,
+        )
+
+    def _drive(self, batches: DecodedBatches, publisher: Publisher) -> list[Failure]:
+        """Push every batch through the device to the publisher; returns the shards that could not be read."""
+        failures: list[Failure] = []
+        in_flight: deque[tuple[OpenShard, DecodedBatch, PendingScores]] = deque()
+        arriving = iter(batches)
+        while (item := self._next(arriving)) is not None:
+            if isinstance(item, ShardFailure):
+                failures.append(Failure(item.task.shard, "", str(item.error)))
+                continue
+            shard = self._open(item.task, publisher)
+            started = time.perf_counter()
+            in_flight.append((shard, item, self._annotator.annotate(item.pixels)))
+            self._waits.device += time.perf_counter() - started
+            # One batch stays on the device while the one before it is fetched.
+            if len(in_flight) > 1:
+                self._hand_over(*in_flight.popleft(), publisher)
+        while in_flight:
+            self._hand_over(*in_flight.popleft(), publisher)
+        return failures
+
+    def _next(self, arriving: Iterator[DecodedBatch | ShardFailure]) -> DecodedBatch | ShardFailure | None:
+        started = time.perf_counter()
+        item = next(arriving, None)
+        self._waits.data += time.perf_counter() - started
+        return item
+
+    def _open(self, task: ShardTask, publisher: Publisher) -> OpenShard:
+        if self._shard is None or self._shard.task != task:
+            writer = self._writer.claim(task.shard)
+            self._shard = publisher.open(OpenShard(task, writer, self._writer.manifest.footprint is None))
+        return self._shard
+
+    def _hand_over(self, shard: OpenShard, batch: DecodedBatch, pending: PendingScores, publisher: Publisher) -> None:
+        started = time.perf_counter()
+        scores, finite = pending.wait()
+        fetched = time.perf_counter()
+        publisher.put(shard, batch, scores, finite)
+        self._waits.device += fetched - started
+        self._waits.disk += time.perf_counter() - fetched

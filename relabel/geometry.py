@@ -1,0 +1,245 @@
+"""Boxes, footprints and grids: the one home of every question of axis order, unit and half cell.
+
+Image coordinates are fractions of the whole decoded image, x to the right and y down, boxes are
+``(x0, y0, x1, y1)`` and half open. Sizes are ``(height, width)``. Maps are indexed ``[..., y, x]``; cell
+``(r, c)`` of an ``H x W`` map covers x in ``[c / W, (c + 1) / W)`` and y in ``[r / H, (r + 1) / H)`` of the footprint.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from relabel.errors import InvalidValueError, LabelError
+
+
+@dataclass(frozen=True, slots=True)
+class Box:
+    """A rectangle of the image, xyxy, in fractions of the whole image, half open, y down.
+
+    It may reach outside the image (a padded crop does), but it is never empty.
+
+    >>> Box(0.25, 0.0, 0.75, 0.5).size_hw
+    (0.5, 0.5)
+    """
+
+    x0: float
+    y0: float
+    x1: float
+    y1: float
+
+    def __post_init__(self) -> None:
+        if not all(math.isfinite(v) for v in self.xyxy):
+            raise InvalidValueError(f"a box needs four finite numbers (x0, y0, x1, y1); got {self.xyxy}")
+        if self.x1 <= self.x0 or self.y1 <= self.y0:
+            raise InvalidValueError(
+                f"a box needs x0 < x1 and y0 < y1, as fractions of the whole image; got (x0, y0, x1, y1) = {self.xyxy}"
+            )
+
+    @classmethod
+    def whole(cls) -> Box:
+        """The box of the whole image."""
+        return cls(0.0, 0.0, 1.0, 1.0)
+
+    @classmethod
+    def from_crop(cls, top: float, left: float, height: float, width: float, image_size: tuple[int, int]) -> Box:
+        """The box of a crop given as torchvision gives it, in pixels; `image_size` is ``(height, width)``.
+
+        This is the only door from torchvision's ``(i, j, h, w)``: rows come first there, and second in a box.
+
+        >>> Box.from_crop(top=10, left=40, height=50, width=80, image_size=(100, 200))
+        Box(x0=0.2, y0=0.1, x1=0.6, y1=0.6)
+        """
+        image_height, image_width = image_size
+        if image_height <= 0 or image_width <= 0:
+            raise InvalidValueError(f"image_size must be (height, width), both positive; got {image_size}")
+        return cls(
+            left / image_width,
+            top / image_height,
+            (left + width) / image_width,
+            (top + height) / image_height,
+        )
+
+    @property
+    def xyxy(self) -> tuple[float, float, float, float]:
+        """``(x0, y0, x1, y1)``."""
+        return (self.x0, self.y0, self.x1, self.y1)
+
+    @property
+    def size_hw(self) -> tuple[float, float]:
+        """``(height, width)``, fractions of the whole image."""
+        return (self.y1 - self.y0, self.x1 - self.x0)
+
+
+@dataclass(frozen=True, slots=True)
+class Footprint:
+    """The part of the image that a score map covers, xyxy fractions of the whole image.
+
+    It overlaps the image; it is larger than the image where the teacher saw padding (a letterbox).
+
+    >>> Footprint.center_square((300, 400))
+    Footprint(x0=0.125, y0=0.0, x1=0.875, y1=1.0)
+    """
+
+    x0: float = 0.0
+    y0: float = 0.0
+    x1: float = 1.0
+    y1: float = 1.0
+
+    def __post_init__(self) -> None:
+        box = Box(self.x0, self.y0, self.x1, self.y1)
+        if box.x0 >= 1 or box.y0 >= 1 or box.x1 <= 0 or box.y1 <= 0:
+            raise InvalidValueError(f"a footprint overlaps the image, the box (0, 0, 1, 1); got {box.xyxy}")
+
+    @classmethod
+    def center_square(cls, image_size: tuple[int, int]) -> Footprint:
+        """The largest centred square of an image of size ``(height, width)``."""
+        height, width = image_size
+        if height <= 0 or width <= 0:
+            raise InvalidValueError(f"image_size must be (height, width), both positive; got {image_size}")
+        side = min(height, width)
+        x0 = (1 - side / width) / 2
+        y0 = (1 - side / height) / 2
+        return cls(x0, y0, 1 - x0, 1 - y0)
+
+    @property
+    def xyxy(self) -> tuple[float, float, float, float]:
+        """``(x0, y0, x1, y1)``."""
+        return (self.x0, self.y0, self.x1, self.y1)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the map covers the whole image."""
+        return self.xyxy == (0.0, 0.0, 1.0, 1.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """The size of a map in cells, height first.
+
+    >>> Grid(15, 20).size_hw
+    (15, 20)
+    """
+
+    height: int
+    width: int
+
+    def __post_init__(self) -> None:
+        if self.height < 1 or self.width < 1:
+            raise InvalidValueError(f"a grid needs at least one cell each way; got {self.height} x {self.width}")
+
+    @property
+    def size_hw(self) -> tuple[int, int]:
+        """``(height, width)`` in cells."""
+        return (self.height, self.width)
+
+    def __str__(self) -> str:
+        return f"{self.height}x{self.width}"
+
+
+@dataclass(frozen=True, slots=True)
+class CellWeights:
+    """How much each cell counts in each bin of a box, one axis at a time: RoIAlign is separable.
+
+    `rows` is (B, h, H), `cols` is (B, w, W); both sum to 1 over the cells. `covered` is (B, h, w), the fraction of each
+    bin's area that the map covers. The pooled map is ``rows @ map @ cols.T``.
+    """
+
+    rows: Tensor
+    cols: Tensor
+    covered: Tensor
+
+
+def cell_boxes(boxes_xyxy: Tensor, footprints_xyxy: Tensor, grid: Grid) -> Tensor:
+    """Boxes in cells of the map: (B, 4) xyxy, x in [0, W] and y in [0, H] where the map covers them.
+
+    Args:
+        boxes_xyxy: (B, 4), fractions of the whole image.
+        footprints_xyxy: (B, 4) or (4,), fractions of the whole image.
+        grid: the map's size.
+    """
+    origin = footprints_xyxy[..., [0, 1, 0, 1]]
+    extent = footprints_xyxy[..., [2, 3, 2, 3]] - origin
+    cells = torch.tensor([grid.width, grid.height, grid.width, grid.height], dtype=boxes_xyxy.dtype)
+    return (boxes_xyxy - origin) / extent * cells.to(boxes_xyxy.device)
+
+
+def checked_boxes(boxes_xyxy: Tensor) -> Tensor:
+    """The boxes as a floating (B, 4) tensor, or an error that says which is empty or not a number."""
+    if boxes_xyxy.ndim != 2 or boxes_xyxy.shape[1] != 4 or not boxes_xyxy.is_floating_point():
+        raise InvalidValueError(
+            "boxes must be a floating point tensor (B, 4) of (x0, y0, x1, y1), fractions of the whole image; "
+            f"got {tuple(boxes_xyxy.shape)} of {boxes_xyxy.dtype}"
+        )
+    boxes = boxes_xyxy if boxes_xyxy.dtype == torch.float64 else boxes_xyxy.float()
+    wrong = ~((boxes[:, 2:] > boxes[:, :2]).all(1) & boxes.isfinite().all(1))
+    if bool(wrong.any()):
+        row = int(wrong.nonzero()[0, 0])
+        raise InvalidValueError(
+            "every box needs x0 < x1 and y0 < y1, all finite, fractions of the whole image; "
+            f"box {row} is {boxes[row].tolist()}"
+        )
+    return boxes
+
+
+def at_least_one_cell(boxes_in_cells: Tensor) -> Tensor:
+    """Boxes (B, 4) widened to one cell at their start, as roi_align with aligned=False does; to reproduce labels."""
+    start, end = boxes_in_cells[:, :2], boxes_in_cells[:, 2:]
+    return torch.cat([start, torch.maximum(end, start + 1)], dim=1)
+
+
+def roi_weights(boxes_in_cells: Tensor, grid: Grid, size_hw: tuple[int, int], *, clamp_uncovered: bool) -> CellWeights:
+    """The weights of ``torchvision.ops.roi_align(spatial_scale=1, sampling_ratio=-1, aligned=True)``, boxes in cells.
+
+    Where a bin reaches outside the map its weights are renormalised over what the map covers, that is, the result is
+    roi_align of the map divided by roi_align of a map of ones. A bin that the map does not cover at all takes the
+    nearest cells with `clamp_uncovered`, else raises. The arithmetic has the order and dtype of the boxes, as
+    torchvision's has, because its number of samples jumps where a bin's length crosses an integer.
+
+    Args:
+        boxes_in_cells: (B, 4) xyxy from `cell_boxes`.
+        grid: the map's size (H, W).
+        size_hw: bins (h, w) of each box.
+        clamp_uncovered: what to do with bins outside the map.
+
+    Raises:
+        LabelError: a bin lies wholly outside the map, and `clamp_uncovered` is False.
+    """
+    if min(size_hw) < 1:
+        raise InvalidValueError(f"size must be (h, w), at least (1, 1) bins; got {size_hw}")
+    x0, y0, x1, y1 = boxes_in_cells.unbind(1)
+    rows, covered_y = _axis_weights(y0, y1, grid.height, size_hw[0])
+    cols, covered_x = _axis_weights(x0, x1, grid.width, size_hw[1])
+    covered = covered_y[:, :, None] * covered_x[:, None, :]
+    if not clamp_uncovered and bool((covered <= 0).any()):
+        image = int((covered <= 0).flatten(1).any(1).nonzero()[0, 0])
+        in_cells = [round(v, 4) for v in boxes_in_cells[image].tolist()]
+        raise LabelError(
+            f"box {image} (xyxy {in_cells} in cells of a {grid} map), or one of its "
+            f"{size_hw[0]} x {size_hw[1]} parts, lies outside the part of the image that the map covers: it has "
+            "no label. Crop inside the footprint, or pass uncovered='nearest' to take the nearest cells"
+        )
+    return CellWeights(rows, cols, covered)
+
+
+def _axis_weights(start: Tensor, end: Tensor, cells: int, bins: int) -> tuple[Tensor, Tensor]:
+    """One axis of `roi_weights`: weights (B, bins, cells) and the covered fraction of each bin (B, bins)."""
+    # aligned=True: cell c has its centre at c + 0.5, and a map's value sits at the centre.
+    start, end = start - 0.5, end - 0.5
+    length = (end - start) / bins
+    count = torch.ceil(length).clamp(min=1)
+    samples = torch.arange(int(count.max()) if len(count) else 1, device=start.device, dtype=start.dtype)
+    first = start[:, None] + torch.arange(bins, device=start.device, dtype=start.dtype) * length[:, None]
+    position = first[:, :, None] + ((samples + 0.5) * length[:, None] / count[:, None])[:, None, :]
+    inside = first + length[:, None]
+    covered = (inside.clamp(max=cells - 0.5) - first.clamp(min=-0.5)).clamp(min=0) / length[:, None]
+    # torchvision drops samples more than half a cell outside the map; a bin without coverage keeps all, clamped.
+    kept = ((position >= -1) & (position <= cells)) | (covered <= 0)[:, :, None]
+    kept &= (samples < count[:, None])[:, None, :]
+    centres = torch.arange(cells, device=start.device, dtype=start.dtype)
+    hat = (1 - (position.clamp(0, cells - 1)[..., None] - centres).abs()).clamp(min=0)
+    weights = (hat * kept[..., None]).sum(2)
+    return weights / weights.sum(2, keepdim=True), covered.clamp(max=1)

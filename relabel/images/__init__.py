@@ -1,0 +1,14 @@
+"""Image sources: folders and webdataset tars to (key, bytes), and bytes to the pixels a teacher sees."""
+
+from relabel.images.decode import DecodedImage, decode_and_fit
+from relabel.images.source import EncodedImage, ImageSource, SourcePart, image_hash, open_source
+
+__all__ = [
+    "DecodedImage",
+    "EncodedImage",
+    "ImageSource",
+    "SourcePart",
+    "decode_and_fit",
+    "image_hash",
+    "open_source",
+]

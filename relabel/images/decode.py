@@ -1,0 +1,136 @@
+"""Encoded bytes to the pixels that a teacher sees, and the part of the image that they show.
+
+Called from many threads at once: the heavy parts, decoding and resizing, run outside Python's lock.
+"""
+
+from __future__ import annotations
+
+import io
+import threading
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torchvision.io import ImageReadMode, decode_jpeg
+from torchvision.transforms.v2 import InterpolationMode
+from torchvision.transforms.v2 import functional as F
+
+from relabel.errors import ImageError
+from relabel.geometry import Box, Footprint
+from relabel.manifest import Preprocessing
+
+MAX_MEGAPIXELS = 200
+"""Larger images are refused before they are decoded: their pixels would take more than half a gigabyte."""
+
+_FILTERS = threading.Lock()
+
+
+@dataclass(frozen=True, slots=True)
+class DecodedImage:
+    """Pixels uint8 (3, h, w) at the teacher's size, and the part of the image that they show."""
+
+    pixels: Tensor
+    footprint: Footprint
+
+
+def decode_and_fit(data: bytes, preprocessing: Preprocessing) -> DecodedImage:
+    """Decode an image, without EXIF rotation, and fit it to the teacher's input.
+
+    Raises:
+        ImageError: not an image, cut, or too large; says which.
+    """
+    return _FITS[preprocessing.fit](decode(data), preprocessing)
+
+
+def decode(data: bytes) -> Tensor:
+    """Pixels uint8 (3, H, W), RGB, of an encoded image; grey, palette, CMYK and transparent images are converted.
+
+    Raises:
+        ImageError: not an image, cut, or too large; says which.
+    """
+    try:
+        with _open(data) as image:
+            if image.width * image.height > MAX_MEGAPIXELS * 1_000_000:
+                raise ImageError(
+                    f"too large: {image.width} x {image.height} pixels, above {MAX_MEGAPIXELS} megapixels; resize it"
+                )
+            if image.format == "JPEG" and image.mode in ("RGB", "L"):
+                return _decode_jpeg(data, image)
+            return _to_tensor(image)
+    except (OSError, ValueError, SyntaxError, EOFError, MemoryError, Image.DecompressionBombError) as error:
+        raise ImageError(f"not a readable image: {_reason(error, data)}") from error
+
+
+def _open(data: bytes) -> Image.Image:
+    # Warning filters are global to the process, and images are opened from many threads.
+    with _FILTERS, warnings.catch_warnings():
+        # The size is checked above, against a limit of our own.
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        return Image.open(io.BytesIO(data))
+
+
+def _decode_jpeg(data: bytes, image: Image.Image) -> Tensor:
+    encoded = torch.from_numpy(np.frombuffer(data, np.uint8).copy())
+    try:
+        pixels: Tensor = decode_jpeg(encoded, mode=ImageReadMode.RGB)
+    except RuntimeError:
+        # libjpeg refuses a few files that Pillow reads; where both refuse, Pillow's reason is the clearer one.
+        return _to_tensor(image)
+    return pixels
+
+
+def _to_tensor(image: Image.Image) -> Tensor:
+    return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
+
+
+def _reason(error: Exception, data: bytes) -> str:
+    if not data:
+        return "the file is empty"
+    # Pillow names the buffer's address, which differs from run to run and would change a store's bytes.
+    return "unknown format" if isinstance(error, Image.UnidentifiedImageError) else str(error) or type(error).__name__
+
+
+def _resize(pixels: Tensor, size_hw: tuple[int, int], preprocessing: Preprocessing) -> Tensor:
+    mode = InterpolationMode(preprocessing.interpolation)
+    resized: Tensor = F.resize(pixels, list(size_hw), interpolation=mode, antialias=True)
+    return resized
+
+
+def _squash(pixels: Tensor, preprocessing: Preprocessing) -> DecodedImage:
+    return DecodedImage(_resize(pixels, preprocessing.image_size_hw, preprocessing), Footprint())
+
+
+def _center(pixels: Tensor, preprocessing: Preprocessing) -> DecodedImage:
+    """The largest centred crop of the input's aspect ratio."""
+    height, width = pixels.shape[1:]
+    scale = min(height / preprocessing.image_size_hw[0], width / preprocessing.image_size_hw[1])
+    crop_hw = [max(1, round(side * scale)) for side in preprocessing.image_size_hw]
+    top, left = (height - crop_hw[0]) // 2, (width - crop_hw[1]) // 2
+    crop = pixels[:, top : top + crop_hw[0], left : left + crop_hw[1]]
+    box = Box.from_crop(top, left, crop_hw[0], crop_hw[1], (height, width))
+    return DecodedImage(_resize(crop, preprocessing.image_size_hw, preprocessing), Footprint(*box.xyxy))
+
+
+def _letterbox(pixels: Tensor, preprocessing: Preprocessing) -> DecodedImage:
+    """The whole image, as large as fits, in the middle of the teacher's mean colour; the map covers the margins too."""
+    height, width = pixels.shape[1:]
+    target_h, target_w = preprocessing.image_size_hw
+    scale = min(target_h / height, target_w / width)
+    inner_h, inner_w = max(1, round(height * scale)), max(1, round(width * scale))
+    top, left = (target_h - inner_h) // 2, (target_w - inner_w) // 2
+    colour = (torch.tensor(preprocessing.mean) * 255).round().to(torch.uint8)
+    canvas = colour[:, None, None].expand(3, target_h, target_w).clone()
+    canvas[:, top : top + inner_h, left : left + inner_w] = _resize(pixels, (inner_h, inner_w), preprocessing)
+    margins = Box.from_crop(-top, -left, target_h, target_w, (inner_h, inner_w))
+    return DecodedImage(canvas, Footprint(*margins.xyxy))
+
+
+_FITS: dict[str, Callable[[Tensor, Preprocessing], DecodedImage]] = {
+    "squash": _squash,
+    "center": _center,
+    "letterbox": _letterbox,
+}

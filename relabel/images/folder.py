@@ -1,0 +1,76 @@
+"""A folder of class folders, as torchvision's ImageFolder reads it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Literal
+
+from relabel.errors import SourceError
+from relabel.images.encoded import EncodedImage, SourcePart, is_image_name
+
+
+class FolderSource:
+    """Images below a root folder. A key is the path relative to the root, with extension and forward slashes.
+
+    The label of an image is the number of its top-level folder in sorted order, -1 for one in the root itself.
+    """
+
+    kind: Literal["folder"] = "folder"
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._keys: tuple[str, ...] | None = None
+        self._labels: dict[str, int] = {}
+
+    def parts(self) -> tuple[str, ...]:
+        """One part, the whole folder."""
+        return (".",)
+
+    def listing(self, *, workers: int, progress: Callable[[int], None]) -> tuple[SourcePart, ...]:
+        """All keys, sorted; see `ImageSource.listing`. Links to folders are followed, once each."""
+        self._keys = self._found(progress)
+        return (SourcePart(".", self._keys),)
+
+    def read(self, part: str, first: int, count: int) -> Iterator[EncodedImage]:
+        """See `ImageSource.read`."""
+        keys = self._keys if self._keys is not None else self._found(lambda _: None)
+        self._keys = keys
+        for key in keys[first : first + count]:
+            try:
+                data = (self._root / key).read_bytes()
+            except OSError as error:
+                raise SourceError(f"cannot read {key}: {error.strerror}. The folder changed during the run?") from error
+            yield EncodedImage(key, data, self._labels.get(key.partition("/")[0], -1) if "/" in key else -1)
+
+    def _found(self, progress: Callable[[int], None]) -> tuple[str, ...]:
+        keys: list[str] = []
+        seen: set[tuple[int, int]] = set()
+        for folder, subfolders, files in os.walk(self._root, followlinks=True, onerror=_unreadable):
+            status = Path(folder).stat()
+            if (status.st_dev, status.st_ino) in seen:
+                subfolders.clear()
+                continue
+            seen.add((status.st_dev, status.st_ino))
+            subfolders.sort()
+            if folder == str(self._root):
+                self._labels = {name: i for i, name in enumerate(subfolders)}
+            below = Path(folder).relative_to(self._root)
+            images = [(below / name).as_posix() for name in files if is_image_name(name)]
+            keys += images
+            progress(len(images))
+        if not keys:
+            raise SourceError(
+                f"{self._root} holds no images (jpg, png, webp, ...). Give the folder of the class folders"
+            )
+        for key in keys:
+            try:
+                key.encode()
+            except UnicodeEncodeError as error:
+                raise SourceError(f"a file name is not valid UTF-8: {key!r}. Rename it") from error
+        return tuple(sorted(keys))
+
+
+def _unreadable(error: OSError) -> None:
+    raise SourceError(f"cannot read the folder {error.filename}: {error.strerror}. Mend its permissions") from error

@@ -1,0 +1,216 @@
+"""What made a store, as JSON that rebuilds it: the zarr group's attributes are the `Manifest`."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from relabel.errors import InvalidValueError, StoreError
+from relabel.geometry import Footprint, Grid
+
+FORMAT = 1
+
+Fit = Literal["squash", "center", "letterbox"]
+Scores = Literal["log-probability", "logit"]
+CodeType = Literal["uint8", "float16"]
+Compression = Literal["zstd", "none"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Preprocessing:
+    """How a decoded image becomes the teacher's input.
+
+    `image_size_hw` is (height, width) in pixels; `mean` and `std` are per channel, of pixels scaled to [0, 1];
+    `fit` is "squash" (resize to the size, whatever the aspect ratio), "center" (the largest centred crop of that aspect
+    ratio) or "letterbox" (the whole image, padded).
+    """
+
+    image_size_hw: tuple[int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+    fit: Fit = "squash"
+
+    def __post_init__(self) -> None:
+        if min(self.image_size_hw) < 1:
+            raise InvalidValueError(f"image_size_hw must be (height, width), both positive; got {self.image_size_hw}")
+        if len(self.mean) != len(self.std) or not all(s > 0 for s in self.std):
+            raise InvalidValueError(
+                f"mean and std need one value a channel, std above 0; got mean {self.mean}, std {self.std}"
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TeacherRecord:
+    """Which model answered. `weights_digest` is the sha256 of the state dict, so a renamed checkpoint is the same."""
+
+    name: str
+    weights: str
+    weights_digest: str
+    head: str
+    precision: str = "float32"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoreRecord:
+    """How a score map is stored: K planes, M profile classes, the grid and the coding of scores."""
+
+    num_classes: int
+    planes: int
+    profile: int
+    grid_hw: tuple[int, int]
+    scores: Scores = "log-probability"
+    dtype: CodeType = "uint8"
+    compression: Compression = "zstd"
+    select: Literal["image", "cell"] = "image"
+
+    def __post_init__(self) -> None:
+        Grid(*self.grid_hw)
+        if self.planes < 1 or self.profile < 0 or self.planes + self.profile > self.num_classes:
+            raise InvalidValueError(
+                f"planes + profile must lie between 1 and the {self.num_classes} classes, planes at least 1; "
+                f"got {self.planes} planes and {self.profile} profile classes"
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataRecord:
+    """Which images were labelled.
+
+    `shards` names each shard's source (a tar's file name; a folder's key range), `counts` its images (empty when the
+    listing was skipped), `rows_per_shard` is R, the size of the row axis, and `fingerprint` digests the ordered keys
+    (only the shards' names when the listing was skipped).
+    """
+
+    kind: Literal["webdataset", "folder"]
+    shards: tuple[str, ...]
+    counts: tuple[int, ...]
+    rows_per_shard: int
+    fingerprint: str
+
+    def __post_init__(self) -> None:
+        if not self.shards or self.rows_per_shard < 1:
+            raise InvalidValueError(
+                "a data record needs at least one shard of one row; "
+                f"got {len(self.shards)} shards of {self.rows_per_shard} rows"
+            )
+        if self.counts and len(self.counts) != len(self.shards):
+            raise InvalidValueError(f"{len(self.shards)} shards need as many counts; got {len(self.counts)}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manifest:
+    """Everything that must be equal for two runs to write into one store, plus the versions that wrote it.
+
+    `footprint` is the one footprint of all maps, or None where each row stores its own. `class_names` may be None.
+    `versions` informs and is not part of the identity.
+    """
+
+    teacher: TeacherRecord
+    preprocessing: Preprocessing
+    scores: ScoreRecord
+    data: DataRecord
+    footprint: tuple[float, float, float, float] | None = (0.0, 0.0, 1.0, 1.0)
+    class_names: tuple[str, ...] | None = None
+    versions: Mapping[str, str] = field(default_factory=dict)
+    format: int = FORMAT
+
+    def __post_init__(self) -> None:
+        if self.footprint is not None:
+            Footprint(*self.footprint)
+        if self.class_names is not None and len(self.class_names) != self.scores.num_classes:
+            raise InvalidValueError(
+                f"{self.scores.num_classes} classes need as many class names; got {len(self.class_names)}"
+            )
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values; `from_json` rebuilds an equal manifest from them."""
+        values = dataclasses.asdict(self)
+        values["versions"] = dict(self.versions)
+        return {"relabel": _plain(values)}
+
+    @classmethod
+    def from_json(cls, attributes: Mapping[str, Any]) -> Manifest:
+        """Rebuild a manifest from a store's group attributes.
+
+        Raises:
+            StoreError: the attributes are not those of a format this version reads.
+        """
+        body = attributes.get("relabel")
+        if not isinstance(body, Mapping):
+            raise StoreError(
+                "not a relabel store: its zarr group has no attribute 'relabel'. "
+                "Give the folder that `relabel generate` wrote"
+            )
+        if body.get("format") != FORMAT:
+            raise StoreError(
+                f"the store has format {body.get('format')!r}; this version of relabel reads format {FORMAT}. "
+                "Use the version of relabel that wrote it (attribute relabel.versions), or generate the store again"
+            )
+        try:
+            rest = {k: _frozen(v) for k, v in body.items() if k not in _RECORDS and k != "versions"}
+            records = {k: t(**{a: _frozen(b) for a, b in body[k].items()}) for k, t in _RECORDS.items()}
+            return cls(**records, **rest, versions=dict(body.get("versions", {})))
+        except (KeyError, TypeError, AttributeError, InvalidValueError) as error:
+            raise StoreError(f"the store's manifest is damaged or foreign: {error}") from error
+
+    def difference(self, other: Manifest) -> list[str]:
+        """One readable line for each field that differs from `other`, identity only; empty when they agree.
+
+        Each line reads ``field: <self's value> != <other's value>``.
+        """
+        mine, theirs = _leaves(self.to_json()["relabel"]), _leaves(other.to_json()["relabel"])
+        names = [n for n in dict.fromkeys([*mine, *theirs]) if n != "versions" and not n.startswith("versions.")]
+        return [
+            f"{name}: {_short(mine.get(name))} != {_short(theirs.get(name))}"
+            for name in names
+            if mine.get(name) != theirs.get(name)
+        ]
+
+
+def fingerprint(keys: Iterable[str]) -> str:
+    """A digest of keys in their order, as 32 hexadecimal digits: `DataRecord.fingerprint`."""
+    digest = hashlib.blake2b(digest_size=16)
+    for key in keys:
+        digest.update(key.encode() + b"\0")
+    return digest.hexdigest()
+
+
+_RECORDS: dict[str, type[Any]] = {
+    "teacher": TeacherRecord,
+    "preprocessing": Preprocessing,
+    "scores": ScoreRecord,
+    "data": DataRecord,
+}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, (tuple, list)):
+        return [_plain(v) for v in value]
+    return value
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(_frozen(v) for v in value) if isinstance(value, list) else value
+
+
+def _leaves(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    leaves: dict[str, Any] = {}
+    for name, inner in value.items():
+        if isinstance(inner, Mapping):
+            leaves |= _leaves(inner, f"{prefix}{name}.")
+        else:
+            leaves[prefix + name] = inner
+    return leaves
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return (
+        text if len(text) <= 80 else f"{text[:60]}... ({len(value) if hasattr(value, '__len__') else len(text)} long)"
+    )

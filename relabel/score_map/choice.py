@@ -1,0 +1,77 @@
+"""Which classes of an image are kept, and what is said of the others."""
+
+from __future__ import annotations
+
+import functools
+import math
+
+import torch
+from torch import Tensor
+
+from relabel.geometry import Grid, cell_boxes, roi_weights
+
+
+def image_planes(logits: Tensor, planes: int, profile: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Classes (B, K + M), planes (B, K, H, W), rest (B, H, W) and offsets (B, M + 1) of logits (B, C, H, W).
+
+    `planes` lies in [1, C]; K + M is cut to C. Nothing here waits for the device.
+    """
+    num_classes = logits.shape[1]
+    normaliser = torch.logsumexp(logits, dim=1)
+    classes = _weightiest(logits, normaliser, min(planes + profile, num_classes))
+    index = classes[:, :planes, None, None].expand(-1, -1, *logits.shape[2:])
+    top = logits.gather(1, index) - normaliser.unsqueeze(1)
+    if num_classes == planes:
+        # No class is left; any finite score will do, and a difference of two equal sums would be rounding noise.
+        return classes, top, top.amin(1), torch.zeros_like(top[:, :1, 0, 0])
+    rest = (logits.sum(1) - num_classes * normaliser - top.sum(1)) / (num_classes - planes)
+    means = logits.mean((2, 3)) - normaliser.mean((1, 2))[:, None]
+    return classes, top, rest, _tail_offsets(means, rest, classes, planes)
+
+
+def cell_planes(classes: Tensor, scores: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
+    """Classes (B, K) and planes (B, K, H, W), NaN where a cell lacks a class, from per-cell lists (B, k, H, W)."""
+    batch, _, height, width = scores.shape
+    listed = classes.flatten(1).long()
+    present = torch.zeros(batch, num_classes, dtype=torch.int64, device=scores.device).scatter_(1, listed, 1)
+    count = int(present.sum(1).max())
+    # Images with fewer classes are filled up with classes whose planes are all holes.
+    ids = present.sort(dim=1, descending=True, stable=True).indices[:, :count]
+    slots = torch.arange(count, device=scores.device).expand(batch, -1)
+    where = torch.zeros_like(present).scatter_(1, ids, slots).gather(1, listed).reshape(classes.shape)
+    planes = torch.full((batch, count, height, width), torch.nan, dtype=scores.dtype, device=scores.device)
+    return ids, planes.scatter_(1, where, scores)
+
+
+def _weightiest(logits: Tensor, normaliser: Tensor, count: int) -> Tensor:
+    """(B, count) classes by their mean probability in the labels of 14 boxes, heaviest first."""
+    boxes = _region_weights(logits.shape[2], logits.shape[3]).to(logits)
+    pooled = torch.matmul(logits.flatten(2), boxes) - torch.matmul(normaliser.flatten(1), boxes).unsqueeze(1)
+    return pooled.softmax(dim=1).mean(dim=2).topk(count, dim=1).indices
+
+
+@functools.lru_cache(maxsize=64)
+def _region_weights(height: int, width: int) -> Tensor:
+    """(H * W, 14): the cells' weights in the whole map, its 4 quarters and its 9 ninths."""
+    grid = Grid(height, width)
+    parts = [
+        (column / n, row / n, (column + 1) / n, (row + 1) / n)
+        for n in (1, 2, 3)
+        for row in range(n)
+        for column in range(n)
+    ]
+    boxes = cell_boxes(torch.tensor(parts), torch.tensor([0.0, 0.0, 1.0, 1.0]), grid)
+    weights = roi_weights(boxes, grid, (1, 1), clamp_uncovered=False)
+    return (weights.rows[:, 0, :, None] * weights.cols[:, 0, None, :]).flatten(1).T.contiguous()
+
+
+def _tail_offsets(means: Tensor, rest: Tensor, classes: Tensor, kept: int) -> Tensor:
+    """(B, M + 1) offsets to `rest`; `means` (B, C) is each class's mean log-probability over the cells."""
+    offsets = means - rest.mean((1, 2))[:, None]
+    profile = offsets.gather(1, classes[:, kept:])
+    left = means.shape[1] - classes.shape[1]
+    if not left:
+        return torch.cat([profile, torch.zeros_like(offsets[:, :1])], dim=1)
+    others = offsets.scatter(1, classes, -torch.inf)
+    residual = others.logsumexp(dim=1, keepdim=True) - math.log(left)
+    return torch.cat([profile, residual], dim=1)

@@ -1,0 +1,62 @@
+"""`Teacher`: uint8 images in, dense logits out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from relabel.errors import TeacherError
+from relabel.geometry import Grid
+from relabel.manifest import Preprocessing, TeacherRecord
+from relabel.teacher.proof import Proof
+
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Teacher:
+    """A proved teacher on its device.
+
+    `forward` maps normalised images (B, 3, h, w) to logits (B, C, H, W); `grid` is (H, W) for the size in
+    `preprocessing`; `record` is what a store's manifest says of it.
+    """
+
+    forward: Callable[[Tensor], Tensor]
+    num_classes: int
+    grid: Grid
+    preprocessing: Preprocessing
+    record: TeacherRecord
+    proof: Proof
+    device: torch.device
+    channels_last: bool = False
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Dense logits (B, C, H, W) float32 of images uint8 (B, 3, h, w), on the teacher's device.
+
+        Raises:
+            TeacherError: the images are of another shape or dtype.
+        """
+        if images.dtype != torch.uint8 or images.shape[1:] != (3, *self.preprocessing.image_size_hw):
+            raise TeacherError(
+                f"{self.record.name} takes uint8 images (B, 3, {self.preprocessing.image_size_hw[0]}, "
+                f"{self.preprocessing.image_size_hw[1]}); got {tuple(images.shape)} of {images.dtype}"
+            )
+        dtype = _DTYPES[self.record.precision]
+        with torch.inference_mode():
+            pixels = normalised(images.to(self.device, non_blocking=True), self.preprocessing)
+            if self.channels_last:
+                pixels = pixels.contiguous(memory_format=torch.channels_last)
+            with torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32):
+                return self.forward(pixels).float()
+
+
+def normalised(images: Tensor, preprocessing: Preprocessing) -> Tensor:
+    """uint8 (B, 3, h, w) to float32 with the teacher's mean and deviation taken off."""
+    scale = torch.tensor([1 / (255 * s) for s in preprocessing.std], device=images.device)
+    shift = torch.tensor(
+        [-m / s for m, s in zip(preprocessing.mean, preprocessing.std, strict=True)], device=images.device
+    )
+    return torch.addcmul(shift[:, None, None], images.float(), scale[:, None, None])

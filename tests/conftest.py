@@ -1,0 +1,39 @@
+"""What every test gets: its own random state, and a GPU or a visible skip."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Tests marked `cuda` skip without a GPU; RELABEL_REQUIRE_CUDA=1 makes that a failure, seen by GPU jobs."""
+    if item.get_closest_marker("cuda") is None or torch.cuda.is_available():
+        return
+    if os.environ.get("RELABEL_REQUIRE_CUDA") == "1":
+        pytest.fail("needs a GPU: torch sees none, and RELABEL_REQUIRE_CUDA=1 forbids to skip", pytrace=False)
+    pytest.skip("no GPU here")
+
+
+@pytest.fixture(autouse=True)
+def _own_random_state() -> Iterator[None]:
+    """No test leaks its random numbers into the next."""
+    before = torch.get_rng_state(), random.getstate(), np.random.get_state()  # noqa: NPY002
+    on_gpu = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+    yield
+    torch.set_rng_state(before[0])
+    random.setstate(before[1])
+    np.random.set_state(before[2])  # noqa: NPY002
+    if on_gpu:
+        torch.cuda.set_rng_state_all(on_gpu)
+
+
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.cuda)])
+def device(request: pytest.FixtureRequest) -> torch.device:
+    """Each device in turn."""
+    return torch.device(request.param)

@@ -1,0 +1,208 @@
+"""A folder of class folders: the keys, labels, order and bytes that torchvision's ImageFolder would see."""
+
+from __future__ import annotations
+
+import io
+import os
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from torchvision.datasets import ImageFolder
+
+from relabel.errors import SourceError
+from relabel.images import EncodedImage, ImageSource, image_hash, open_source
+
+
+def png(seed: int = 0) -> bytes:
+    """A small PNG of noise; another seed, other bytes."""
+    noise = np.random.default_rng(seed).integers(0, 256, (6, 8, 3), dtype=np.uint8)
+    stream = io.BytesIO()
+    Image.fromarray(noise).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def put(root: Path, *keys: str) -> dict[str, bytes]:
+    """Write one image of its own bytes for every key; the bytes by key."""
+    written = {key: png(number) for number, key in enumerate(keys)}
+    for key, data in written.items():
+        (root / key).parent.mkdir(parents=True, exist_ok=True)
+        (root / key).write_bytes(data)
+    return written
+
+
+def listed(source: ImageSource) -> tuple[str, ...]:
+    (part,) = source.listing(workers=2, progress=lambda _: None)
+    return part.keys
+
+
+def read(source: ImageSource, first: int = 0, count: int = 1000) -> list[EncodedImage]:
+    (part,) = source.parts()
+    return list(source.read(part, first, count))
+
+
+class TestKeysAndLabels:
+    def test_a_key_is_the_sorted_posix_path_with_its_extension(self, tmp_path: Path) -> None:
+        put(tmp_path, "dog/b.png", "dog/a.png", "cat/deep/er/z.png", "cat/a.b.c.png", "cat.v2/x.png")
+        expected = ("cat.v2/x.png", "cat/a.b.c.png", "cat/deep/er/z.png", "dog/a.png", "dog/b.png")
+        assert listed(open_source(str(tmp_path))) == expected
+
+    def test_labels_number_the_sorted_top_folders_and_the_root_has_none(self, tmp_path: Path) -> None:
+        put(tmp_path, "b/1.png", "a/2.png", "a/b/3.png", "root.png")
+        (tmp_path / "aa-empty").mkdir()
+        labels = {image.key: image.label for image in read(open_source(str(tmp_path)))}
+        assert labels == {"a/2.png": 0, "a/b/3.png": 0, "b/1.png": 2, "root.png": -1}
+
+    def test_keys_and_labels_are_those_of_torchvision(self, tmp_path: Path) -> None:
+        put(
+            tmp_path, "n02/x.png", "n01/y.JPG", "n01/sub/z.jpeg", "n10/w.webp", "n9/v.bmp", "n9/u.TIF", "n9/.hidden.png"
+        )
+        theirs = {Path(p).relative_to(tmp_path).as_posix(): label for p, label in ImageFolder(str(tmp_path)).samples}
+        ours = {image.key: image.label for image in read(open_source(str(tmp_path)))}
+        assert ours == theirs
+
+    @pytest.mark.parametrize(
+        "extension", ["jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff", "ppm", "JPEG", "pNg"]
+    )
+    def test_every_image_extension_counts_in_any_case(self, tmp_path: Path, extension: str) -> None:
+        put(tmp_path, f"a/x.{extension}")
+        assert listed(open_source(str(tmp_path))) == (f"a/x.{extension}",)
+
+    def test_other_files_are_no_images(self, tmp_path: Path) -> None:
+        put(tmp_path, "a/x.png", "a/x.png.part", "a/x.txt", "a/xpng", "a/x.png~", "folder.png/y.png")
+        assert listed(open_source(str(tmp_path))) == ("a/x.png", "folder.png/y.png")
+
+    def test_a_file_whose_whole_name_is_an_extension_is_no_image(self, tmp_path: Path) -> None:
+        put(tmp_path, "a/x.png", "a/png", "a/jpg")
+        assert listed(open_source(str(tmp_path))) == ("a/x.png",)
+
+    def test_a_hostile_name_is_only_a_name(self, tmp_path: Path) -> None:
+        names = (
+            "a b.png",
+            "$(touch owned).png",
+            "-rf.png",
+            "pipe:touch owned #.png",
+            "new\nline.png",
+            "é漢.png",
+            "*.png",
+        )
+        written = put(tmp_path, *(f"cls/{name}" for name in names))
+        assert {image.key: image.data for image in read(open_source(str(tmp_path)))} == written
+        assert not Path("owned").exists()
+
+    @pytest.mark.parametrize("root", [".", "./", "../images"])
+    def test_keys_do_not_depend_on_how_the_root_is_written(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, root: str
+    ) -> None:
+        put(tmp_path / "images", "a/x.png", "y.png")
+        monkeypatch.chdir(tmp_path / "images")
+        assert [(i.key, i.label) for i in read(open_source(root))] == [("a/x.png", 0), ("y.png", -1)]
+
+
+class TestReading:
+    def test_read_gives_the_listed_order_and_the_files_bytes(self, tmp_path: Path) -> None:
+        written = put(tmp_path, *(f"{c}/{n}.png" for c in ("b", "a", "c/d") for n in (10, 9, 1)))
+        source = open_source(str(tmp_path))
+        keys = listed(source)
+        images = read(source)
+        assert tuple(image.key for image in images) == keys == tuple(sorted(written))
+        assert [image.data for image in images] == [written[key] for key in keys]
+
+    @pytest.mark.parametrize(("first", "count"), [(0, 1), (2, 3), (4, 100), (6, 1)])
+    def test_a_span_is_a_slice_of_the_listing(self, tmp_path: Path, first: int, count: int) -> None:
+        keys = tuple(put(tmp_path, *(f"a/{n}.png" for n in range(6))))
+        source = open_source(str(tmp_path))
+        listed(source)
+        assert tuple(image.key for image in read(source, first, count)) == keys[first : first + count]
+
+    def test_reading_without_a_listing_is_the_same(self, tmp_path: Path) -> None:
+        put(tmp_path, "b/1.png", "a/2.png", "3.png")
+        source = open_source(str(tmp_path))
+        listed(source)
+        assert read(open_source(str(tmp_path))) == read(source)
+
+    def test_a_folder_and_a_tar_give_the_same_bytes_and_hashes(self, tmp_path: Path) -> None:
+        written = put(tmp_path / "folder", *(f"c/{n}.png" for n in range(5)))
+        with tarfile.open(tmp_path / "same.tar", "w") as tar:
+            tar.add(tmp_path / "folder" / "c", "c")
+        from_tar = {image.key: image_hash(image.data) for image in read(open_source(str(tmp_path / "same.tar")))}
+        folder = read(open_source(str(tmp_path / "folder")))
+        assert {image.key.removesuffix(".png"): image_hash(image.data) for image in folder} == from_tar
+        assert len(from_tar) == len(written)
+
+    def test_progress_adds_up_to_the_images(self, tmp_path: Path) -> None:
+        put(tmp_path, "a/1.png", "a/2.png", "b/3.png", "4.png")
+        counts: list[int] = []
+        open_source(str(tmp_path)).listing(workers=1, progress=counts.append)
+        assert sum(counts) == 4
+
+
+class TestLinks:
+    def test_two_class_folders_with_one_target_are_two_classes(self, tmp_path: Path) -> None:
+        put(tmp_path, "cat/1.png", "dog/2.png")
+        (tmp_path / "canine").symlink_to(tmp_path / "dog")
+        theirs = {Path(p).relative_to(tmp_path).as_posix(): label for p, label in ImageFolder(str(tmp_path)).samples}
+        assert theirs == {"canine/2.png": 0, "cat/1.png": 1, "dog/2.png": 2}
+        assert {image.key: image.label for image in read(open_source(str(tmp_path)))} == theirs
+
+    def test_a_class_folder_may_lie_elsewhere(self, tmp_path: Path) -> None:
+        put(tmp_path, "elsewhere/1.png", "root/a/2.png")
+        (tmp_path / "root" / "b").symlink_to(tmp_path / "elsewhere")
+        assert [(i.key, i.label) for i in read(open_source(str(tmp_path / "root")))] == [("a/2.png", 0), ("b/1.png", 1)]
+
+    def test_a_loop_of_links_ends(self, tmp_path: Path) -> None:
+        put(tmp_path, "a/b/1.png", "a/2.png")
+        (tmp_path / "a" / "b" / "up").symlink_to(tmp_path / "a")
+        (tmp_path / "a" / "self").symlink_to(tmp_path / "a" / "self")
+        assert listed(open_source(str(tmp_path))) == ("a/2.png", "a/b/1.png")
+
+    def test_a_link_to_an_image_is_read_through(self, tmp_path: Path) -> None:
+        written = put(tmp_path, "store/blob.png", "root/a/1.png")
+        (tmp_path / "root" / "a" / "2.png").symlink_to(tmp_path / "store" / "blob.png")
+        assert read(open_source(str(tmp_path / "root")))[1].data == written["store/blob.png"]
+
+
+class TestBadFolders:
+    def test_a_folder_without_images_is_refused_by_name(self, tmp_path: Path) -> None:
+        (tmp_path / "empty" / "cls").mkdir(parents=True)
+        (tmp_path / "empty" / "cls" / "readme.txt").write_text("no images")
+        with pytest.raises(SourceError, match=r"empty holds no images"):
+            listed(open_source(str(tmp_path / "empty")))
+
+    def test_a_missing_folder_is_refused_by_name(self, tmp_path: Path) -> None:
+        with pytest.raises(SourceError, match=r"no such file: .*nowhere"):
+            open_source(str(tmp_path / "nowhere"))
+
+    def test_an_unreadable_folder_is_named(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        put(tmp_path, "a/1.png", "locked/2.png")
+        scandir = os.scandir
+
+        def refusing(path: str) -> Iterator[os.DirEntry[str]]:
+            # Permission bits do not bind root, who runs the tests in containers.
+            if str(path).endswith("locked"):
+                raise PermissionError(13, "Permission denied", str(path))
+            return scandir(path)
+
+        monkeypatch.setattr(os, "scandir", refusing)
+        with pytest.raises(SourceError, match=r"cannot read the folder .*locked: Permission denied"):
+            listed(open_source(str(tmp_path)))
+
+    def test_a_name_that_is_not_utf8_is_refused(self, tmp_path: Path) -> None:
+        put(tmp_path, "a/1.png")
+        try:
+            Path(os.fsdecode(os.fsencode(tmp_path / "a") + b"/\xe9.png")).write_bytes(png())
+        except OSError:
+            pytest.skip("this file system refuses such names itself")
+        with pytest.raises(SourceError, match="not valid UTF-8"):
+            listed(open_source(str(tmp_path)))
+
+    def test_an_image_that_vanished_since_the_listing_is_named(self, tmp_path: Path) -> None:
+        put(tmp_path, "a/1.png", "a/2.png")
+        source = open_source(str(tmp_path))
+        listed(source)
+        (tmp_path / "a" / "2.png").unlink()
+        with pytest.raises(SourceError, match=r"a/2\.png"):
+            read(source)

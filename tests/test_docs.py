@@ -1,0 +1,296 @@
+"""Anything written down is run: doctests are counted, commands parse, Python blocks compile or run, targets exist."""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+import pkgutil
+import re
+import shlex
+import textwrap
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner
+
+import relabel
+from relabel.cli import main
+
+_ROOT = Path(__file__).parents[1]
+_README = _ROOT / "README.md"
+# Raise it when you add examples, lower it only when you remove one on purpose.
+_DOCTEST_EXAMPLES = 6
+_EXAMPLES_IN = ("relabel.geometry", "relabel.plan")
+_PAGES = ("README.md", "CONTRIBUTING.md", "docs/*.md", "pipelines/README.md")
+_SHELLS = {"bash", "console", "sh", "shell"}
+# Words that may stand before `relabel` in a command; `pip install relabel` is not one of ours.
+_LAUNCHERS = {"do", "exec", "nohup", "python", "python3", "srun", "then", "time", "torchrun"}
+_FENCE = re.compile(
+    r"(?P<run><!-- run -->\s*)?^(?P<indent>[ \t]*)```(?P<language>\w*)[^\n]*\n(?P<text>.*?)^(?P=indent)```",
+    re.MULTILINE | re.DOTALL,
+)
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block of a page."""
+
+    page: str
+    line: int
+    language: str
+    text: str
+    runs: bool
+
+
+def blocks(page: str, text: str) -> list[Block]:
+    """The fenced blocks of a page, without their indentation."""
+    return [
+        Block(
+            page,
+            text[: found.start("text")].count("\n") + 1,
+            found["language"],
+            textwrap.dedent(found["text"]),
+            found["run"] is not None,
+        )
+        for found in _FENCE.finditer(text)
+    ]
+
+
+def shell_lines(block: Block) -> list[str]:
+    """What a reader types: the lines behind ``$`` where a block has any, else all; continued lines are joined."""
+    if block.language not in _SHELLS:
+        return []
+    lines = re.sub(r"\\\n\s*(> )?", " ", block.text).splitlines()
+    typed = [line.strip().removeprefix("$ ") for line in lines if line.strip().startswith("$ ")]
+    return typed or [line.strip() for line in lines if line.strip()]
+
+
+def commands(line: str) -> Iterator[list[str]]:
+    """The simple commands of a shell line, each as words; redirections and what follows them are dropped."""
+    lexer = shlex.shlex(line, posix=True, punctuation_chars=True)
+    lexer.whitespace_split = True
+    words: list[str] = []
+    redirected = False
+    for word in [*lexer, ";"]:
+        if set(word) <= set("|&;()"):
+            if words:
+                yield words
+            words, redirected = [], False
+        elif set(word) <= set("<>"):
+            redirected = True
+        elif not redirected:
+            words.append(word)
+
+
+def relabel_arguments(words: list[str]) -> list[str] | None:
+    """What `relabel` gets, or None if this is another command."""
+    while words and (re.fullmatch(r"\w+=.*", words[0])):
+        words = words[1:]
+    if not words or Path(words[0]).name not in {"relabel", *_LAUNCHERS}:
+        return None
+    places = [i for i, word in enumerate(words) if Path(word).name == "relabel"]
+    return words[places[0] + 1 :] if places else None
+
+
+def leaves(
+    command: click.Command = main, path: tuple[str, ...] = ()
+) -> Iterator[tuple[tuple[str, ...], click.Command]]:
+    """Every command that is not a group, with the words that lead to it."""
+    if isinstance(command, click.Group):
+        for name, child in command.commands.items():
+            yield from leaves(child, (*path, name))
+    else:
+        yield path, command
+
+
+@pytest.fixture
+def parse(monkeypatch, tmp_path):
+    """Parse arguments as `relabel` does and run nothing; answers what is wrong with them, or an empty string."""
+    monkeypatch.chdir(tmp_path)
+    for _, command in leaves():
+        monkeypatch.setattr(command, "callback", lambda **_: None)
+        for parameter in command.params:
+            if isinstance(parameter.type, click.Path):
+                monkeypatch.setattr(parameter.type, "exists", False)
+
+    def problem(arguments: list[str]) -> str:
+        result = CliRunner().invoke(main, arguments)
+        return "" if result.exit_code == 0 else f"relabel {shlex.join(arguments)}: {result.output or result.exception}"
+
+    return problem
+
+
+def make_targets() -> set[str]:
+    """The targets of the Makefile that a person may name."""
+    return set(re.findall(r"^([a-z][a-z-]*):", (_ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+
+
+def named_targets(text: str) -> set[str]:
+    """The targets that a page names, in code."""
+    code = [*(block.text for block in blocks("", text)), *re.findall(r"`([^`\n]+)`", _FENCE.sub("", text))]
+    found = [re.findall(r"^(?:\$ )?make((?: [\w=./-]+)+)", text.strip(), re.MULTILINE) for text in code]
+    return {word for lines in found for line in lines for word in line.split() if "=" not in word and word[0] != "-"}
+
+
+def run_python(page_blocks: list[Block]) -> dict[str, object]:
+    """Compile a page's Python blocks, run those that are marked, in order, as one program; answers its names."""
+    names: dict[str, object] = {"__name__": "__page__"}
+    for block in page_blocks:
+        if block.language == "python":
+            # Line numbers of the page, so that a traceback points into it.
+            code = compile("\n" * (block.line - 1) + block.text, block.page, "exec", dont_inherit=True)
+            if block.runs:
+                exec(code, names)
+    return names
+
+
+def _pages() -> list[str]:
+    return sorted({path.relative_to(_ROOT).as_posix() for pattern in _PAGES for path in _ROOT.glob(pattern)})
+
+
+def _read(page: str) -> str:
+    return (_ROOT / page).read_text(encoding="utf-8")
+
+
+def _examples_by_module() -> dict[str, int]:
+    found = {}
+    finder = doctest.DocTestFinder()
+    for module in pkgutil.walk_packages(relabel.__path__, "relabel."):
+        if module.name != "relabel.__main__":
+            tests = finder.find(importlib.import_module(module.name), module.name)
+            found[module.name] = sum(not e.options.get(doctest.SKIP) for test in tests for e in test.examples)
+    return found
+
+
+def test_no_doctest_has_vanished(pytestconfig):
+    examples = _examples_by_module()
+    assert sum(examples.values()) >= _DOCTEST_EXAMPLES, examples
+    assert all(examples[module] for module in _EXAMPLES_IN), examples
+    assert pytestconfig.getoption("doctestmodules")
+    assert "relabel" in pytestconfig.getini("testpaths")
+
+
+def test_the_readme_exists():
+    assert "README.md" in _pages()
+
+
+@pytest.mark.parametrize("page", _pages())
+def test_every_command_of_a_page_parses(page, parse):
+    lines = [line for block in blocks(page, _read(page)) for line in shell_lines(block)]
+    ours = [
+        arguments for line in lines for words in commands(line) if (arguments := relabel_arguments(words)) is not None
+    ]
+    assert list(filter(None, map(parse, ours))) == []
+
+
+@pytest.mark.parametrize("page", _pages())
+def test_python_of_a_page_compiles_and_what_is_marked_runs(page, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    run_python(blocks(page, _read(page)))
+
+
+@pytest.mark.parametrize("page", _pages())
+def test_every_make_target_of_a_page_exists(page):
+    assert named_targets(_read(page)) <= make_targets()
+
+
+_EVERY_COMMAND = pytest.mark.parametrize(
+    ("path", "command"), [pytest.param(path, command, id=" ".join(path)) for path, command in leaves()]
+)
+
+
+@_EVERY_COMMAND
+def test_every_command_has_an_example_that_parses(path, command, parse):
+    text = command.help or ""
+    assert "Example" in text
+    lines = [line.strip() for line in text.splitlines() if line.strip().startswith("relabel ")]
+    ours = [arguments for line in lines for words in commands(line) if (arguments := relabel_arguments(words))]
+    assert any(tuple(arguments[: len(path)]) == path for arguments in ours)
+    assert list(filter(None, map(parse, ours))) == []
+
+
+@_EVERY_COMMAND
+def test_every_command_is_named_in_the_readme(path, command):
+    assert " ".join(("relabel", *path)) in _README.read_text(encoding="utf-8")
+
+
+_PAGE = """
+Run `make test`, and `make` alone says more; `makeup` is no target. `make fly VERBOSE=1` is wrong.
+
+```console
+$ cd x && .venv/bin/relabel generate a b --teacher t \\
+>     --planes 8 | tee log
+relabel nonsense
+$ RANK=1 srun -n 2 relabel inspect b > out
+$ pip install relabel
+```
+
+  ```bash
+  relabel verify shards 'a-{0..9}.tar' # comment
+  make bench demo
+  ```
+
+<!-- run -->
+```python
+result.append(x := 1)
+```
+
+```python
+result.append(2)
+```
+
+<!-- run -->
+```python
+result.append(x + 2)
+```
+"""
+
+
+def test_the_commands_of_a_page_are_found():
+    lines = [line for block in blocks("page", _PAGE) for line in shell_lines(block)]
+    found = [relabel_arguments(words) for line in lines for words in commands(line)]
+    assert [arguments for arguments in found if arguments is not None] == [
+        ["generate", "a", "b", "--teacher", "t", "--planes", "8"],
+        ["inspect", "b"],
+        ["verify", "shards", "a-{0..9}.tar"],
+    ]
+    assert named_targets(_PAGE) == {"test", "fly", "bench", "demo"}
+    assert {"test", "demo", "bench"} <= make_targets()
+    assert "fly" not in make_targets()
+
+
+def test_only_marked_python_runs_and_shares_its_names():
+    page_blocks = blocks("page", f"<!-- run -->\n```python\nresult = []\n```\n{_PAGE}")
+    assert run_python(page_blocks)["result"] == [1, 3]
+
+
+def test_python_that_does_not_compile_is_found_at_its_line():
+    with pytest.raises(SyntaxError) as caught:
+        run_python(blocks("page.md", "text\n\n```python\nx = 1\nx = = 2\n```\n"))
+    assert (caught.value.filename, caught.value.lineno) == ("page.md", 5)
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        ("relabel generate a b", "--teacher"),
+        ("relabel generate a b --teacher t --plane 8x", "--plane"),
+        ("relabel generate a b --teacher t --fit stretch", "stretch"),
+        ("relabel verify labels.zarr", "labels.zarr"),
+        ("relabel forget", "forget"),
+        ("relabel inspect", "STORE"),
+    ],
+)
+def test_a_wrong_command_is_found(line, problem, parse):
+    (words,) = commands(line)
+    arguments = relabel_arguments(words)
+    assert arguments is not None
+    assert problem in parse(arguments)
+
+
+def test_a_right_command_is_not_found_and_nothing_is_run(parse, tmp_path):
+    assert parse(["generate", "absent/", "labels.zarr", "--teacher", "resnet10t", "--checkpoint", "absent.pt"]) == ""
+    assert list(tmp_path.iterdir()) == []
