@@ -1,10 +1,53 @@
 """Offline teacher labels for image training: score maps, their store, and the soft label of any crop."""
 
+from importlib import import_module
+from typing import TYPE_CHECKING
+
 from relabel.errors import RelabelError
-from relabel.geometry import Box, Footprint, Grid
-from relabel.pooling import SparseLabels
-from relabel.score_map import ScoreMap
+
+if TYPE_CHECKING:
+    from relabel.geometry import Box, Footprint, Grid
+    from relabel.loader import CropLabel, CropLabels, LabeledCrops, LabeledSample, LabelMaps, collate, open
+    from relabel.pooling import SparseLabels
+    from relabel.score_map import ScoreMap
 
 __version__ = "0.1.0"
 
-__all__ = ["Box", "Footprint", "Grid", "RelabelError", "ScoreMap", "SparseLabels", "__version__"]
+__all__ = [
+    "Box",
+    "CropLabel",
+    "CropLabels",
+    "Footprint",
+    "Grid",
+    "LabelMaps",
+    "LabeledCrops",
+    "LabeledSample",
+    "RelabelError",
+    "ScoreMap",
+    "SparseLabels",
+    "__version__",
+    "collate",
+    "open",
+]
+
+_ROOMS = {
+    **dict.fromkeys(("Box", "Footprint", "Grid"), "geometry"),
+    **dict.fromkeys(
+        ("CropLabel", "CropLabels", "LabelMaps", "LabeledCrops", "LabeledSample", "collate", "open"), "loader"
+    ),
+    "ScoreMap": "score_map",
+    "SparseLabels": "pooling",
+}
+
+
+def __getattr__(name: str) -> object:
+    """Load a name's room when it is first asked for: `relabel --help` and an unpickled manifest need no torch."""
+    if name not in _ROOMS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_ROOMS[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

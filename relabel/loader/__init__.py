@@ -1,0 +1,7 @@
+"""Labels for a trainer: a store by key, datasets and streams of crops that know their label, and batches of them."""
+
+from relabel.loader.batch import CropLabels, collate
+from relabel.loader.crops import CropLabel, LabeledCrops, LabeledSample
+from relabel.loader.maps import LabelMaps, open
+
+__all__ = ["CropLabel", "CropLabels", "LabelMaps", "LabeledCrops", "LabeledSample", "collate", "open"]

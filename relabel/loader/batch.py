@@ -1,0 +1,85 @@
+"""Batches: images, and their crops' labels as far as a worker can make them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import default_collate
+
+from relabel.errors import InvalidValueError
+from relabel.loader.crops import CropLabel
+from relabel.pooling import Space
+from relabel.score_map import ScoreMap, Uncovered
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class CropLabels:
+    """The labels of a batch of crops, before they are pooled: about 5 kB a crop, where a dense label of 1,000 is 4 kB.
+
+    Attributes:
+        maps: B score maps, on any device.
+        boxes: (B, 4) float32 xyxy, fractions of the whole image; on the CPU, where the weights of the cells are made.
+        flips: (B,) bool, on the CPU: whether the crop was mirrored left to right.
+        labels: (B,) int64, the images' ground truth classes, -1 where unknown; on the device of the maps.
+    """
+
+    maps: ScoreMap
+    boxes: Tensor
+    flips: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.maps)
+
+    def pool(
+        self, size: tuple[int, int] | None = None, *, space: Space = "logit", uncovered: Uncovered = "raise"
+    ) -> Tensor:
+        """The soft labels (B, C), or of h x w tokens with `size` (h, w), (B, C, h, w); see `ScoreMap.pool`."""
+        return self.maps.pool(self.boxes, size, flip=self.flips, space=space, uncovered=uncovered)
+
+    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> CropLabels:
+        """The same with maps and ground truth on another device."""
+        labels = self.labels.to(device, non_blocking=non_blocking)
+        return replace(self, maps=self.maps.to(device, non_blocking=non_blocking), labels=labels)
+
+    def pin_memory(self) -> CropLabels:
+        """The same in page-locked memory; a ``DataLoader`` with ``pin_memory=True`` calls this."""
+        return replace(self, maps=self.maps.pin_memory(), labels=self.labels.pin_memory())
+
+
+def collate(items: Sequence[tuple[Any, CropLabel]]) -> tuple[Any, CropLabels]:
+    """A ``DataLoader``'s ``collate_fn`` for `LabeledCrops`: stack the images, and read the crops' maps in the worker.
+
+    Returns:
+        images as torch's default collate stacks them (B, ...), and `CropLabels`.
+
+    Raises:
+        InvalidValueError: items of several stores, or images that cannot be stacked.
+        LabelError: an image without a label.
+    """
+    images = [image for image, _ in items]
+    crops = [crop for _, crop in items]
+    if not crops or any(crop.maps is not crops[0].maps for crop in crops):
+        stores = sorted({crop.maps.where for crop in crops})
+        raise InvalidValueError(
+            f"a batch needs items of one LabelMaps; got {len(items)} items of {', '.join(stores) or 'none'}"
+            + (". Open the store once, and give it to every dataset" if len(stores) == 1 else "")
+        )
+    try:
+        stacked = default_collate(images)
+    except (TypeError, RuntimeError) as error:
+        raise InvalidValueError(
+            f"the images of a batch cannot be stacked: {str(error).partition(chr(10))[0]}. "
+            "Let the transform end in tensors of one size, (3, height, width)"
+        ) from error
+    labels = CropLabels(
+        maps=crops[0].maps[[crop.row for crop in crops]],
+        boxes=torch.tensor([crop.box.xyxy for crop in crops], dtype=torch.float32),
+        flips=torch.tensor([crop.flip for crop in crops]),
+        labels=torch.tensor([crop.label for crop in crops]),
+    )
+    return stacked, labels

@@ -1,0 +1,150 @@
+"""`LabelMaps`: a store as a trainer sees it, from keys to rows to score maps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from relabel.errors import LabelError
+from relabel.geometry import Grid
+from relabel.loader.keys import KeyIndex
+from relabel.manifest import Manifest
+from relabel.score_map import ScoreMap
+from relabel.store import LABELLED, StoreReader
+
+_SHOWN = 8
+
+
+class LabelMaps:
+    """The score maps of a store, by row. Picklable, and safe in forked and spawned workers.
+
+    Nothing but the manifest is read when a store is opened: keys when the first one is asked for, maps row by row.
+
+    Args:
+        path: the store's folder, or a URL that fsspec opens.
+        partial: whether to open a store whose shards are not all published; the others' images have no label.
+
+    Raises:
+        StoreError: not a store, or not finished.
+        DamagedStoreError: a file is missing or was changed.
+    """
+
+    def __init__(self, path: str | Path, *, partial: bool = False) -> None:
+        self._reader = StoreReader(path, partial=partial)
+        self._keys: KeyIndex | None = None
+        self._statuses: NDArray[np.uint8] | None = None
+
+    def __repr__(self) -> str:
+        scores = self.manifest.scores
+        return (
+            f"LabelMaps({self.where}, {scores.planes} planes + {scores.profile} profile classes of "
+            f"{self.num_classes}, grid {self.grid}, teacher {self.manifest.teacher.name})"
+        )
+
+    def __len__(self) -> int:
+        """How many images have a label."""
+        return int((self._status() == LABELLED).sum())
+
+    @property
+    def where(self) -> str:
+        """The store's folder or URL."""
+        return self._reader.files.where
+
+    @property
+    def manifest(self) -> Manifest:
+        """What made the store."""
+        return self._reader.manifest
+
+    @property
+    def num_classes(self) -> int:
+        """C, the classes of a label."""
+        return self.manifest.scores.num_classes
+
+    @property
+    def grid(self) -> Grid:
+        """The size of a map in cells."""
+        return Grid(*self.manifest.scores.grid_hw)
+
+    def rows(self, keys: Sequence[str]) -> Tensor:
+        """The rows of keys, int64 (B,): what `__getitem__` takes.
+
+        The first call reads every key of the store, a second for a million. Call it once before workers are started,
+        and they share the outcome.
+
+        Raises:
+            LabelError: keys that the store does not have; they are listed.
+        """
+        rows = self.find(keys)
+        if bool((rows < 0).any()):
+            unknown = [key for key, row in zip(keys, rows.tolist(), strict=True) if row < 0]
+            more = f" and {len(unknown) - _SHOWN} more" if len(unknown) > _SHOWN else ""
+            raise LabelError(
+                f"{self.where} has no image of {len(unknown)} of {len(keys)} keys: "
+                f"{', '.join(map(repr, unknown[:_SHOWN]))}{more}. Its keys look like {self._example()!r}: "
+                "the path below the folder that was labelled, with extension, or a tar's __key__"
+            )
+        return rows
+
+    def find(self, keys: Sequence[str]) -> Tensor:
+        """As `rows`, with -1 for a key that the store does not have."""
+        if isinstance(keys, str):
+            raise LabelError(f"keys are a sequence of strings, one an image; got the one string {keys!r}")
+        if self._keys is None:
+            reader = self._reader
+            self._keys = KeyIndex(
+                (shard * reader.rows_per_shard, reader.keys(shard)) for shard in sorted(reader.published)
+            )
+        return torch.from_numpy(self._keys.rows(list(keys)))
+
+    def has_label(self, rows: Tensor) -> Tensor:
+        """(B,) bool: whether rows (B,) have a map; a failed image's row has none."""
+        return torch.from_numpy(self._status()[rows.numpy()] == LABELLED)
+
+    def __getitem__(self, rows: Tensor | NDArray[np.int64] | Sequence[int]) -> ScoreMap:
+        """The score maps of rows (B,), in their order, as the codes that the store keeps, on the CPU.
+
+        Raises:
+            LabelError: a row without a label; says why.
+            DamagedStoreError: a file was changed, cut or removed.
+        """
+        batch = self._reader.read(np.asarray(rows, np.int64))
+        scores = torch.from_numpy(batch.scores)
+        return ScoreMap(
+            torch.from_numpy(batch.classes),
+            scores[:, :-1],
+            scores[:, -1],
+            torch.from_numpy(batch.profile),
+            num_classes=self.num_classes,
+            footprint=self._footprint(batch.footprint, len(batch)),
+            holes=self.manifest.scores.select == "cell",
+        )
+
+    def _footprint(self, stored: NDArray[np.float32] | None, count: int) -> Tensor | None:
+        if stored is not None:
+            return torch.from_numpy(stored)
+        one = self.manifest.footprint
+        if one is None or one == (0.0, 0.0, 1.0, 1.0):
+            return None
+        return torch.tensor([one]).expand(count, 4)
+
+    def _status(self) -> NDArray[np.uint8]:
+        if self._statuses is None:
+            reader = self._reader
+            statuses = np.zeros((reader.num_shards, reader.rows_per_shard), np.uint8)
+            for shard in reader.published:
+                statuses[shard] = reader.table(shard).statuses
+            self._statuses = statuses.reshape(-1)
+        return self._statuses
+
+    def _example(self) -> str:
+        return next((key for shard in sorted(self._reader.published) for key in self._reader.keys(shard) if key), "")
+
+
+def open(path: str | Path, *, partial: bool = False) -> LabelMaps:
+    """Open a store, to ask for labels; see `LabelMaps`."""
+    return LabelMaps(path, partial=partial)

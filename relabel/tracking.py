@@ -1,0 +1,232 @@
+"""What a trainer's own transforms made of an image: the crop box and the flip, read off while they run.
+
+The trainer's steps run unchanged and draw the same random numbers; a step that crops or flips is watched. A step that
+moves pixels in a way that a box and a flip cannot say (a rotation), or that is not known, is refused when the pipeline
+is taken up, not found in a worker an hour later.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+from torchvision.transforms import transforms as v1
+from torchvision.transforms import v2
+
+from relabel.errors import InvalidValueError
+from relabel.geometry import Box
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """What a pipeline shows of an image: a crop box of the whole image, and whether it is mirrored left to right."""
+
+    box: Box
+    flip: bool
+
+    def cropped(self, part: Box) -> View:
+        """The view of a part of this one, `part` in fractions of what this view shows, as it shows it.
+
+        >>> View(Box(0.0, 0.0, 0.5, 1.0), flip=True).cropped(Box(0.0, 0.0, 0.5, 1.0))
+        View(box=Box(x0=0.25, y0=0.0, x1=0.5, y1=1.0), flip=True)
+        """
+        x0, y0, x1, y1 = part.xyxy
+        if self.flip:
+            x0, x1 = 1 - x1, 1 - x0
+        height, width = self.box.size_hw
+        left, top = self.box.x0, self.box.y0
+        return View(Box(left + x0 * width, top + y0 * height, left + x1 * width, top + y1 * height), self.flip)
+
+
+class TrackedTransform:
+    """A trainer's transform that also tells the `View` it made. Picklable if the transform is.
+
+    Knows the steps of torchvision's transforms v1 and v2 and of timm that keep, crop, resize or mirror an image, inside
+    ``Compose`` and ``nn.Sequential``.
+
+    Args:
+        transform: the transform, from an image (PIL, or a tensor (..., height, width)) to anything; None keeps images.
+        untracked: steps, or classes of steps, that may move pixels and whose effect on the label is to be ignored
+            (RandAugment, a lambda).
+
+    Raises:
+        InvalidValueError: a step is not known, or moves pixels otherwise; names each, and the ways out.
+    """
+
+    def __init__(self, transform: Callable[[Any], Any] | None, untracked: Collection[object] = ()) -> None:
+        self._steps = () if transform is None else tuple(_steps(transform))
+        refused = [_name(step) for step in self._steps if _handler(step, untracked) is None]
+        if refused:
+            raise InvalidValueError(
+                f"cannot follow the crop box through {', '.join(dict.fromkeys(refused))}. Known are the crops, flips, "
+                "resizes and colour steps of torchvision (v1, v2) and timm. If a step moves no pixels, or its effect "
+                "on the label may be ignored, name the step or its class in `untracked`; else crop by yourself and "
+                "give relabel.Box.from_crop(top, left, height, width, image_size) to ScoreMap.pool"
+            )
+        self._untracked = tuple(untracked)
+
+    def __call__(self, image: Any) -> tuple[Any, View]:
+        """The transform's output, and what it shows of the image."""
+        view = View(Box.whole(), flip=False)
+        for step in self._steps:
+            handler = _handler(step, self._untracked)
+            image, part, mirrored = (handler or _still)(step, image)
+            if part is not None:
+                view = view.cropped(part)
+            if mirrored:
+                view = View(view.box, not view.flip)
+        return image, view
+
+
+_Moved = tuple[Any, Box | None, bool]
+"""A step's output, the part of its input that this shows (None is all of it), and whether it is mirrored."""
+_Handler = Callable[[Any, Any], _Moved]
+
+
+def _steps(transform: Any) -> Iterator[Any]:
+    if isinstance(transform, (v1.Compose, v2.Compose)):
+        for step in transform.transforms:
+            yield from _steps(step)
+    elif isinstance(transform, nn.Sequential):
+        for step in transform:
+            yield from _steps(step)
+    else:
+        yield transform
+
+
+def _handler(step: Any, untracked: Collection[object]) -> _Handler | None:
+    if any(step is known or type(step) is known for known in untracked):
+        return _still
+    if isinstance(step, (*_CONTAINERS, v1.RandomApply, v1.RandomTransforms)):
+        # Whether one of them ran is not seen from outside, so none may move a pixel.
+        inner = [_handler(each, untracked) for member in step.transforms for each in _steps(member)]
+        return _still if all(handler is _still for handler in inner) else None
+    for kind in type(step).__mro__:
+        found = _TORCHVISION.get(kind)
+        if found is None and kind.__module__.partition(".")[0] == "timm":
+            found = _TIMM.get(kind.__name__)
+        if found is not None:
+            return found
+    return None
+
+
+def _name(step: Any) -> str:
+    return str(getattr(step, "__qualname__", None) or type(step).__name__)
+
+
+def _size_hw(image: Any) -> tuple[int, int]:
+    if isinstance(image, Tensor):
+        return image.shape[-2], image.shape[-1]
+    return image.height, image.width
+
+
+def _still(step: Any, image: Any) -> _Moved:
+    return step(image), None, False
+
+
+def _mirrored(step: Any, image: Any) -> _Moved:
+    output = step(image)
+    # Both versions hand back the very image that they leave alone.
+    return output, None, output is not image
+
+
+def _watched(step: Any, method: str, image: Any) -> tuple[Any, Any]:
+    """Run a step on an image; its output, and what its own `method` answered while it ran."""
+    answers: list[Any] = []
+    original = getattr(step, method)
+
+    def noting(*given: Any, **named: Any) -> Any:
+        answers.append(original(*given, **named))
+        return answers[-1]
+
+    # On a copy, since a dataset may be asked from several threads.
+    double = copy.copy(step)
+    setattr(double, method, noting)
+    output = double(image)
+    if len(answers) != 1:
+        raise InvalidValueError(
+            f"{_name(step)} asked its {method} {len(answers)} times for one image, not once, so its crop is not known; "
+            "crop by yourself and give relabel.Box.from_crop(...) to ScoreMap.pool"
+        )
+    return output, answers[0]
+
+
+def _crop_v1(step: Any, image: Any) -> _Moved:
+    """RandomResizedCrop of torchvision v1 and of timm: ``get_params`` answers (top, left, height, width)."""
+    output, (top, left, height, width) = _watched(step, "get_params", image)
+    return output, Box.from_crop(top, left, height, width, _size_hw(image)), False
+
+
+def _padded_crop_v1(step: Any, image: Any) -> _Moved:
+    """RandomCrop of torchvision v1, whose ``get_params`` sees the image after it was padded."""
+    output, (top, left, height, width) = _watched(step, "get_params", image)
+    image_height, image_width = _size_hw(image)
+    pad_left, pad_top, pad_right, pad_bottom = _ltrb(step.padding)
+    if step.pad_if_needed:
+        pad_left += max(0, step.size[1] - (image_width + pad_left + pad_right))
+        pad_top += max(0, step.size[0] - (image_height + pad_top + pad_bottom))
+    return output, Box.from_crop(top - pad_top, left - pad_left, height, width, (image_height, image_width)), False
+
+
+def _ltrb(padding: Any) -> tuple[int, int, int, int]:
+    """torchvision's padding, one number, two (x, y) or four, as left, top, right, bottom."""
+    if padding is None:
+        return (0, 0, 0, 0)
+    sides = (padding,) if isinstance(padding, int) else tuple(padding)
+    sides = sides * (4 // len(sides))
+    return sides[0], sides[1], sides[2], sides[3]
+
+
+def _crop_v2(step: Any, image: Any) -> _Moved:
+    """RandomResizedCrop and RandomCrop of torchvision v2."""
+    output, params = _watched(step, "make_params", image)
+    pad_left, pad_top = params.get("padding", (0, 0))[:2]
+    crop = params["top"] - pad_top, params["left"] - pad_left, params["height"], params["width"]
+    return output, Box.from_crop(*crop, _size_hw(image)), False
+
+
+def _center_crop(step: Any, image: Any) -> _Moved:
+    image_hw = _size_hw(image)
+    top, left = (
+        # A larger crop is padded, the odd pixel behind; else the start is rounded to the nearest even.
+        -((crop - side) // 2) if crop > side else round((side - crop) / 2)
+        for side, crop in zip(image_hw, step.size, strict=True)
+    )
+    return step(image), Box.from_crop(top, left, step.size[0], step.size[1], image_hw), False
+
+
+_CONTAINERS = (v2.RandomApply, v2.RandomChoice, v2.RandomOrder)
+_STILL_IN_BOTH = (
+    "ColorJitter", "ConvertImageDtype", "GaussianBlur", "Grayscale", "Normalize", "PILToTensor",
+    "RandomAdjustSharpness", "RandomAutocontrast", "RandomEqualize", "RandomErasing", "RandomGrayscale",
+    "RandomInvert", "RandomPosterize", "RandomSolarize", "Resize", "ToPILImage", "ToTensor",
+)  # fmt: skip
+_STILL_IN_V2 = (
+    "GaussianNoise", "Identity", "JPEG", "RandomChannelPermutation", "RandomPhotometricDistort", "RandomResize",
+    "RandomShortestSize", "RGB", "ScaleJitter", "ToDtype", "ToImage", "ToPureTensor",
+)  # fmt: skip
+_TORCHVISION: dict[type, _Handler] = {
+    **{getattr(v1, name): _still for name in _STILL_IN_BOTH},
+    **{getattr(v2, name): _still for name in (*_STILL_IN_BOTH, *_STILL_IN_V2)},
+    v1.RandomResizedCrop: _crop_v1,
+    v1.RandomCrop: _padded_crop_v1,
+    v1.CenterCrop: _center_crop,
+    v1.RandomHorizontalFlip: _mirrored,
+    v2.RandomResizedCrop: _crop_v2,
+    v2.RandomCrop: _crop_v2,
+    v2.CenterCrop: _center_crop,
+    v2.RandomHorizontalFlip: _mirrored,
+}
+_TIMM: dict[str, _Handler] = {
+    # By name: a trainer that uses timm has loaded it, and no other should have to.
+    "MaybePILToTensor": _still,
+    "MaybeToTensor": _still,
+    "RandomErasing": _still,
+    "RandomResizedCropAndInterpolation": _crop_v1,
+    "ResizeKeepRatio": _still,
+    "ToNumpy": _still,
+    "ToTensor": _still,
+}

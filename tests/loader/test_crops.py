@@ -1,0 +1,169 @@
+"""Datasets and streams of crops: the right row, box and flip reach the batch, in workers of every kind."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import webdataset as wds
+from PIL import Image
+from stores import make_store, random_logits
+from torch.utils.data import ConcatDataset, DataLoader, Subset
+from torchvision.datasets import ImageFolder
+from torchvision.transforms import v2
+
+import relabel
+from relabel.errors import InvalidValueError, LabelError
+
+NAMES = [f"{folder}/{i}.png" for folder in ("cat", "dog") for i in range(4)]
+TRANSFORM = v2.Compose(
+    [v2.RandomResizedCrop(16), v2.RandomHorizontalFlip(), v2.ToImage(), v2.ToDtype(torch.float32, scale=True)]
+)
+
+
+def picture(number: int) -> Image.Image:
+    return Image.new("RGB", (24, 20), (number * 20, 0, 0))
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    for number, name in enumerate(NAMES):
+        path = tmp_path / "photos" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        picture(number).save(path)
+    return tmp_path / "photos"
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    make_store(tmp_path / "s.zarr", [NAMES[4:], NAMES[:4]], random_logits(8, 9, (4, 5)))
+    return tmp_path / "s.zarr"
+
+
+def crops(photos: Path, store: Path, **options: Any) -> relabel.LabeledCrops:
+    return relabel.LabeledCrops(ImageFolder(photos), relabel.open(store), TRANSFORM, **options)
+
+
+def test_an_item_is_a_crop_and_its_row_box_and_flip(photos: Path, store: Path) -> None:
+    dataset = crops(photos, store)
+    image, target = dataset[5]
+    row, box, flip = target
+    assert image.shape == (3, 16, 16)
+    assert (row, target.label) == (1, 1)
+    assert isinstance(box, relabel.Box)
+    assert isinstance(flip, bool)
+    assert len(dataset) == 8
+
+
+def test_a_batch_has_the_labels_of_its_crops(photos: Path, store: Path) -> None:
+    dataset = crops(photos, store)
+    items = [dataset[i] for i in (0, 6, 3)]
+    images, labels = relabel.collate(items)
+    assert torch.equal(images, torch.stack([image for image, _ in items]))
+    assert labels.labels.tolist() == [0, 1, 0]
+    for i, (_, (row, box, flip)) in enumerate(items):
+        boxes, flips = torch.tensor([box.xyxy]), torch.tensor([flip])
+        expected = dataset.maps[[row]].pool(boxes, (2, 3), flip=flips)
+        assert torch.allclose(labels.pool((2, 3))[i : i + 1], expected, atol=1e-6)
+        assert torch.allclose(labels.pool(space="probability")[i].sum(), torch.tensor(1.0))
+
+
+@pytest.mark.parametrize("context", ["fork", "spawn"])
+@pytest.mark.parametrize("wrap", [lambda d: d, lambda d: Subset(d, range(1, 7)), lambda d: ConcatDataset([d, d])])
+def test_loader_workers_give_the_row_of_the_image_that_they_loaded(
+    photos: Path, store: Path, context: str, wrap: Callable[[Any], Any]
+) -> None:
+    dataset = wrap(crops(photos, store))
+    loader = DataLoader(
+        dataset, batch_size=3, num_workers=2, collate_fn=relabel.collate, multiprocessing_context=context
+    )
+    whole = relabel.open(store)
+    count = 0
+    for images, labels in loader:
+        numbers = (images[:, 0].amax((1, 2)) * 255 / 20).round().long().tolist()
+        maps = whole[whole.rows([NAMES[number] for number in numbers])]
+        assert torch.equal(labels.maps.planes, maps.planes)
+        assert labels.pool().sum(1).tolist() == pytest.approx([1.0] * len(labels))
+        count += len(images)
+    assert count == len(dataset)
+
+
+def test_labels_move_but_boxes_stay_where_their_weights_are_made(
+    photos: Path, store: Path, device: torch.device
+) -> None:
+    _, labels = relabel.collate([crops(photos, store)[0]])
+    moved = labels.to(device)
+    assert moved.maps.planes.device.type == moved.labels.device.type == device.type
+    assert moved.boxes.device.type == "cpu"
+    assert torch.allclose(moved.pool().cpu(), labels.pool(), atol=1e-6)
+
+
+@pytest.mark.cuda
+def test_a_loader_pins_labels(photos: Path, store: Path) -> None:
+    loader = DataLoader(crops(photos, store), batch_size=4, collate_fn=relabel.collate, pin_memory=True)
+    assert all(labels.maps.planes.is_pinned() and labels.labels.is_pinned() for _, labels in loader)
+
+
+def test_images_without_a_label_are_an_error_or_dropped(photos: Path, tmp_path: Path) -> None:
+    failed = frozenset({NAMES[2]})
+    make_store(tmp_path / "f.zarr", [NAMES[:6]], random_logits(6, 9, (4, 5)), failed=failed)
+    with pytest.raises(LabelError, match=r"2 of 8 keys: 'dog/2\.png', 'dog/3\.png'"):
+        crops(photos, tmp_path / "f.zarr")
+    dataset = crops(photos, tmp_path / "f.zarr", unlabeled="drop")
+    assert dataset.indices.tolist() == [0, 1, 3, 4, 5]
+    assert [dataset[i][1].row for i in range(5)] == [0, 1, 3, 4, 5]
+    assert [dataset[i][1].label for i in range(5)] == [0, 0, 0, 1, 1]
+
+
+def test_a_failed_image_is_found_before_training_starts(photos: Path, tmp_path: Path) -> None:
+    make_store(tmp_path / "f.zarr", [NAMES], random_logits(8, 9, (4, 5)), failed=frozenset({NAMES[2]}))
+    with pytest.raises(LabelError, match=r"1 of 8 images failed .*'cat/2\.png'.*unlabeled='drop'"):
+        crops(photos, tmp_path / "f.zarr")
+
+
+def test_keys_may_be_made_of_paths_by_a_rule_of_ones_own(photos: Path, tmp_path: Path) -> None:
+    stems = [Path(name).stem + name[:3] for name in NAMES]
+    make_store(tmp_path / "s.zarr", [stems], random_logits(8, 9, (4, 5)))
+    dataset = crops(photos, tmp_path / "s.zarr", key=lambda path: Path(path).stem + Path(path).parent.name)
+    assert [dataset[i][1].row for i in range(8)] == list(range(8))
+
+
+def test_a_stream_of_samples_is_labelled_by_its_keys(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        for number in range(5):
+            data = io.BytesIO()
+            picture(number).save(data, "PNG")
+            for suffix, member in (("png", data.getvalue()), ("cls", str(number).encode())):
+                info = tarfile.TarInfo(f"x/{number}.{suffix}")
+                info.size = len(member)
+                tar.addfile(info, io.BytesIO(member))
+    make_store(tmp_path / "s.zarr", [[f"x/{i}" for i in (4, 3, 2, 1, 0)]], random_logits(5, 9, (4, 5)))
+    sample = relabel.LabeledSample(relabel.open(tmp_path / "s.zarr"), TRANSFORM)
+    stream = wds.WebDataset(str(tmp_path / "a.tar"), shardshuffle=False).decode("pil").map(sample)
+    images, labels = next(iter(DataLoader(stream, batch_size=5, num_workers=1, collate_fn=relabel.collate)))
+    assert (images[:, 0].amax((1, 2)) * 255 / 20).round().tolist() == [0, 1, 2, 3, 4]
+    assert labels.labels.tolist() == [0, 1, 2, 3, 4]
+    assert torch.equal(labels.maps.planes, sample.maps[[4, 3, 2, 1, 0]].planes)
+    with pytest.raises(InvalidValueError, match=r"__key__ and an image.*got \['__key__', 'txt'\]"):
+        sample({"__key__": "x/0", "txt": b""})
+
+
+def test_items_of_two_stores_or_of_two_sizes_do_not_make_a_batch(photos: Path, store: Path) -> None:
+    one, two = crops(photos, store), crops(photos, store)
+    with pytest.raises(InvalidValueError, match="Open the store once"):
+        relabel.collate([one[0], two[0]])
+    with pytest.raises(InvalidValueError, match="got 0 items"):
+        relabel.collate([])
+    plain = relabel.LabeledCrops(ImageFolder(photos), one.maps, None)
+    with pytest.raises(InvalidValueError, match="Let the transform end in tensors"):
+        relabel.collate([plain[0]])
+
+
+def test_what_is_no_folder_of_images_is_refused(store: Path) -> None:
+    with pytest.raises(InvalidValueError, match="list has no root, samples, loader"):
+        relabel.LabeledCrops([], relabel.open(store), TRANSFORM)  # type: ignore[arg-type]
