@@ -140,12 +140,12 @@ class Grid:
         return f"{self.height}x{self.width}"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class CellWeights:
     """How much each cell counts in each bin of a box, one axis at a time: RoIAlign is separable.
 
     `rows` is (B, h, H), `cols` is (B, w, W); both sum to 1 over the cells. `covered` is (B, h, w), the fraction of each
-    bin's area that the map covers. The pooled map is ``rows @ map @ cols.T``.
+    bin's area that the map covers. The pooled map is ``rows @ map @ cols.T``, one product an image.
     """
 
     rows: Tensor
@@ -168,7 +168,12 @@ def cell_boxes(boxes_xyxy: Tensor, footprints_xyxy: Tensor, grid: Grid) -> Tenso
 
 
 def checked_boxes(boxes_xyxy: Tensor) -> Tensor:
-    """The boxes as a floating (B, 4) tensor, or an error that says which is empty or not a number."""
+    """The boxes as a float32 or float64 tensor (B, 4), or an error that says which is empty or not a number."""
+    if not isinstance(boxes_xyxy, Tensor):
+        raise InvalidValueError(
+            "boxes must be a floating point tensor (B, 4) of (x0, y0, x1, y1), fractions of the whole image; "
+            f"got a {type(boxes_xyxy).__name__}. One Box is torch.tensor([box.xyxy])"
+        )
     if boxes_xyxy.ndim != 2 or boxes_xyxy.shape[1] != 4 or not boxes_xyxy.is_floating_point():
         raise InvalidValueError(
             "boxes must be a floating point tensor (B, 4) of (x0, y0, x1, y1), fractions of the whole image; "
@@ -220,7 +225,8 @@ def roi_weights(boxes_in_cells: Tensor, grid: Grid, size_hw: tuple[int, int], *,
         raise LabelError(
             f"box {image} (xyxy {in_cells} in cells of a {grid} map), or one of its "
             f"{size_hw[0]} x {size_hw[1]} parts, lies outside the part of the image that the map covers: it has "
-            "no label. Crop inside the footprint, or pass uncovered='nearest' to take the nearest cells"
+            "no label. Boxes are fractions of the whole image, never pixels; crop inside the footprint, or pass "
+            "uncovered='nearest' to take the nearest cells"
         )
     return CellWeights(rows, cols, covered)
 
@@ -234,12 +240,19 @@ def _axis_weights(start: Tensor, end: Tensor, cells: int, bins: int) -> tuple[Te
     samples = torch.arange(int(count.max()) if len(count) else 1, device=start.device, dtype=start.dtype)
     first = start[:, None] + torch.arange(bins, device=start.device, dtype=start.dtype) * length[:, None]
     position = first[:, :, None] + ((samples + 0.5) * length[:, None] / count[:, None])[:, None, :]
-    inside = first + length[:, None]
-    covered = (inside.clamp(max=cells - 0.5) - first.clamp(min=-0.5)).clamp(min=0) / length[:, None]
-    # torchvision drops samples more than half a cell outside the map; a bin without coverage keeps all, clamped.
-    kept = ((position >= -1) & (position <= cells)) | (covered <= 0)[:, :, None]
-    kept &= (samples < count[:, None])[:, None, :]
+    real = (samples < count[:, None])[:, None, :]
+    # torchvision drops samples more than half a cell outside the map; a bin that has no other keeps them, clamped.
+    kept = real & (position >= -1) & (position <= cells)
+    kept |= real & ~kept.any(2, keepdim=True)
     centres = torch.arange(cells, device=start.device, dtype=start.dtype)
     hat = (1 - (position.clamp(0, cells - 1)[..., None] - centres).abs()).clamp(min=0)
     weights = (hat * kept[..., None]).sum(2)
-    return weights / weights.sum(2, keepdim=True), covered.clamp(max=1)
+    return weights / weights.sum(2, keepdim=True), _covered(first, length[:, None], cells)
+
+
+def _covered(first: Tensor, length: Tensor, cells: int) -> Tensor:
+    """The fraction of bins of `length` (B, 1) from `first` (B, bins) that lies in the map, [-0.5, cells - 0.5]."""
+    overlap = (first + length).clamp(max=cells - 0.5) - first.clamp(min=-0.5)
+    # Rounding may have left nothing of a tiny bin; then it is a point.
+    point = ((first >= -0.5) & (first <= cells - 0.5)).to(first)
+    return torch.where(length > 0, overlap / length, point).clamp(0, 1)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from relabel.errors import InvalidValueError, StoreError
 from relabel.geometry import Footprint, Grid
@@ -17,6 +18,9 @@ Fit = Literal["squash", "center", "letterbox"]
 Scores = Literal["log-probability", "logit"]
 CodeType = Literal["uint8", "float16"]
 Compression = Literal["zstd", "none"]
+Interpolation = Literal["bilinear", "bicubic"]
+Select = Literal["image", "cell"]
+Kind = Literal["webdataset", "folder"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,16 +35,19 @@ class Preprocessing:
     image_size_hw: tuple[int, int]
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+    interpolation: Interpolation = "bilinear"
     fit: Fit = "squash"
 
     def __post_init__(self) -> None:
-        if min(self.image_size_hw) < 1:
+        if len(self.image_size_hw) != 2 or min(self.image_size_hw) < 1:
             raise InvalidValueError(f"image_size_hw must be (height, width), both positive; got {self.image_size_hw}")
-        if len(self.mean) != len(self.std) or not all(s > 0 for s in self.std):
+        finite = all(map(math.isfinite, (*self.mean, *self.std)))
+        if not finite or len(self.mean) != len(self.std) or not all(s > 0 for s in self.std):
             raise InvalidValueError(
-                f"mean and std need one value a channel, std above 0; got mean {self.mean}, std {self.std}"
+                f"mean and std need one finite value a channel, std above 0; got mean {self.mean}, std {self.std}"
             )
+        _check_choice("interpolation", self.interpolation, Interpolation)
+        _check_choice("fit", self.fit, Fit)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,7 +72,7 @@ class ScoreRecord:
     scores: Scores = "log-probability"
     dtype: CodeType = "uint8"
     compression: Compression = "zstd"
-    select: Literal["image", "cell"] = "image"
+    select: Select = "image"
 
     def __post_init__(self) -> None:
         Grid(*self.grid_hw)
@@ -74,6 +81,10 @@ class ScoreRecord:
                 f"planes + profile must lie between 1 and the {self.num_classes} classes, planes at least 1; "
                 f"got {self.planes} planes and {self.profile} profile classes"
             )
+        _check_choice("scores", self.scores, Scores)
+        _check_choice("dtype", self.dtype, CodeType)
+        _check_choice("compression", self.compression, Compression)
+        _check_choice("select", self.select, Select)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,7 +96,7 @@ class DataRecord:
     (only the shards' names when the listing was skipped).
     """
 
-    kind: Literal["webdataset", "folder"]
+    kind: Kind
     shards: tuple[str, ...]
     counts: tuple[int, ...]
     rows_per_shard: int
@@ -99,6 +110,12 @@ class DataRecord:
             )
         if self.counts and len(self.counts) != len(self.shards):
             raise InvalidValueError(f"{len(self.shards)} shards need as many counts; got {len(self.counts)}")
+        if not all(0 <= count <= self.rows_per_shard for count in self.counts):
+            raise InvalidValueError(
+                f"a shard holds 0 to {self.rows_per_shard} images, one a row; "
+                f"got counts from {min(self.counts)} to {max(self.counts)}"
+            )
+        _check_choice("kind", self.kind, Kind)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,11 +137,21 @@ class Manifest:
 
     def __post_init__(self) -> None:
         if self.footprint is not None:
+            if len(self.footprint) != 4:
+                raise InvalidValueError(f"a footprint is (x0, y0, x1, y1) or None; got {self.footprint}")
             Footprint(*self.footprint)
         if self.class_names is not None and len(self.class_names) != self.scores.num_classes:
             raise InvalidValueError(
                 f"{self.scores.num_classes} classes need as many class names; got {len(self.class_names)}"
             )
+
+    def __repr__(self) -> str:
+        scores, data = self.scores, self.data
+        return (
+            f"Manifest({self.teacher.name}, {scores.planes} planes + {scores.profile} profile classes of "
+            f"{scores.num_classes}, grid {Grid(*scores.grid_hw)}, {scores.dtype}, {len(data.shards)} shards of at most "
+            f"{data.rows_per_shard} images from a {data.kind})"
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values; `from_json` rebuilds an equal manifest from them."""
@@ -153,22 +180,31 @@ class Manifest:
         try:
             rest = {k: _frozen(v) for k, v in body.items() if k not in _RECORDS and k != "versions"}
             records = {k: t(**{a: _frozen(b) for a, b in body[k].items()}) for k, t in _RECORDS.items()}
-            return cls(**records, **rest, versions=dict(body.get("versions", {})))
+            # `items` refuses what is no object; dict("") or dict([]) would pass as no versions.
+            return cls(**records, **rest, versions=dict(body.get("versions", {}).items()))
         except (KeyError, TypeError, AttributeError, InvalidValueError) as error:
-            raise StoreError(f"the store's manifest is damaged or foreign: {error}") from error
+            raise StoreError(
+                f"the store's manifest is damaged or foreign ({type(error).__name__}: {error}). "
+                "Restore its zarr.json, or generate the store again"
+            ) from error
 
     def difference(self, other: Manifest) -> list[str]:
         """One readable line for each field that differs from `other`, identity only; empty when they agree.
 
-        Each line reads ``field: <self's value> != <other's value>``.
+        Each line reads ``field: <self's value> != <other's value>``; of two long lists, the first item that differs.
+
+        >>> scores = ScoreRecord(num_classes=1000, planes=16, profile=64, grid_hw=(15, 15))
+        >>> data = DataRecord(kind="folder", shards=("a", "b"), counts=(9, 5), rows_per_shard=9, fingerprint="0f")
+        >>> teacher = TeacherRecord(name="resnet18", weights="a file", weights_digest="3c", head="linear")
+        >>> preprocessing = Preprocessing(image_size_hw=(480, 480), mean=(0.5,), std=(0.5,))
+        >>> mine = Manifest(teacher=teacher, preprocessing=preprocessing, scores=scores, data=data)
+        >>> other = dataclasses.replace(mine, data=dataclasses.replace(data, counts=(9, 6)))
+        >>> mine.difference(other)
+        ['data.counts: [9, 5] != [9, 6]']
         """
         mine, theirs = _leaves(self.to_json()["relabel"]), _leaves(other.to_json()["relabel"])
         names = [n for n in dict.fromkeys([*mine, *theirs]) if n != "versions" and not n.startswith("versions.")]
-        return [
-            f"{name}: {_short(mine.get(name))} != {_short(theirs.get(name))}"
-            for name in names
-            if mine.get(name) != theirs.get(name)
-        ]
+        return [_unlike(name, mine.get(name), theirs.get(name)) for name in names if mine.get(name) != theirs.get(name)]
 
 
 def fingerprint(keys: Iterable[str]) -> str:
@@ -179,6 +215,7 @@ def fingerprint(keys: Iterable[str]) -> str:
     return digest.hexdigest()
 
 
+_SHORT = 80
 _RECORDS: dict[str, type[Any]] = {
     "teacher": TeacherRecord,
     "preprocessing": Preprocessing,
@@ -209,8 +246,18 @@ def _leaves(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return leaves
 
 
-def _short(value: Any) -> str:
-    text = repr(value)
-    return (
-        text if len(text) <= 80 else f"{text[:60]}... ({len(value) if hasattr(value, '__len__') else len(text)} long)"
-    )
+def _unlike(name: str, mine: Any, theirs: Any) -> str:
+    """One line on two values that differ; lists may be thousands long, so it goes to the first item that differs."""
+    texts = repr(mine), repr(theirs)
+    if max(map(len, texts)) > _SHORT and isinstance(mine, list) and isinstance(theirs, list):
+        if len(mine) != len(theirs):
+            return f"{name}: {len(mine)} items != {len(theirs)} items"
+        index = next(i for i, (a, b) in enumerate(zip(mine, theirs, strict=True)) if a != b)
+        return _unlike(f"{name}[{index}]", mine[index], theirs[index])
+    return f"{name}: " + " != ".join(t if len(t) <= _SHORT else f"{t[:_SHORT]}... ({len(t)} characters)" for t in texts)
+
+
+def _check_choice(name: str, value: object, choices: Any) -> None:
+    allowed = get_args(choices)
+    if value not in allowed:
+        raise InvalidValueError(f"{name} must be one of {', '.join(map(repr, allowed))}; got {value!r}")

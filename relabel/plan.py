@@ -74,7 +74,9 @@ def even_batches(count: int, batch_size: int) -> list[int]:
     >>> even_batches(10, 4)
     [4, 3, 3]
     """
-    if batch_size < 1:
-        raise InvalidValueError(f"batch_size must be at least 1; got {batch_size}")
+    if batch_size < 1 or count < 0:
+        raise InvalidValueError(
+            f"batch_size must be at least 1 and count at least 0; got batch_size {batch_size} and count {count}"
+        )
     batches = -(-count // batch_size)
     return [count // batches + (i < count % batches) for i in range(batches)]

@@ -20,7 +20,22 @@ from relabel.geometry import CellWeights
 Space = Literal["logit", "probability"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
+class WholeMaps:
+    """What is pooled: B score maps without holes, as numbers times `unit` nats.
+
+    `planes` is (B, K, H, W) and `rest` (B, H, W), of any dtype, so that codes travel as codes until they are pooled;
+    `offsets` is (B, M + 1) floating, in nats: of the M profile classes to `rest`, then of each remaining class.
+    """
+
+    planes: Tensor
+    rest: Tensor
+    offsets: Tensor
+    num_classes: int
+    unit: float = 1.0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class SparseLabels:
     """Soft labels without the dense target: the stored classes, and one probability for each of all the others.
 
@@ -49,59 +64,71 @@ class SparseLabels:
 
 
 def pool_maps(maps: Tensor, weights: CellWeights) -> Tensor:
-    """RoIAlign of maps (B, P, H, W) with one box each: (B, P, h, w)."""
+    """RoIAlign of maps (B, P, H, W), of any dtype, with one box each: (B, P, h, w) of the weights' dtype."""
+    rows, cols = weights.rows, weights.cols
     batch, planes, height, width = maps.shape
-    if weights.rows.shape[1] == weights.cols.shape[1] == 1:
-        # One bin: the outer product of both axes' weights is smaller than a half-pooled map.
-        cells = weights.rows.reshape(batch, height, 1) * weights.cols.reshape(batch, 1, width)
-        return torch.bmm(maps.flatten(2), cells.reshape(batch, -1, 1)).unsqueeze(3)
-    half = torch.bmm(maps.reshape(batch, planes * height, width), weights.cols.transpose(1, 2))
-    half = half.reshape(batch, planes, height, -1)
-    return torch.matmul(weights.rows.unsqueeze(1), half)
+    # A trainer's autocast (8 bits) or TF32 (10 bits) would round the scores; float64 knows no TF32.
+    dtype = torch.float64 if maps.is_cuda else rows.dtype
+    maps = maps.to(dtype)
+    with torch.autocast(maps.device.type, enabled=False):
+        if rows.shape[1] == cols.shape[1] == 1:
+            # One bin: the outer product of both axes' weights is smaller than a half-pooled map.
+            cells = rows.to(dtype).reshape(batch, height, 1) * cols.to(dtype).reshape(batch, 1, width)
+            pooled = torch.bmm(maps.reshape(batch, planes, height * width), cells.flatten(1).unsqueeze(2)).unsqueeze(3)
+        else:
+            half = torch.bmm(maps.reshape(batch, planes * height, width), cols.to(dtype).transpose(1, 2))
+            half = half.reshape(batch, planes, height, cols.shape[1])
+            pooled = torch.matmul(rows.to(dtype).unsqueeze(1), half)
+    return pooled.to(rows.dtype)
 
 
-def soft_labels(
-    scores: Tensor, offsets: Tensor, others: int, weights: CellWeights, *, space: Space
-) -> tuple[Tensor, Tensor]:
+def soft_labels(maps: WholeMaps, weights: CellWeights, *, space: Space) -> tuple[Tensor, Tensor]:
     """The labels of one box an image: (B, K + M, h, w) of the stored classes, (B, h, w) of each other class.
 
     Args:
-        scores: (B, K + 1, H, W) log-probability planes, the last one the mean log-probability of all other classes.
-        offsets: (B, M + 1) offsets to that last plane, of the M profile classes, then of each remaining class.
-        others: how many classes remain, C - K - M.
-        weights: from `geometry.roi_weights`.
+        maps: of B images.
+        weights: from `geometry.roi_weights`, on the device of the maps.
         space: what is pooled.
     """
     if space not in _SPACES:
         raise InvalidValueError(f"space must be one of {', '.join(map(repr, _SPACES))}; got {space!r}")
-    return _SPACES[space](scores, offsets, others, weights)
+    others = maps.num_classes - maps.planes.shape[1] - maps.offsets.shape[1] + 1
+    # The remaining classes share one offset, so they enter each sum once, with their number as a factor.
+    counted = maps.offsets.clone()
+    counted[:, -1] += math.log(others) if others else -math.inf
+    stored, tail = _SPACES[space](maps, counted, weights)
+    # Without any class but the planes', every `counted` is -inf and there is no mass to share.
+    share = counted.softmax(dim=1) if counted.shape[1] > 1 or others else torch.zeros_like(counted)
+    shared = tail * share[:, :, None, None]
+    return torch.cat([stored, shared[:, :-1]], dim=1), shared[:, -1] / max(others, 1)
 
 
-def _pool_logits(scores: Tensor, offsets: Tensor, others: int, weights: CellWeights) -> tuple[Tensor, Tensor]:
-    pooled = pool_maps(scores, weights)
-    planes, rest = pooled[:, :-1], pooled[:, -1:]
-    # The remaining classes share one score, so they enter the softmax once, with their number as a factor.
-    multiplicity = torch.zeros(offsets.shape[1], dtype=offsets.dtype)
-    multiplicity[-1] = math.log(others) if others else -math.inf
-    tail = rest + (offsets + multiplicity.to(offsets.device))[:, :, None, None]
-    probabilities = torch.softmax(torch.cat([planes, tail], dim=1), dim=1)
-    return probabilities[:, :-1], probabilities[:, -1] / max(others, 1)
+def _pool_logits(maps: WholeMaps, counted: Tensor, weights: CellWeights) -> tuple[Tensor, Tensor]:
+    """(B, K, h, w) of the planes and (B, 1, h, w) of all other classes together."""
+    # Pooling is linear, so that codes need their unit only afterwards, when they are few.
+    planes = pool_maps(maps.planes, weights) * maps.unit
+    rest = pool_maps(maps.rest.unsqueeze(1), weights) * maps.unit
+    # All other classes have one pooled score, `rest`, and fixed offsets: their mass is one more entry of the softmax.
+    rest += counted.logsumexp(dim=1)[:, None, None, None]
+    labels = torch.cat([planes, rest], dim=1).softmax(dim=1)
+    return labels[:, :-1], labels[:, -1:]
 
 
-def _pool_probabilities(scores: Tensor, offsets: Tensor, others: int, weights: CellWeights) -> tuple[Tensor, Tensor]:
-    # The planes' probabilities are known at every cell, so the left-over mass is known too, without the rest plane.
-    stored = scores[:, :-1].exp()
-    mass = stored.sum(1, keepdim=True)
-    in_tail = others + offsets.shape[1] - 1
-    pooled = pool_maps(stored / (mass.clamp(min=1) if in_tail else mass), weights)
-    multiplicity = torch.zeros(offsets.shape[1], dtype=offsets.dtype)
-    multiplicity[-1] = math.log(others) if others else -math.inf
-    share = (offsets + multiplicity.to(offsets.device)).softmax(dim=1) if in_tail else torch.zeros_like(offsets)
-    tail = (1 - pooled.sum(1, keepdim=True)).clamp(min=0) * share[:, :, None, None]
-    return torch.cat([pooled, tail[:, :-1]], dim=1), tail[:, -1] / max(others, 1)
+def _pool_probabilities(maps: WholeMaps, counted: Tensor, weights: CellWeights) -> tuple[Tensor, Tensor]:
+    """(B, K, h, w) of the planes and (B, 1, h, w) of all other classes together."""
+    dtype = weights.rows.dtype
+    planes = (maps.planes.to(dtype) * maps.unit).exp()
+    mass = planes.sum(dim=1, keepdim=True)
+    in_tail = maps.num_classes - planes.shape[1]
+    # The others hold what the planes leave, and by Jensen's inequality no less than their mean log says; the second
+    # counts where coding has rounded the planes' mass up to 1, and where scores are raw logits.
+    least = in_tail * (maps.rest.unsqueeze(1).to(dtype) * maps.unit).exp()
+    left = torch.maximum(1 - mass, least) if in_tail else torch.zeros_like(mass)
+    pooled = pool_maps(torch.cat([planes, left], dim=1) / (mass + left), weights)
+    return pooled[:, :-1], pooled[:, -1:]
 
 
-_SPACES: dict[str, Callable[[Tensor, Tensor, int, CellWeights], tuple[Tensor, Tensor]]] = {
+_SPACES: dict[str, Callable[[WholeMaps, Tensor, CellWeights], tuple[Tensor, Tensor]]] = {
     "logit": _pool_logits,
     "probability": _pool_probabilities,
 }

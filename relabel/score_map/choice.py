@@ -24,7 +24,10 @@ def image_planes(logits: Tensor, planes: int, profile: int) -> tuple[Tensor, Ten
     if num_classes == planes:
         # No class is left; any finite score will do, and a difference of two equal sums would be rounding noise.
         return classes, top, top.amin(1), torch.zeros_like(top[:, :1, 0, 0])
-    rest = (logits.sum(1) - num_classes * normaliser - top.sum(1)) / (num_classes - planes)
+    # Of all less the planes' sum, float32 would leave nothing where few classes are left; this reads logits once, too.
+    others = logits.new_ones(len(logits), num_classes).scatter_(1, classes[:, :planes], 0)
+    summed = torch.matmul(others.unsqueeze(1), logits.flatten(2)).reshape(normaliser.shape)
+    rest = summed / (num_classes - planes) - normaliser
     means = logits.mean((2, 3)) - normaliser.mean((1, 2))[:, None]
     return classes, top, rest, _tail_offsets(means, rest, classes, planes)
 
@@ -34,7 +37,7 @@ def cell_planes(classes: Tensor, scores: Tensor, num_classes: int) -> tuple[Tens
     batch, _, height, width = scores.shape
     listed = classes.flatten(1).long()
     present = torch.zeros(batch, num_classes, dtype=torch.int64, device=scores.device).scatter_(1, listed, 1)
-    count = int(present.sum(1).max())
+    count = int(present.sum(1).max()) if batch else scores.shape[1]
     # Images with fewer classes are filled up with classes whose planes are all holes.
     ids = present.sort(dim=1, descending=True, stable=True).indices[:, :count]
     slots = torch.arange(count, device=scores.device).expand(batch, -1)
@@ -45,14 +48,17 @@ def cell_planes(classes: Tensor, scores: Tensor, num_classes: int) -> tuple[Tens
 
 def _weightiest(logits: Tensor, normaliser: Tensor, count: int) -> Tensor:
     """(B, count) classes by their mean probability in the labels of 14 boxes, heaviest first."""
-    boxes = _region_weights(logits.shape[2], logits.shape[3]).to(logits)
+    boxes = _region_weights(logits.shape[2], logits.shape[3], logits.dtype, logits.device)
     pooled = torch.matmul(logits.flatten(2), boxes) - torch.matmul(normaliser.flatten(1), boxes).unsqueeze(1)
     return pooled.softmax(dim=1).mean(dim=2).topk(count, dim=1).indices
 
 
 @functools.lru_cache(maxsize=64)
-def _region_weights(height: int, width: int) -> Tensor:
-    """(H * W, 14): the cells' weights in the whole map, its 4 quarters and its 9 ninths."""
+def _region_weights(height: int, width: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """(H * W, 14): the cells' weights in the whole map, its 4 quarters and its 9 ninths.
+
+    Kept per device: to copy them there would wait for all work that the device has.
+    """
     grid = Grid(height, width)
     parts = [
         (column / n, row / n, (column + 1) / n, (row + 1) / n)
@@ -62,7 +68,8 @@ def _region_weights(height: int, width: int) -> Tensor:
     ]
     boxes = cell_boxes(torch.tensor(parts), torch.tensor([0.0, 0.0, 1.0, 1.0]), grid)
     weights = roi_weights(boxes, grid, (1, 1), clamp_uncovered=False)
-    return (weights.rows[:, 0, :, None] * weights.cols[:, 0, None, :]).flatten(1).T.contiguous()
+    cells = (weights.rows[:, 0, :, None] * weights.cols[:, 0, None, :]).flatten(1)
+    return cells.T.contiguous().to(device, dtype)
 
 
 def _tail_offsets(means: Tensor, rest: Tensor, classes: Tensor, kept: int) -> Tensor:

@@ -16,6 +16,11 @@ def is_code(tensor: Tensor) -> bool:
     return tensor.dtype == torch.uint8
 
 
+def unit_of(scores: Tensor) -> float:
+    """What a score of this dtype is multiplied by to be nats."""
+    return -STEP if is_code(scores) else 1.0
+
+
 def encode_scores(scores: Tensor) -> Tensor:
     """Log-probabilities to uint8 codes, clamped to [-31.75, 0] nats; NaN becomes `NOT_STORED`."""
     codes = (scores * (-1 / STEP)).round().clamp(0, NOT_STORED - 1)

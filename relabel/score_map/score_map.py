@@ -16,11 +16,12 @@ from torch import Tensor
 from relabel.errors import InvalidValueError
 from relabel.geometry import CellWeights, Grid, at_least_one_cell, cell_boxes, checked_boxes, roi_weights
 from relabel.pooling import Space, SparseLabels, soft_labels
+from relabel.score_map.checks import check, check_classes, check_log_probabilities
 from relabel.score_map.choice import cell_planes, image_planes
 from relabel.score_map.coding import decode_offsets, decode_scores, encode_offsets, encode_scores, is_code
+from relabel.score_map.filling import Fill, whole_maps
 
 Uncovered = Literal["raise", "nearest"]
-Fill = Literal["rest", "zero"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -31,16 +32,19 @@ class ScoreMap:
     ``-code / 8`` nats (255 = not stored) and ``offset / 8`` nats; so a store keeps them and so they travel.
 
     Attributes:
-        classes: (B, K + M) integers, the K plane classes by weight, then the M profile classes.
+        classes: (B, K + M) integers, distinct in an image: the K plane classes by weight, then the M profile classes.
         planes: (B, K, H, W), the log-probability of each plane class at every cell.
         rest: (B, H, W), at each cell the mean log-probability of all classes without a plane.
-        profile: (B, M + 1), offsets to `rest`: of the M profile classes, then of each remaining class; None is M = 0.
+        profile: (B, M + 1), offsets to `rest`: of the M profile classes, then of each remaining class; None is M = 0,
+            and nothing but `rest` known of the classes without a plane.
         num_classes: C.
-        footprint: (B, 4) xyxy, the part of the image that each map covers; None is the whole image.
+        footprint: (B, 4) xyxy, the part of the image that each map covers; None is the whole image. It stays on the
+            CPU, where boxes are turned into weights without waiting for a device.
         holes: whether a plane may miss cells, as maps made from per-cell top-k files do.
 
     Raises:
-        InvalidValueError: shapes or dtypes disagree, or a class lies outside [0, C) (looked at on the CPU only).
+        InvalidValueError: shapes or dtypes disagree; or, looked at on the CPU only, a class lies outside [0, C) or
+            stands twice, a score is missing where no hole may be, or is infinite, or a footprint misses the image.
     """
 
     classes: Tensor
@@ -52,48 +56,7 @@ class ScoreMap:
     holes: bool = field(default=False, kw_only=True)
 
     def __post_init__(self) -> None:
-        if self.planes.ndim != 4 or self.classes.ndim != 2:
-            raise InvalidValueError(
-                "a score map needs planes (B, K, H, W) and classes (B, K + M); "
-                f"got planes {tuple(self.planes.shape)} and classes {tuple(self.classes.shape)}"
-            )
-        batch, count, height, width = self.planes.shape
-        profiled = self.classes.shape[1] - count
-        expected = {
-            "classes": (self.classes, (batch, count + profiled)),
-            "rest": (self.rest, (batch, height, width)),
-            "profile": (self.profile, (batch, profiled + 1)),
-            "footprint": (self.footprint, (batch, 4)),
-        }
-        for name, (tensor, shape) in expected.items():
-            if tensor is not None and tuple(tensor.shape) != shape:
-                raise InvalidValueError(
-                    f"{name} must be {shape} beside planes {tuple(self.planes.shape)} and classes "
-                    f"{tuple(self.classes.shape)}; got {tuple(tensor.shape)}"
-                )
-        if self.profile is None and profiled:
-            raise InvalidValueError(
-                f"{profiled} profile classes need a profile of (B, {profiled + 1}) offsets; got none"
-            )
-        if count < 1 or profiled < 0 or count + profiled > self.num_classes:
-            raise InvalidValueError(
-                f"K + M must lie between 1 and num_classes = {self.num_classes}; got K = {count}, M = {profiled}"
-            )
-        self._check_values()
-
-    def _check_values(self) -> None:
-        if self.planes.dtype != self.rest.dtype or not (is_code(self.planes) or self.planes.is_floating_point()):
-            raise InvalidValueError(
-                "planes and rest must both be floating or both uint8 codes; "
-                f"got {self.planes.dtype} and {self.rest.dtype}"
-            )
-        if self.classes.is_floating_point():
-            raise InvalidValueError(f"class ids are integers, never floats; got {self.classes.dtype}")
-        # Looking at values on a device would wait for it; `verify` looks at every stored one.
-        if self.classes.device.type == "cpu" and self.classes.numel():
-            low, high = (int(v) for v in self.classes.to(torch.int64).aminmax())
-            if low < 0 or high >= self.num_classes:
-                raise InvalidValueError(f"class ids must lie in [0, {self.num_classes}); got {low} .. {high}")
+        check(self)
 
     def __len__(self) -> int:
         return self.planes.shape[0]
@@ -124,6 +87,18 @@ class ScoreMap:
             planes: K, at least 1.
             profile: M; K + M is cut to C where there are fewer classes.
             footprint: (B, 4) or None, see `ScoreMap`.
+
+        Raises:
+            InvalidValueError: a wrong shape or number; on the CPU, logits that are not finite.
+
+        One cell of three classes, of which one is kept; the others share what it leaves:
+
+        >>> logits = torch.tensor([0.7, 0.2, 0.1]).log().reshape(1, 3, 1, 1)
+        >>> maps = ScoreMap.from_logits(logits, planes=1, profile=0)
+        >>> maps
+        ScoreMap(1 images, 1 planes + 0 profile classes of 3, grid 1x1, torch.float32, cpu)
+        >>> maps.pool(torch.tensor([[0.0, 0.0, 1.0, 1.0]]))
+        tensor([[0.7000, 0.1500, 0.1500]])
         """
         if logits.ndim != 4 or not logits.is_floating_point():
             raise InvalidValueError(
@@ -132,8 +107,10 @@ class ScoreMap:
         num_classes = logits.shape[1]
         if planes < 1 or profile < 0:
             raise InvalidValueError(f"planes must be at least 1 and profile at least 0; got {planes} and {profile}")
-        scores = logits if logits.dtype == torch.float64 else logits.float()
-        kept = image_planes(scores, min(planes, num_classes), profile)
+        scores = (logits if logits.dtype == torch.float64 else logits.float()).detach()
+        # A teacher's autocast would choose classes by scores of 8 bits.
+        with torch.autocast(logits.device.type, enabled=False):
+            kept = image_planes(scores, min(planes, num_classes), profile)
         return cls(*kept, num_classes=num_classes, footprint=footprint)
 
     @classmethod
@@ -147,19 +124,34 @@ class ScoreMap:
             logits: (B, k, H, W) floating: raw logits as published, or log-probabilities.
             num_classes: C.
             rest: (B, H, W), the score of a class that a cell does not list; None is 0, as published.
+
+        Returns:
+            Maps with as many planes as the image with most classes needs, by id; where an image has fewer, planes
+            that no cell lists.
+
+        Raises:
+            InvalidValueError: wrong shapes; on the CPU, a class outside [0, C) or listed twice at a cell.
         """
-        if classes.shape != logits.shape or logits.ndim != 4:
+        if classes.shape != logits.shape or logits.ndim != 4 or not logits.is_floating_point():
             raise InvalidValueError(
-                f"classes and logits must both be (B, k, H, W); got {tuple(classes.shape)} and {tuple(logits.shape)}"
+                "classes and floating logits must both be (B, k, H, W); "
+                f"got {tuple(classes.shape)} of {classes.dtype} and {tuple(logits.shape)} of {logits.dtype}"
             )
+        if classes.device.type == "cpu" and classes.numel():
+            check_classes(classes.movedim(1, 3).flatten(0, 2), num_classes)
         ids, planes = cell_planes(classes, logits, num_classes)
         fill = torch.zeros_like(logits[:, 0]) if rest is None else rest.to(logits.dtype)
         return cls(ids, planes, fill, num_classes=num_classes, holes=True)
 
     def coded(self) -> ScoreMap:
-        """The same maps as codes (uint8 and int8), clamped to [-31.75, 0] and [-16, 15.875] nats."""
+        """The same maps as codes (uint8 and int8), clamped to [-31.75, 0] and [-16, 15.875] nats.
+
+        Raises:
+            InvalidValueError: on the CPU, scores above 0, as raw logits have: they are not log-probabilities.
+        """
         if is_code(self.planes):
             return self
+        check_log_probabilities(self.planes)
         return replace(
             self,
             planes=encode_scores(self.planes),
@@ -180,12 +172,12 @@ class ScoreMap:
 
     def to_dense(self) -> Tensor:
         """(B, C, H, W): every class's score at every cell, for comparison; large."""
-        scores, offsets = self._scores_and_offsets("rest")
-        rest = scores[:, -1:]
-        dense = (rest + offsets[:, -1:, None, None]).expand(-1, self.num_classes, -1, -1).clone()
-        stored = torch.cat([scores[:, :-1], rest + offsets[:, :-1, None, None]], dim=1)
-        index = self.classes.long()[:, :, None, None].expand_as(stored)
-        return dense.scatter_(1, index, stored)
+        maps = whole_maps(self)
+        planes, rest = (tensor.to(self._dtype) * maps.unit for tensor in (maps.planes, maps.rest.unsqueeze(1)))
+        tail = rest + maps.offsets[:, :, None, None]
+        dense = tail[:, -1:].expand(-1, self.num_classes, -1, -1).clone()
+        stored = torch.cat([planes, tail[:, :-1]], dim=1)
+        return dense.scatter_(1, self.classes.long()[:, :, None, None].expand_as(stored), stored)
 
     @overload
     def pool(
@@ -227,13 +219,13 @@ class ScoreMap:
         """The soft label of one crop of each image: RoIAlign over the map, then softmax.
 
         Args:
-            boxes_xyxy: (B, 4) floating, fractions of the whole image.
+            boxes_xyxy: (B, 4) floating, fractions of the whole image; on the CPU, or a device is waited for.
             size: None for image labels, (h, w) for the labels of h x w tokens.
             flip: (B,) bool, whether the crop was mirrored afterwards; mirrors the columns of token labels.
             sparse: return `SparseLabels`, without the dense target.
             space: "logit" pools log-probabilities, "probability" pools probabilities.
-            fill: what a class is worth where the map does not store it: "rest", or "zero", the published codes'
-                logit 0 and boxes of at least one cell, for maps with holes and raw logits only.
+            fill: what a class is worth where a map with holes does not store it: "rest", or "zero", the published
+                codes' logit 0, with their boxes of at least one cell, for raw logits.
             uncovered: what to do with a bin wholly outside the footprint: "raise", or take the "nearest" cells.
 
         Returns:
@@ -242,14 +234,26 @@ class ScoreMap:
         Raises:
             InvalidValueError: an empty box, a wrong shape or option.
             LabelError: a bin outside the footprint, with `uncovered` "raise".
+
+        Two cells, left and right, that are sure of different classes; the crop is the left half of the image:
+
+        >>> logits = torch.tensor([[5.0, 0.0], [0.0, 5.0]]).reshape(1, 2, 1, 2)
+        >>> maps = ScoreMap.from_logits(logits)
+        >>> maps.pool(torch.tensor([[0.0, 0.0, 0.5, 1.0]]))
+        tensor([[0.9933, 0.0067]])
         """
-        weights = self._weights(boxes_xyxy, size or (1, 1), fill, uncovered)
+        if fill not in ("rest", "zero") or (fill == "zero" and (not self.holes or is_code(self.planes))):
+            raise InvalidValueError(
+                "fill must be 'rest', or 'zero' for maps with holes and raw logits (ScoreMap.from_cell_topk); "
+                f"got {fill!r} for {self!r}"
+            )
+        weights = self._weights(boxes_xyxy, size or (1, 1), uncovered, one_cell=fill == "zero")
         if flip is not None:
+            if tuple(flip.shape) != (len(self),):
+                raise InvalidValueError(f"flip must be ({len(self)},), one a box; got {tuple(flip.shape)}")
             mirrored = flip.to(weights.cols.device, torch.bool)[:, None, None]
             weights = replace(weights, cols=torch.where(mirrored, weights.cols.flip(1), weights.cols))
-        scores, offsets = self._scores_and_offsets(fill)
-        others = self.num_classes - self.classes.shape[1]
-        stored, other = soft_labels(scores, offsets, others, weights, space=space)
+        stored, other = soft_labels(whole_maps(self, fill), weights, space=space)
         covered = weights.covered
         if size is None:
             stored, other, covered = stored[:, :, 0, 0], other[:, 0, 0], covered[:, 0, 0]
@@ -258,66 +262,56 @@ class ScoreMap:
 
     def covered(self, boxes_xyxy: Tensor, size: tuple[int, int] | None = None) -> Tensor:
         """(B,) or (B, h, w): the fraction of each crop, or of each of its bins, that the map covers."""
-        covered = self._weights(boxes_xyxy, size or (1, 1), "rest", "nearest").covered
+        covered = self._weights(boxes_xyxy, size or (1, 1), "nearest").covered
         return covered[:, 0, 0] if size is None else covered
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> ScoreMap:
-        """The same maps on another device."""
-        return self._each(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+        """The same maps on another device; the footprint stays where it is."""
+        return self._each(lambda tensor: tensor.to(device, non_blocking=non_blocking), self.footprint)
 
     def pin_memory(self) -> ScoreMap:
         """The same maps in page-locked memory, for copies to a GPU that do not block."""
-        return self._each(lambda tensor: tensor.pin_memory())
+        return self._each(lambda tensor: tensor.pin_memory(), self.footprint)
 
     def __getitem__(self, index: slice | Tensor) -> ScoreMap:
-        """The maps of some of the images."""
-        return self._each(lambda tensor: tensor[index])
+        """The maps of some of the images, in the order of `index`: a slice, ids (n,) or a mask (B,)."""
+        footprint = self.footprint
+        if footprint is not None:
+            footprint = footprint[index.to(footprint.device) if isinstance(index, Tensor) else index]
+        return self._each(lambda tensor: tensor[index], footprint)
 
-    def _each(self, change: Callable[[Tensor], Tensor]) -> ScoreMap:
+    def _each(self, change: Callable[[Tensor], Tensor], footprint: Tensor | None) -> ScoreMap:
         return replace(
             self,
             classes=change(self.classes),
             planes=change(self.planes),
             rest=change(self.rest),
             profile=None if self.profile is None else change(self.profile),
-            footprint=None if self.footprint is None else change(self.footprint),
+            footprint=footprint,
         )
 
-    def _weights(self, boxes_xyxy: Tensor, size_hw: tuple[int, int], fill: Fill, uncovered: Uncovered) -> CellWeights:
-        if fill not in ("rest", "zero") or uncovered not in ("raise", "nearest"):
-            raise InvalidValueError(
-                f"fill must be 'rest' or 'zero' and uncovered 'raise' or 'nearest'; got {fill!r} and {uncovered!r}"
-            )
-        if len(boxes_xyxy) != len(self):
-            raise InvalidValueError(f"{len(self)} maps need as many boxes; got {len(boxes_xyxy)}")
+    def _weights(
+        self, boxes_xyxy: Tensor, size_hw: tuple[int, int], uncovered: Uncovered, *, one_cell: bool = False
+    ) -> CellWeights:
+        if uncovered not in ("raise", "nearest"):
+            raise InvalidValueError(f"uncovered must be 'raise' or 'nearest'; got {uncovered!r}")
         boxes = checked_boxes(boxes_xyxy)
+        if len(boxes) != len(self):
+            raise InvalidValueError(f"{len(self)} maps need as many boxes; got {len(boxes)}")
         whole = torch.tensor([[0.0, 0.0, 1.0, 1.0]])
         footprint = whole if self.footprint is None else self.footprint
         in_cells = cell_boxes(boxes, footprint.to(boxes), self.grid)
-        if fill == "zero":
+        if one_cell:
             in_cells = at_least_one_cell(in_cells)
         weights = roi_weights(in_cells, self.grid, size_hw, clamp_uncovered=uncovered == "nearest")
         device, dtype = self.planes.device, self._dtype
-        return CellWeights(
-            *(w.to(device, dtype, non_blocking=True) for w in (weights.rows, weights.cols, weights.covered))
-        )
+        # A copy to the CPU that does not block could be read before it has arrived.
+        there = [
+            w.to(device, dtype, non_blocking=device.type != "cpu")
+            for w in (weights.rows, weights.cols, weights.covered)
+        ]
+        return CellWeights(*there)
 
     @property
     def _dtype(self) -> torch.dtype:
         return torch.float64 if self.planes.dtype == torch.float64 else torch.float32
-
-    def _scores_and_offsets(self, fill: Fill) -> tuple[Tensor, Tensor]:
-        """(B, K + 1, H, W) log-probabilities without holes, rest last, and (B, M + 1) offsets."""
-        scores = torch.cat([self.planes, self.rest.unsqueeze(1)], dim=1)
-        scores = decode_scores(scores, holes=self.holes) if is_code(scores) else scores.to(self._dtype)
-        offsets = scores.new_zeros(len(self), 1)
-        if self.profile is not None:
-            offsets = decode_offsets(self.profile, scores.dtype)
-        if fill == "zero":
-            # A raw logit of 0, the published meaning of a class that a cell does not list.
-            scores = scores.nan_to_num(0.0)
-            scores[:, -1] = 0
-        elif self.holes:
-            rest = scores[:, -1:]
-            scores = torch.where(scores.isnan(), rest + offsets[:, -1:, None, None], scores)
-        return scores, offsets

@@ -1,0 +1,32 @@
+"""What a map with holes is worth where it stores nothing."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+import torch
+
+from relabel.pooling import WholeMaps
+from relabel.score_map.coding import decode_offsets, is_code, unit_of
+
+if TYPE_CHECKING:
+    from relabel.score_map.score_map import ScoreMap
+
+Fill = Literal["rest", "zero"]
+
+
+def whole_maps(maps: ScoreMap, fill: Fill = "rest") -> WholeMaps:
+    """The maps without holes: codes stay codes where nothing is missing, all else becomes float32 or float64."""
+    dtype = torch.float64 if maps.planes.dtype == torch.float64 else torch.float32
+    offsets = maps.planes.new_zeros(len(maps), 1, dtype=dtype)
+    if maps.profile is not None:
+        offsets = decode_offsets(maps.profile, dtype)
+    if not maps.holes:
+        return WholeMaps(maps.planes, maps.rest, offsets, maps.num_classes, unit_of(maps.planes))
+    decoded = maps.decoded() if is_code(maps.planes) else maps
+    planes, rest = decoded.planes.to(dtype), decoded.rest.to(dtype)
+    if fill == "zero":
+        # A raw logit of 0, the published meaning of a class that a cell does not list.
+        return WholeMaps(planes.nan_to_num(0.0), torch.zeros_like(rest), torch.zeros_like(offsets), maps.num_classes)
+    missing = (rest + offsets[:, -1:, None]).unsqueeze(1)
+    return WholeMaps(torch.where(planes.isnan(), missing, planes), rest, offsets, maps.num_classes)
