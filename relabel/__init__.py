@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from relabel.loader import CropLabel, CropLabels, LabeledCrops, LabeledSample, LabelMaps, collate, open
     from relabel.pooling import SparseLabels
     from relabel.score_map import ScoreMap
+    from relabel.tracking import TrackedTransform
 
 __version__ = "0.1.0"
 
@@ -25,6 +26,7 @@ __all__ = [
     "RelabelError",
     "ScoreMap",
     "SparseLabels",
+    "TrackedTransform",
     "__version__",
     "collate",
     "open",
@@ -37,6 +39,7 @@ _ROOMS = {
     ),
     "ScoreMap": "score_map",
     "SparseLabels": "pooling",
+    "TrackedTransform": "tracking",
 }
 
 

@@ -63,8 +63,9 @@ class TrackedTransform:
             raise InvalidValueError(
                 f"cannot follow the crop box through {', '.join(dict.fromkeys(refused))}. Known are the crops, flips, "
                 "resizes and colour steps of torchvision (v1, v2) and timm. If a step moves no pixels, or its effect "
-                "on the label may be ignored, name the step or its class in `untracked`; else crop by yourself and "
-                "give relabel.Box.from_crop(top, left, height, width, image_size) to ScoreMap.pool"
+                "on the label may be ignored, give TrackedTransform(transform, untracked=(the step or its class,)); "
+                "else crop by yourself, and give relabel.Box.from_crop(top, left, height, width, image_size) to "
+                "ScoreMap.pool"
             )
         self._untracked = tuple(untracked)
 
@@ -79,6 +80,11 @@ class TrackedTransform:
             if mirrored:
                 view = View(view.box, not view.flip)
         return image, view
+
+
+def tracked(transform: Callable[[Any], Any] | None) -> TrackedTransform:
+    """The transform as a `TrackedTransform`, which it may be already."""
+    return transform if isinstance(transform, TrackedTransform) else TrackedTransform(transform)
 
 
 _Moved = tuple[Any, Box | None, bool]

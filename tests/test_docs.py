@@ -22,8 +22,14 @@ from relabel.cli import main
 _ROOT = Path(__file__).parents[1]
 _README = _ROOT / "README.md"
 # Raise it when you add examples, lower it only when you remove one on purpose.
-_DOCTEST_EXAMPLES = 6
-_EXAMPLES_IN = ("relabel.geometry", "relabel.plan")
+_DOCTEST_EXAMPLES = 21
+_EXAMPLES_IN = (
+    "relabel.geometry",
+    "relabel.manifest",
+    "relabel.plan",
+    "relabel.score_map.score_map",
+    "relabel.tracking",
+)
 _PAGES = ("README.md", "CONTRIBUTING.md", "docs/*.md", "pipelines/README.md")
 _SHELLS = {"bash", "console", "sh", "shell"}
 # Words that may stand before `relabel` in a command; `pip install relabel` is not one of ours.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 from relabel.errors import InvalidValueError, LabelError
 from relabel.geometry import Box
 from relabel.loader.maps import LabelMaps
-from relabel.tracking import TrackedTransform
+from relabel.tracking import tracked
 
 _SHOWN = 8
 
@@ -61,10 +61,10 @@ class LabeledCrops(Dataset[tuple[Any, CropLabel]]):
     Args:
         dataset: images on the disk, as torchvision's ``ImageFolder`` keeps them.
         maps: the store.
-        transform: from a loaded image to what the trainer takes; None keeps the image.
+        transform: from a loaded image to what the trainer takes; None keeps the image. A `TrackedTransform` may say
+            which steps are not to be followed.
         key: from a sample's path to its key; None is the path below the dataset's root, with forward slashes.
         unlabeled: what to do with samples that the store has no label for: "raise", or "drop" them.
-        untracked: steps of the transform, or their classes, whose effect on the label is ignored.
 
     Raises:
         LabelError: samples without a label, with `unlabeled` "raise"; some are listed.
@@ -79,7 +79,6 @@ class LabeledCrops(Dataset[tuple[Any, CropLabel]]):
         *,
         key: Callable[[str], str] | None = None,
         unlabeled: Literal["raise", "drop"] = "raise",
-        untracked: Collection[object] = (),
     ) -> None:
         missing = [name for name in ("root", "samples", "loader") if not hasattr(dataset, name)]
         if missing:
@@ -91,7 +90,7 @@ class LabeledCrops(Dataset[tuple[Any, CropLabel]]):
             raise InvalidValueError(f"unlabeled must be 'raise' or 'drop'; got {unlabeled!r}")
         self.maps = maps
         self._load = dataset.loader
-        self._transform = TrackedTransform(transform, untracked)
+        self._transform = tracked(transform)
         keys = [(key or _KeyBelow(dataset.root))(path) for path, _ in dataset.samples]
         rows = maps.rows(keys) if unlabeled == "raise" else maps.find(keys)
         labelled = (rows >= 0) & maps.has_label(rows.clamp(min=0))
@@ -120,7 +119,6 @@ class LabeledSample:
         maps: the store.
         transform: as for `LabeledCrops`.
         image_suffixes: the names under which a sample may hold its image.
-        untracked: as for `LabeledCrops`.
     """
 
     def __init__(
@@ -129,11 +127,10 @@ class LabeledSample:
         transform: Callable[[Any], Any] | None,
         *,
         image_suffixes: Sequence[str] = ("jpg", "jpeg", "png", "webp"),
-        untracked: Collection[object] = (),
     ) -> None:
         self.maps = maps
         self._suffixes = tuple(image_suffixes)
-        self._transform = TrackedTransform(transform, untracked)
+        self._transform = tracked(transform)
         # Read here, so that forked workers share the keys and spawned ones receive them.
         maps.find([])
 
