@@ -16,6 +16,11 @@ from torch import Tensor, nn
 from relabel.errors import TeacherError
 from relabel.geometry import Grid
 
+WAY_OUT = (
+    "Take a convolutional network, a plain vision transformer or another family, or give package.module:function "
+    "returning a model that answers (B, C, H, W)"
+)
+
 Layout = Literal["NCHW", "NHWC", "NLC"]
 
 _CLASS_ATTENTION = frozenset({"Cait", "Xcit", "VOLO"})
@@ -33,21 +38,22 @@ class FeatureLayout:
     def cells(self, features: Tensor) -> Tensor:
         """The locations' vectors (B, H, W, D)."""
         if self.layout == "NLC":
-            return features[:, self.prefix :].unflatten(1, self.grid.size_hw)
+            batch, _, depth = features.shape
+            return features[:, self.prefix :].reshape(batch, *self.grid.size_hw, depth)
         return features.permute(0, 2, 3, 1) if self.layout == "NCHW" else features
 
     def alone(self, cells: Tensor) -> Tensor:
         """Features (B * H * W, ...) of one location each, from vectors (B, H, W, D)."""
-        vectors = cells.flatten(0, 2)
-        if self.layout == "NLC":
-            return vectors.unsqueeze(1).expand(-1, self.prefix + 1, -1)
-        return vectors[:, :, None, None] if self.layout == "NCHW" else vectors[:, None, None, :]
+        return self._filled(cells.flatten(0, 2), Grid(1, 1))
 
     def everywhere(self, vectors: Tensor) -> Tensor:
         """Features of whole images that look like (B, D) everywhere, prefix tokens included."""
-        height, width = self.grid.size_hw
+        return self._filled(vectors, self.grid)
+
+    def _filled(self, vectors: Tensor, grid: Grid) -> Tensor:
+        height, width = grid.size_hw
         if self.layout == "NLC":
-            return vectors.unsqueeze(1).expand(-1, self.prefix + height * width, -1)
+            return vectors[:, None, :].expand(-1, self.prefix + height * width, -1)
         if self.layout == "NCHW":
             return vectors[:, :, None, None].expand(-1, -1, height, width)
         return vectors[:, None, None, :].expand(-1, height, width, -1)
@@ -60,6 +66,7 @@ class DenseClassifier(nn.Module):
         super().__init__()
         self.model = model
         self.layout = layout
+        self.train(model.training)
 
     def forward(self, images: Tensor) -> Tensor:
         """Dense logits of normalised images."""
@@ -69,7 +76,7 @@ class DenseClassifier(nn.Module):
         """Dense logits of a backbone's features."""
         cells = self.layout.cells(features)
         logits: Tensor = self.model.forward_head(self.layout.alone(cells))
-        return logits.unflatten(0, cells.shape[:3]).permute(0, 3, 1, 2)
+        return logits.reshape(*cells.shape[:3], -1).permute(0, 3, 1, 2)
 
 
 def find_layout(model: Any, name: str, images: Tensor) -> FeatureLayout:
@@ -79,13 +86,13 @@ def find_layout(model: Any, name: str, images: Tensor) -> FeatureLayout:
         TeacherError: the features are of no known layout.
     """
     if type(model).__name__ in _CLASS_ATTENTION:
-        raise TeacherError(_refusal(name, "only its class token passes through its last blocks, no location does"))
+        raise TeacherError(refusal(name, "only its class token passes through its last blocks, no location does"))
     with torch.inference_mode():
         features = model.forward_features(images)
         grid = _grid(model, images)
     if not isinstance(features, Tensor) or features.ndim not in (3, 4):
         kind = tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__
-        raise TeacherError(_refusal(name, f"its features are {kind}, not one map or one sequence of tokens"))
+        raise TeacherError(refusal(name, f"its features are {kind}, not one map or one sequence of tokens"))
     if features.ndim == 4:
         nhwc = getattr(model, "output_fmt", None) == "NHWC" or (
             features.shape[1] != model.num_features and features.shape[3] == model.num_features
@@ -95,21 +102,19 @@ def find_layout(model: Any, name: str, images: Tensor) -> FeatureLayout:
     prefix = int(getattr(model, "num_prefix_tokens", 0) or 0)
     if grid is None or features.shape[1] != prefix + grid.height * grid.width:
         raise TeacherError(
-            _refusal(name, f"its {features.shape[1]} tokens are not {prefix} prefix tokens and a grid of {grid}")
+            refusal(name, f"its {features.shape[1]} tokens are not {prefix} prefix tokens and a grid of {grid}")
         )
     return FeatureLayout("NLC", grid, prefix)
 
 
 def _grid(model: Any, images: Tensor) -> Grid | None:
-    """The size of the last intermediate map, where the model can tell."""
+    """The size of the last intermediate map, where the model can tell; timm gives these maps as NCHW."""
     if not hasattr(model, "forward_intermediates"):
         return None
     maps = model.forward_intermediates(images, indices=1, intermediates_only=True)
     return Grid(*maps[-1].shape[2:])
 
 
-def _refusal(name: str, why: str) -> str:
-    return (
-        f"{name} cannot be used as a teacher: {why}. Take a convolutional network, a plain vision transformer or "
-        "another family, or give package.module:function returning a model that answers (B, C, H, W)"
-    )
+def refusal(name: str, why: str) -> str:
+    """The words by which a model is refused as a teacher."""
+    return f"{name} cannot be used as a teacher: {why}. {WAY_OUT}"

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from relabel.errors import TeacherError
-from relabel.teacher.dense import DenseClassifier, find_layout
+from relabel.teacher.blame import blaming
+from relabel.teacher.dense import WAY_OUT, DenseClassifier, find_layout, refusal
+from relabel.teacher.orientation import localises
+
+_log = logging.getLogger(__name__)
 
 TOLERANCE = 1e-4
-"""Relative to the largest own logit, in float32."""
+"""Relative to the spread of the own logits over the classes, in float32."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,8 +28,8 @@ class Proof:
 
     `kind` is "linear" where the mean of the dense logits over the cells is the model's own answer, "constant-field"
     where every cell's answer is the model's own for features made equal everywhere, "given" where a model answers
-    (B, C, H, W) by itself. The errors are relative. `localises` says whether a change in a corner of the image moved
-    that corner's cell most.
+    (B, C, H, W) by itself. The errors are relative. `localises` says whether a change in each corner of the image shows
+    most in that corner's cell.
     """
 
     kind: Literal["linear", "constant-field", "given"]
@@ -37,70 +44,103 @@ def prove(dense: DenseClassifier, name: str, images: Tensor) -> Proof:
     Raises:
         TeacherError: the head cannot be proved, or its answers are not finite.
     """
-    layout = dense.layout
-    with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-        features = dense.model.forward_features(images)
-        own = dense.model(images)
-        logits = dense.head(features)
-        if not bool(own.isfinite().all() and logits.isfinite().all()):
-            raise TeacherError(f"{name} answers NaN or infinity: its weights are damaged, or were never trained")
-        if own.ndim != 2 or own.shape[1] != logits.shape[1]:
+    model, layout = dense.model, dense.layout
+    with torch.inference_mode(), exact_float32():
+        features = model.forward_features(images)
+        own = model(images)
+        if own.ndim != 2:
             raise TeacherError(f"{name} is not a classifier: it answers {tuple(own.shape)} for {len(images)} images")
-        linear = _relative(logits.mean((2, 3)), own)
+        composed = model.forward_head(features)
+        with blaming(f"the head of {name} does not take one location alone", WAY_OUT):
+            logits = dense.head(features)
+        _check_answers(name, own, logits)
+        if (error := _relative(composed, own)) > TOLERANCE:
+            why = f"its answer is not forward_head(forward_features(images)), but {error:.1e} away from it"
+            raise TeacherError(refusal(name, why))
+        linear = max(_relative(logits.mean((2, 3)), own), _linear_error(dense, features))
         constant = layout.everywhere(layout.cells(features).mean((1, 2)))
-        answers = dense.head(constant)
-        constant_error = _relative(answers, dense.model.forward_head(constant)[:, :, None, None])
-        localises = _localises(dense, name, images)
-    if constant_error > TOLERANCE:
+        constant_error = _relative(dense.head(constant), model.forward_head(constant)[:, :, None, None])
+        if constant_error > TOLERANCE:
+            why = f"with equal features everywhere its dense logits are {constant_error:.1e} away from the model's own"
+            raise TeacherError(refusal(name, f"{why} ({TOLERANCE:.0e} is allowed), so its head cannot be proved"))
+        is_localised = localises(*_on_wide_images(dense, name, images[:1]))
+    return Proof("linear" if linear <= TOLERANCE else "constant-field", linear, constant_error, is_localised)
+
+
+@contextmanager
+def exact_float32() -> Iterator[None]:
+    """Multiply and convolve float32 in float32, whatever torch is set to: TF32 alone is 1e-3 away."""
+    backends: Any = torch.backends
+    switches = [backends.cuda.matmul, backends.mkldnn.matmul, backends.cudnn.conv, backends.mkldnn.conv]
+    before = [switch.fp32_precision for switch in switches]
+    try:
+        old_switch = torch.get_float32_matmul_precision()
+    except RuntimeError:
+        # torch refuses to say it where only the newer switches were used; those are put back below.
+        old_switch = None
+    try:
+        # The old switch sets the newer ones of matmul too, and cuBLAS wants the two to agree.
+        torch.set_float32_matmul_precision("highest")
+        for switch in switches[2:]:
+            switch.fp32_precision = "ieee"
+        yield
+    finally:
+        if old_switch is not None:
+            torch.set_float32_matmul_precision(old_switch)
+        for switch, precision in zip(switches, before, strict=True):
+            switch.fp32_precision = precision
+
+
+def _check_answers(name: str, own: Tensor, logits: Tensor) -> None:
+    if not bool(own.isfinite().all() and logits.isfinite().all()):
+        raise TeacherError(f"{name} answers NaN or infinity: its weights are damaged, or were never trained")
+    if own.shape[1] != logits.shape[1]:
         raise TeacherError(
-            f"the head of {name} cannot be proved: with equal features everywhere its dense logits differ from the "
-            f"model's own by {constant_error:.1e} of their size (at most {TOLERANCE:.0e} is allowed). Take another "
-            "family, or give package.module:function returning a model that answers (B, C, H, W)"
+            refusal(name, f"it answers {own.shape[1]} classes for an image, and {logits.shape[1]} for one location")
         )
-    return Proof("linear" if linear <= TOLERANCE else "constant-field", linear, constant_error, localises)
+    moved = (logits - logits[:1, :, :1, :1]).abs().max()
+    if bool(moved <= torch.finfo(torch.float32).eps * logits.abs().max()):
+        raise TeacherError(
+            f"{name} answers the same to every location of every image: its weights are damaged, or were never trained"
+        )
+
+
+def _linear_error(dense: DenseClassifier, features: Tensor) -> float:
+    """How far the head is from linear on features that differ as much as they can from cell to cell.
+
+    A backbone's answers to noise are so alike that a norm after the pool hardly shows in their mean.
+    """
+    noise = torch.randn(features.shape, generator=torch.Generator().manual_seed(1)).to(features)
+    noise = noise * features.square().mean().sqrt()
+    return _relative(dense.head(noise).mean((2, 3)), dense.model.forward_head(noise))
 
 
 def _relative(found: Tensor, expected: Tensor) -> float:
-    return float((found - expected).abs().max() / expected.abs().max().clamp(min=1e-12))
+    """The largest difference over the spread of the expected logits (B, C, ...) over the classes.
+
+    Softmax sees the spread only: an offset common to all classes must not hide a difference. Where it is so large that
+    float32 itself loses the spread, a hundredth of it counts.
+    """
+    spread = (expected - expected.mean(1, keepdim=True)).abs().max()
+    scale = torch.maximum(spread, expected.abs().max() / 100).clamp(min=1e-12)
+    return float((found - expected).abs().max() / scale)
 
 
-def _localises(dense: DenseClassifier, name: str, images: Tensor) -> bool:
-    """Change two opposite corners, one after the other; a layout read transposed swaps them."""
-    wide = _on_wide_images(dense, name, images)
-    dense, images = wide or (dense, images)
-    before = dense(images)
-    height, width = before.shape[2:]
-    patch_h, patch_w = images.shape[2] // height, images.shape[3] // width
-    corners = {
-        (0, width - 1): (slice(0, patch_h), slice(-patch_w, None)),
-        (height - 1, 0): (slice(-patch_h, None), slice(0, patch_w)),
-    }
-    localises = True
-    for cell, (rows, columns) in corners.items():
-        changed = images.clone()
-        changed[:, :, rows, columns] = -changed[:, :, rows, columns] + 1
-        moved = (dense(changed) - before).square().sum((0, 1))
-        most = divmod(int(moved.argmax()), width)
-        if height > 1 and width > 1 and most == (height - 1 - cell[0], width - 1 - cell[1]):
-            raise TeacherError(
-                f"the map of {name} is transposed: a change in the image's corner at row {cell[0]}, column {cell[1]} "
-                f"moves the cell at row {most[0]}, column {most[1]} most. This model's feature layout is not "
-                "understood; take another"
-            )
-        localises &= most == cell
-    return localises
-
-
-def _on_wide_images(dense: DenseClassifier, name: str, images: Tensor) -> tuple[DenseClassifier, Tensor] | None:
+def _on_wide_images(dense: DenseClassifier, name: str, images: Tensor) -> tuple[DenseClassifier, str, Tensor]:
     """The same model on images half as wide again, where it takes them: there a transposed grid cannot hide."""
+    grid = dense.layout.grid
+    if grid.height != grid.width:
+        return dense, name, images
     wide = torch.cat([images, images[:, :, :, : images.shape[3] // 2]], dim=3)
     try:
         layout = find_layout(dense.model, name, wide)
-    except (RuntimeError, AssertionError, ValueError, IndexError, TeacherError):
-        return None
-    if layout.grid.height >= layout.grid.width and layout.grid.height > 1:
+    except Exception as error:
+        # Models of one size only. Their own square still shows a transposition, by its four corners.
+        _log.debug("%s takes no images of %s: %s", name, tuple(wide.shape), error)
+        return dense, name, images
+    if layout.grid.height != grid.height or layout.grid.width < grid.width:
         raise TeacherError(
             f"{name} answers a grid of {layout.grid} for a wide image of {images.shape[2]} x {wide.shape[3]} pixels: "
             "its feature layout is not understood; take another"
         )
-    return DenseClassifier(dense.model, layout), wide
+    return DenseClassifier(dense.model, layout), name, wide

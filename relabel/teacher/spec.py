@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from relabel.errors import InvalidValueError
 from relabel.manifest import Fit
@@ -17,13 +17,17 @@ class TeacherSpec:
     """A teacher by name, and how it runs.
 
     Attributes:
-        name: a timm model, or ``package.module:function`` returning a module or callable that maps normalised images
-            (B, 3, h, w) to logits (B, C, H, W).
+        name: a timm model, with or without the tag of its weights (``resnet18.a1_in1k``), a model of the Hugging Face
+            hub in timm's format (``hf-hub:owner/name``), or ``package.module:function`` returning a module or callable
+            that maps normalised images (B, 3, h, w) to logits (B, C, H, W). What that function returns may say
+            ``image_size_hw``, ``mean``, ``std`` and ``interpolation``, as `Preprocessing` has them; without, it is
+            given bilinear images of 224 x 224 pixels in [0, 1].
         checkpoint: a safetensors file or torch state dict; None takes timm's pretrained weights.
         random_weights: a seed for random weights, for benchmarks; excludes `checkpoint`.
         image_size_hw: the input's (height, width) in pixels; None is the model's own.
         fit: how an image is fitted to that size.
-        precision: of the forward pass.
+        precision: of the forward pass; the weights stay float32. On a GPU, "float32" convolves in TF32 unless torch's
+            settings forbid it.
         device: "auto" takes a GPU if there is one.
         compile: run the model through torch.compile.
         channels_last: run it in channels-last memory order.
@@ -42,3 +46,9 @@ class TeacherSpec:
     def __post_init__(self) -> None:
         if self.checkpoint is not None and self.random_weights is not None:
             raise InvalidValueError("give a checkpoint or a seed for random weights, not both")
+        if self.random_weights is not None and not 0 <= self.random_weights < 2**63:
+            raise InvalidValueError(f"the seed of random weights lies in [0, 2**63); got {self.random_weights}")
+        if self.image_size_hw is not None and (len(self.image_size_hw) != 2 or min(self.image_size_hw) < 1):
+            raise InvalidValueError(f"image_size_hw must be (height, width), both positive; got {self.image_size_hw}")
+        if self.precision not in get_args(Precision):
+            raise InvalidValueError(f"precision is one of {', '.join(get_args(Precision))}; got {self.precision!r}")

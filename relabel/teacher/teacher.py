@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -32,6 +32,14 @@ class Teacher:
     proof: Proof
     device: torch.device
     channels_last: bool = False
+    _scale: Tensor = field(init=False, repr=False, compare=False)
+    _shift: Tensor = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        # Made once: a small copy to a GPU in every call would wait for the batch before to finish.
+        mean, std = (torch.tensor(v, dtype=torch.float64) for v in (self.preprocessing.mean, self.preprocessing.std))
+        for name, value in (("_scale", 1 / (255 * std)), ("_shift", -mean / std)):
+            object.__setattr__(self, name, value.float()[:, None, None].to(self.device))
 
     def __call__(self, images: Tensor) -> Tensor:
         """Dense logits (B, C, H, W) float32 of images uint8 (B, 3, h, w), on the teacher's device.
@@ -46,17 +54,12 @@ class Teacher:
             )
         dtype = _DTYPES[self.record.precision]
         with torch.inference_mode():
-            pixels = normalised(images.to(self.device, non_blocking=True), self.preprocessing)
+            pixels = self.normalised(images.to(self.device, non_blocking=True))
             if self.channels_last:
                 pixels = pixels.contiguous(memory_format=torch.channels_last)
             with torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32):
                 return self.forward(pixels).float()
 
-
-def normalised(images: Tensor, preprocessing: Preprocessing) -> Tensor:
-    """uint8 (B, 3, h, w) to float32 with the teacher's mean and deviation taken off."""
-    scale = torch.tensor([1 / (255 * s) for s in preprocessing.std], device=images.device)
-    shift = torch.tensor(
-        [-m / s for m, s in zip(preprocessing.mean, preprocessing.std, strict=True)], device=images.device
-    )
-    return torch.addcmul(shift[:, None, None], images.float(), scale[:, None, None])
+    def normalised(self, images: Tensor) -> Tensor:
+        """uint8 (B, 3, h, w) to float32 (B, 3, h, w), the teacher's mean and deviation taken off."""
+        return torch.addcmul(self._shift, images.float(), self._scale)

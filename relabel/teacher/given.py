@@ -1,0 +1,83 @@
+"""A user's own teacher, ``package.module:function``: what it returns answers (B, C, H, W) by itself."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+import torch
+from torch import nn
+
+from relabel.errors import TeacherError
+from relabel.manifest import Preprocessing, TeacherRecord
+from relabel.teacher.blame import blaming
+from relabel.teacher.candidate import Candidate, answer_of
+from relabel.teacher.orientation import localises
+from relabel.teacher.proof import Proof
+from relabel.teacher.spec import TeacherSpec
+from relabel.teacher.weights import digest_of
+
+
+def given_candidate(spec: TeacherSpec, device: torch.device) -> Candidate:
+    """Call the user's function, and look at what it returns: its answer's shape, and that it is the right way round.
+
+    Raises:
+        TeacherError: it cannot be imported or called, raises, or returns what is no teacher.
+    """
+    if spec.checkpoint is not None or spec.random_weights is not None:
+        raise TeacherError(f"{spec.name} brings its own weights; leave --checkpoint and --random-weights out")
+    model = _called(spec.name)
+    digest = digest_of(model)
+    preprocessing = _preprocessing(spec, model)
+    height, width = preprocessing.image_size_hw
+    noise = torch.randn(2, 3, height, width, generator=torch.Generator().manual_seed(0)).to(device)
+    with blaming(f"{spec.name} fails on images {tuple(noise.shape)} on {device}", "Mend it, or give its --image-size"):
+        if isinstance(model, nn.Module):
+            model = model.to(device).eval().requires_grad_(False)
+        answer = answer_of(model, spec.name, noise)
+        proof = Proof("given", 0.0, 0.0, localises(model, spec.name, noise[:1]))
+    record = TeacherRecord(
+        name=spec.name, weights="given", weights_digest=digest, head=proof.kind, precision=spec.precision
+    )
+    return Candidate(forward=model, preprocessing=preprocessing, record=record, proof=proof, answer=answer)
+
+
+def _called(name: str) -> Any:
+    module_name, _, function_name = name.partition(":")
+    with blaming(
+        f"cannot import the teacher {name}", "Expected package.module:function, its folder being on PYTHONPATH"
+    ):
+        module = importlib.import_module(module_name)
+    function = getattr(module, function_name, None)
+    if not callable(function):
+        raise TeacherError(
+            f"{module_name} has no function {function_name!r} for the teacher {name}; expected package.module:function"
+        )
+    with blaming(f"{name}() fails", "It must return a module or callable, and takes no arguments"):
+        model = function()
+    if not callable(model):
+        raise TeacherError(
+            f"{name} returns a {type(model).__name__}; expected a module or callable from normalised images "
+            "(B, 3, h, w) to logits (B, C, H, W)"
+        )
+    return model
+
+
+def _preprocessing(spec: TeacherSpec, model: object) -> Preprocessing:
+    """What the model says of its images: ``image_size_hw``, ``mean``, ``std``, ``interpolation``, all optional."""
+    with blaming(
+        f"{spec.name} says of its images what cannot be used",
+        "Expected image_size_hw = (height, width), mean and std of three numbers, interpolation bilinear or bicubic",
+    ):
+        size_hw: Any = spec.image_size_hw or getattr(model, "image_size_hw", (224, 224))
+        height, width = size_hw
+        mean, std = (
+            tuple(float(v) for v in getattr(model, name, default))
+            for name, default in (("mean", (0.0,) * 3), ("std", (1.0,) * 3))
+        )
+        interpolation: Any = getattr(model, "interpolation", "bilinear")
+        if len(mean) != 3 or len(std) != 3 or interpolation not in ("bilinear", "bicubic"):
+            raise ValueError(f"mean {mean}, std {std}, interpolation {interpolation!r}")
+        return Preprocessing(
+            image_size_hw=(int(height), int(width)), mean=mean, std=std, interpolation=interpolation, fit=spec.fit
+        )

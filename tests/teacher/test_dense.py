@@ -1,0 +1,155 @@
+"""Dense logits: what the one-cell method answers, against each head worked out by hand and the model's own answers."""
+
+from __future__ import annotations
+
+import pytest
+import timm
+import torch
+from torch import nn
+
+from relabel.errors import TeacherError
+from relabel.teacher.dense import find_layout
+
+LINEAR = ["test_resnet", "test_efficientnet", "test_nfnet", "test_byobnet", "test_coatnet"]
+PREFIX = {"test_vit": 1, "test_vit2": 1, "test_vit3": 1, "test_vit_relpos": 0, "deit_tiny_distilled_patch16_224": 2}
+MAPS = ["test_convnext", "test_mambaout", "mobilenetv3_small_050"]
+EVERY = [*LINEAR, *MAPS, *PREFIX]
+
+
+def _linear(vectors, layer):
+    return vectors @ layer.weight.double().flatten(1).T + layer.bias.double()
+
+
+def _layer_norm(vectors, norm):
+    centred = vectors - vectors.mean(-1, keepdim=True)
+    return centred / (centred.square().mean(-1, keepdim=True) + norm.eps).sqrt() * norm.weight.double() + norm.bias
+
+
+def _attention_pool(vectors, pool):
+    # Every slot holds the same vector, so that whatever the attention weights are, the values' mean is that vector's.
+    values = _linear(vectors, pool.kv)[..., vectors.shape[-1] :]
+    pooled = _linear(values, pool.proj)
+    hidden = nn.functional.gelu(_linear(_layer_norm(pooled, pool.norm), pool.mlp.fc1))
+    return pooled + _linear(hidden, pool.mlp.fc2)
+
+
+BY_HAND = {
+    "test_resnet": lambda m, v: _linear(v, m.fc),
+    "test_efficientnet": lambda m, v: _linear(v, m.classifier),
+    "test_nfnet": lambda m, v: _linear(v, m.head.fc),
+    "test_convnext": lambda m, v: _linear(_layer_norm(v, m.head.norm), m.head.fc),
+    "test_mambaout": lambda m, v: _linear(
+        nn.functional.gelu(_linear(_layer_norm(v, m.head.norm), m.head.pre_logits.fc)), m.head.fc
+    ),
+    "mobilenetv3_small_050": lambda m, v: _linear(nn.functional.hardswish(_linear(v, m.conv_head)), m.classifier),
+    "test_vit": lambda m, v: _linear(v, m.head),
+    "test_vit2": lambda m, v: _linear(_layer_norm(v, m.fc_norm), m.head),
+    "test_vit3": lambda m, v: _linear(_attention_pool(v, m.attn_pool), m.head),
+    "deit_tiny_distilled_patch16_224": lambda m, v: (_linear(v, m.head) + _linear(v, m.head_dist)) / 2,
+}
+
+
+def _vectors(name, features, grid_hw):
+    """Each location's vector (B, H, W, D), float64."""
+    if name in PREFIX:
+        return features[:, PREFIX[name] :].unflatten(1, grid_hw).double()
+    return (features if name == "test_mambaout" else features.permute(0, 2, 3, 1)).double()
+
+
+def _off(found, expected):
+    return float((found - expected).abs().max() / (expected - expected.mean(1, keepdim=True)).abs().max())
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("name", BY_HAND)
+def test_each_cell_is_the_heads_own_sum_of_that_locations_vector(name, taught, photos):
+    teacher = taught(name)
+    images = photos(teacher)
+    model = teacher.forward.model
+    vectors = _vectors(name, model.forward_features(teacher.normalised(images)), teacher.grid.size_hw)
+    assert _off(teacher(images), BY_HAND[name](model, vectors).permute(0, 3, 1, 2)) < 1e-5
+
+
+@torch.inference_mode()
+def test_a_convolutional_teacher_is_the_1x1_convolution_of_its_classifier(taught, photos):
+    teacher = taught("test_resnet", (96, 160))
+    images = photos(teacher)
+    model = teacher.forward.model
+    features = model.forward_features(teacher.normalised(images))
+    expected = nn.functional.conv2d(features, model.fc.weight[:, :, None, None], model.fc.bias)
+    torch.testing.assert_close(teacher(images), expected, rtol=0, atol=1e-5)
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize(
+    ("name", "size_hw"),
+    [*((name, None) for name in LINEAR), ("test_resnet", (96, 160)), ("test_efficientnet", (160, 96))],
+)
+def test_the_mean_over_the_cells_is_a_linear_models_own_answer(name, size_hw, taught, photos):
+    teacher = taught(name, size_hw)
+    images = photos(teacher)
+    assert _off(teacher(images).mean((2, 3)), teacher.forward.model(teacher.normalised(images))) < 1e-4
+    assert teacher.proof.kind == teacher.record.head == "linear"
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("name", EVERY)
+def test_features_equal_everywhere_give_the_models_own_answer_at_every_cell(name, taught):
+    teacher = taught(name)
+    dense, height, width = teacher.forward, *teacher.grid.size_hw
+    vectors = torch.randn(3, dense.model.num_features)
+    if name in PREFIX:
+        constant = vectors[:, None].repeat(1, PREFIX[name] + height * width, 1)
+    elif name == "test_mambaout":
+        constant = vectors[:, None, None].repeat(1, height, width, 1)
+    else:
+        constant = vectors[:, :, None, None].repeat(1, 1, height, width)
+    own = dense.model.forward_head(constant)
+    assert _off(dense.head(constant), own[:, :, None, None]) < 1e-4
+
+
+@pytest.mark.parametrize("name", [*MAPS, *PREFIX])
+def test_a_head_that_is_not_linear_is_not_called_so(name, taught):
+    assert taught(name).proof.kind == "constant-field"
+
+
+@pytest.mark.parametrize(
+    ("name", "size_hw", "grid_hw"),
+    [
+        ("test_resnet", None, (5, 5)),
+        ("test_resnet", (64, 160), (2, 5)),
+        ("test_resnet", (160, 64), (5, 2)),
+        ("test_resnet", (32, 32), (1, 1)),
+        ("test_convnext", (160, 96), (5, 3)),
+        ("test_mambaout", (96, 160), (3, 5)),
+        ("test_vit", (96, 160), (6, 10)),
+        ("test_vit2", (160, 96), (10, 6)),
+        ("test_vit3", (208, 144), (13, 9)),
+    ],
+)
+def test_square_wide_and_tall_images_give_the_grid_of_their_shape(name, size_hw, grid_hw, taught, photos):
+    teacher = taught(name, size_hw)
+    assert teacher.grid.size_hw == grid_hw
+    assert teacher(photos(teacher)).shape == (2, 1000, *grid_hw)
+    assert teacher.proof.localises
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("name", ["test_resnet", "test_mambaout", "test_vit"])
+def test_a_change_of_the_image_shows_where_it_was(name, taught, photos):
+    teacher = taught(name, (96, 160))
+    images = photos(teacher, 1)
+    height, width = teacher.grid.size_hw
+    stride = 96 // height
+    changed = images.clone()
+    changed[:, :, :stride, -stride:] = 255 - changed[:, :, :stride, -stride:]
+    moved = (teacher(changed) - teacher(images)).square().sum((0, 1))
+    assert divmod(int(moved.argmax()), width) == (0, width - 1)
+
+
+@pytest.mark.parametrize("name", ["cait_xxs24_224", "xcit_nano_12_p8_224", "pit_ti_224", "crossvit_9_240"])
+def test_a_family_whose_features_are_not_understood_is_refused_by_name_with_a_way_out(name):
+    model = timm.create_model(name).eval()
+    size_hw = model.pretrained_cfg["input_size"][1:]
+    with pytest.raises(TeacherError, match=rf"{name} cannot be used as a teacher: .* package.module:function"):
+        find_layout(model, name, torch.randn(1, 3, *size_hw))

@@ -1,0 +1,158 @@
+"""A user's own teacher: what it may be, and what becomes of its mistakes."""
+
+from __future__ import annotations
+
+import sys
+import types
+
+import pytest
+import torch
+from torch import nn
+
+from relabel.errors import TeacherError
+from relabel.teacher import TeacherSpec, load_teacher
+
+STRIDE = 16
+
+
+class Pooling(nn.Module):
+    """Three classes, one a colour, and dropout that would show outside eval mode."""
+
+    def __init__(self):
+        super().__init__()
+        self.drop = nn.Dropout(0.5)
+        self.scale = nn.Parameter(torch.tensor(3.0))
+
+    def forward(self, images):
+        return self.scale * self.drop(nn.functional.avg_pool2d(images, STRIDE))
+
+
+@pytest.fixture
+def load(monkeypatch):
+    """Load what `make` returns, as ``a_package:make``."""
+
+    def loaded(make, name="a_package:make", **spec):
+        module = types.ModuleType("a_package")
+        module.make, module.number = make, 3
+        monkeypatch.setitem(sys.modules, "a_package", module)
+        return load_teacher(TeacherSpec(name=name, device="cpu", **spec))
+
+    return loaded
+
+
+def _said(**attributes):
+    def make():
+        model = Pooling()
+        for name, value in attributes.items():
+            setattr(model, name, value)
+        return model
+
+    return make
+
+
+def test_a_module_answers_in_eval_mode_without_gradients_and_is_known_by_its_weights(load):
+    teacher = load(Pooling, image_size_hw=(64, 96))
+    assert (teacher.num_classes, teacher.grid.size_hw, teacher.proof.kind) == (3, (4, 6), "given")
+    assert (teacher.record.weights, teacher.record.head) == ("given", "given")
+    images = torch.randint(0, 256, (2, 3, 64, 96), dtype=torch.uint8)
+    logits = teacher(images)
+    assert not logits.requires_grad
+    torch.testing.assert_close(logits, 3 * nn.functional.avg_pool2d(images / 255, STRIDE))
+    assert load(Pooling).record.weights_digest == teacher.record.weights_digest
+
+    def other():
+        model = Pooling()
+        nn.init.constant_(model.scale, 4.0)
+        return model
+
+    assert load(other).record.weights_digest != teacher.record.weights_digest
+
+
+def test_a_plain_callable_answers_too(load):
+    teacher = load(lambda: lambda images: nn.functional.avg_pool2d(images, STRIDE))
+    assert (teacher.num_classes, teacher.grid.size_hw) == (3, (14, 14))
+    assert teacher.preprocessing.image_size_hw == (224, 224)
+
+
+def test_its_preprocessing_is_what_the_model_says_of_it(load):
+    said = _said(image_size_hw=[32, 64], mean=torch.tensor([0.5, 0.4, 0.3]), std=[0.2] * 3, interpolation="bicubic")
+    made = load(said, fit="center").preprocessing
+    assert (made.image_size_hw, made.interpolation, made.fit) == ((32, 64), "bicubic", "center")
+    assert made.mean == pytest.approx((0.5, 0.4, 0.3))
+    assert all(type(value) is float for value in (*made.mean, *made.std))
+    assert load(said, image_size_hw=(48, 48)).preprocessing.image_size_hw == (48, 48)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"mean": (0.5,)},
+        {"std": (0.2, 0.2, 0.2, 0.2)},
+        {"std": (0.2, 0.0, 0.2)},
+        {"mean": "grey"},
+        {"image_size_hw": 224},
+        {"image_size_hw": (0, 224)},
+        {"interpolation": "nearest"},
+    ],
+)
+def test_preprocessing_without_meaning_is_refused(said, load):
+    with pytest.raises((TeacherError, ValueError), match=r"says of its images|must be|std above 0"):
+        load(_said(**said))
+
+
+def _raise(error):
+    raise error
+
+
+@pytest.mark.parametrize(
+    ("make", "why"),
+    [
+        (lambda: _raise(AttributeError("no such layer")), r"a_package:make\(\) fails: AttributeError: no such layer"),
+        (lambda: _raise(ZeroDivisionError("division by zero")), r"a_package:make\(\) fails: ZeroDivisionError"),
+        (lambda needed: Pooling(), r"a_package:make\(\) fails: TypeError: .*needed.*takes no arguments"),
+        (lambda: 3, "returns a int; expected a module or callable"),
+        (lambda: lambda images: _raise(KeyError("fc")), r"fails on images \(2, 3, 224, 224\) on cpu: KeyError: 'fc'"),
+        (lambda: nn.Conv2d(1, 5, 3), "fails on images .*: RuntimeError: .*1 channels"),
+        (lambda: lambda images: [images], "answers a list; expected a tensor"),
+        (lambda: lambda images: images.mean((2, 3)), r"answers \(2, 3\) of torch.float32 for 2 images; expected"),
+        (lambda: lambda images: images[:1], r"answers \(1, 3, 224, 224\) .* for 2 images; expected .*\(2, C, H, W\)"),
+        (lambda: lambda images: images[0], r"answers \(3, 224, 224\)"),
+        (lambda: lambda images: images.to(torch.uint8), "answers .* of torch.uint8"),
+        (lambda: lambda images: images[:, :1], "answers 1 classes; a soft label needs two or more"),
+        (lambda: lambda images: images[:, :, :0], "at least one cell"),
+        (lambda: lambda images: images * float("nan"), "answers NaN or infinity"),
+        (lambda: lambda images: images.transpose(2, 3), "map of a_package:make is transposed, flipped"),
+    ],
+)
+def test_its_mistakes_are_errors_that_say_what_was_expected(make, why, load):
+    with pytest.raises((TeacherError, ValueError), match=why):
+        load(make)
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("no_such_package.teachers:make", "No module named 'no_such_package'.*PYTHONPATH"),
+        ("a_package:absent", "a_package has no function 'absent'"),
+        ("a_package:number", "a_package has no function 'number'"),
+        ("a_package:", "a_package has no function ''"),
+        (":make", "cannot import the teacher :make: ValueError"),
+        ("local-dir:weights/resnet", "cannot import the teacher local-dir:weights/resnet"),
+    ],
+)
+def test_a_name_that_leads_nowhere_is_refused(name, why, load):
+    with pytest.raises(TeacherError, match=why):
+        load(Pooling, name)
+
+
+def test_an_error_while_its_module_is_imported_is_reported_with_its_reason(load, tmp_path, monkeypatch):
+    (tmp_path / "breaks_on_import.py").write_text("raise LookupError('no licence file')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(TeacherError, match=r"cannot import the teacher .*: LookupError: no licence file"):
+        load(Pooling, "breaks_on_import:make")
+
+
+@pytest.mark.parametrize("weights", [{"checkpoint": "a.pt"}, {"random_weights": 0}])
+def test_it_brings_its_own_weights(weights, load):
+    with pytest.raises(TeacherError, match="a_package:make brings its own weights"):
+        load(Pooling, **weights)

@@ -1,0 +1,141 @@
+"""Teachers out of timm: names, pretrained weights that cannot be had, models that are no teachers, input sizes."""
+
+from __future__ import annotations
+
+import pytest
+import timm
+import torch
+
+from relabel.errors import TeacherError
+from relabel.teacher import TeacherSpec, load_teacher
+
+_create = timm.create_model
+
+
+def _load(name, **spec):
+    return load_teacher(TeacherSpec(name=name, device="cpu", **({"random_weights": 0} | spec)))
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("resnet-18", r"no model 'resnet-18'\. Did you mean .*resnet18"),
+        ("ConvNext_Tiny2", r"no model 'ConvNext_Tiny2'\. Did you mean .*convnext_tiny"),
+        ("qqqqqqqq", r"no model 'qqqqqqqq'\. A teacher is a timm model name, .* or package.module:function"),
+        ("", r"no model ''\. A teacher is"),
+        ("my_package.make", r"no model 'my_package.make'.* or package.module:function"),
+        ("resnet18.a1_in1", r"no weights 'a1_in1' of resnet18\. Did you mean resnet18.a1_in1k"),
+    ],
+)
+def test_an_unknown_name_is_refused_with_names_like_it(name, said):
+    with pytest.raises(TeacherError, match=f"timm has {said}"):
+        _load(name)
+
+
+def test_the_tag_of_pretrained_weights_brings_their_preprocessing():
+    bicubic, bilinear, halves = (
+        _load(name) for name in ("mobilenetv3_small_050.lamb_in1k", "test_resnet.r160_in1k", "test_vit.r160_in1k")
+    )
+    assert (bicubic.record.name, bicubic.preprocessing.image_size_hw) == ("mobilenetv3_small_050.lamb_in1k", (224, 224))
+    assert (bicubic.preprocessing.interpolation, bilinear.preprocessing.interpolation) == ("bicubic", "bilinear")
+    assert (bicubic.preprocessing.mean, halves.preprocessing.mean) == ((0.485, 0.456, 0.406), (0.5, 0.5, 0.5))
+
+
+@pytest.mark.parametrize(
+    ("raised", "reason"),
+    [
+        (OSError("We couldn't connect to the hub\nsecond line"), "OSError: We couldn't connect to the hub"),
+        (type("ConnectError", (Exception,), {})("[Errno -2] Name or service not known"), "ConnectError: .*not known"),
+        (
+            RuntimeError("No pretrained weights exist for resnet18."),
+            "RuntimeError: No pretrained weights exist for resnet18",
+        ),
+        (AssertionError(), "AssertionError"),
+    ],
+)
+@pytest.mark.parametrize("name", ["resnet18", "hf-hub:owner/name"])
+def test_pretrained_weights_that_cannot_be_had_are_an_error_that_names_the_way_out(name, raised, reason, monkeypatch):
+    def create(name, pretrained):
+        assert pretrained
+        raise raised
+
+    monkeypatch.setattr(timm, "create_model", create)
+    with pytest.raises(
+        TeacherError, match=rf"weights of {name} cannot be had: {reason}\. .*--checkpoint FILE"
+    ) as error:
+        load_teacher(TeacherSpec(name=name, device="cpu"))
+    assert "second line" not in str(error.value)
+
+
+def test_pretrained_weights_are_timms_and_named_so(monkeypatch):
+    asked = []
+
+    def create(name, pretrained):
+        asked.append((name, pretrained))
+        return _create("test_resnet")
+
+    monkeypatch.setattr(timm, "create_model", create)
+    teacher = load_teacher(TeacherSpec(name="hf-hub:owner/name", device="cpu"))
+    assert asked == [("hf-hub:owner/name", True)]
+    assert (teacher.record.name, teacher.record.weights) == ("hf-hub:owner/name", "pretrained")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        ({"num_classes": 0}, "has no classifier"),
+        ({"num_classes": 1}, "answers 1 classes; a soft label needs two"),
+        ({"in_chans": 1, "pretrained_cfg_overlay": {"input_size": (1, 160, 160)}}, "takes images of 1 channels"),
+    ],
+)
+def test_a_model_that_is_no_teacher_of_photographs_is_refused(arguments, why, monkeypatch):
+    monkeypatch.setattr(timm, "create_model", lambda name, **kwargs: _create(name, **{**kwargs, **arguments}))
+    with pytest.raises(TeacherError, match=f"test_resnet {why}"):
+        _load("test_resnet")
+
+
+@pytest.mark.parametrize(
+    ("name", "size_hw", "why"),
+    [
+        ("test_vit", (100, 100), "100 x 100 pixels: AssertionError: .*divisible by patch size"),
+        ("convit_tiny", (256, 256), "256 x 256 pixels: AssertionError: .*Its own size is 224 x 224"),
+    ],
+)
+def test_a_size_that_a_model_does_not_take_is_refused_with_its_own(name, size_hw, why):
+    with pytest.raises(TeacherError, match=f"{name} does not take images of {why}"):
+        _load(name, image_size_hw=size_hw)
+
+
+def test_a_head_that_cannot_be_proved_is_refused_at_load(monkeypatch):
+    class Louder(timm.models.ResNet):
+        def forward(self, images):
+            return 2 * super().forward(images)
+
+    def create(name, **kwargs):
+        model = _create(name, **kwargs)
+        model.__class__ = Louder
+        return model
+
+    monkeypatch.setattr(timm, "create_model", create)
+    with pytest.raises(TeacherError, match="test_resnet cannot be used as a teacher: its answer is not forward_head"):
+        _load("test_resnet")
+
+
+def test_a_model_that_does_not_localise_is_loaded_with_a_warning(caplog):
+    assert not _load("levit_128s").proof.localises
+    assert "levit_128s: its score maps may say little of where things are" in caplog.text
+
+
+@pytest.mark.parametrize("device", ["cuda:99", "meta", "gpu"])
+def test_a_device_that_is_not_there_is_refused(device):
+    with pytest.raises(TeacherError, match=f"no device '{device}' here: .*Use --device cpu or cuda"):
+        load_teacher(TeacherSpec(name="test_resnet", random_weights=0, device=device))
+
+
+def test_a_loaded_teacher_neither_trains_nor_keeps_gradients(taught, photos):
+    teacher = taught("test_efficientnet")
+    assert not any(module.training for module in teacher.forward.modules())
+    assert not any(parameter.requires_grad for parameter in teacher.forward.parameters())
+    logits = teacher(photos(teacher))
+    assert logits.is_inference()
+    assert torch.equal(logits, teacher(photos(teacher)))
