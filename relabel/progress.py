@@ -2,36 +2,43 @@
 
 from __future__ import annotations
 
+import math
 import sys
+import threading
+import time
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from tqdm import tqdm
+
+_LOG_SECONDS = 30.0
 
 
 class Progress:
     """A bar with rate and ETA on stderr; silent where `shown` is False. A context manager.
 
-    Where stderr is not a terminal the bar is printed at most every 30 seconds, so that a log stays readable.
+    Where stderr is not a terminal it is a line every 30 seconds and one at the end, so that a log stays readable.
+    `advance` may be called from many threads.
     """
 
     def __init__(self, what: str, total: int | None, *, unit: str, shown: bool = True) -> None:
-        terminal = sys.stderr.isatty()
-        self._bar = tqdm(
-            total=total,
-            desc=what,
-            unit=f" {unit}",
-            disable=not shown,
-            mininterval=0.2 if terminal else 30.0,
-            file=sys.stderr,
-            dynamic_ncols=terminal,
-        )
+        self._lock = threading.Lock()
+        self._bar: tqdm[Any] | _Lines | None = None
+        if shown and sys.stderr.isatty():
+            self._bar = tqdm(
+                total=total, desc=what, unit=f" {unit}", mininterval=0.2, file=sys.stderr, dynamic_ncols=True
+            )
+        elif shown:
+            self._bar = _Lines(what, total, f" {unit}")
 
     def advance(self, count: int, note: str = "") -> None:
         """Count `count` more; `note` stands behind the bar."""
-        if note:
-            self._bar.set_postfix_str(note, refresh=False)
-        self._bar.update(count)
+        if self._bar is None:
+            return
+        with self._lock:
+            if note:
+                self._bar.set_postfix_str(note, refresh=False)
+            self._bar.update(count)
 
     def __enter__(self) -> Self:
         return self
@@ -39,4 +46,40 @@ class Progress:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._bar.close()
+        if self._bar is not None:
+            self._bar.close()
+
+
+class _Lines:
+    """The part of tqdm that is used here, for a log: no bar, no carriage returns."""
+
+    def __init__(self, what: str, total: int | None, unit: str) -> None:
+        # tqdm's way to say that the total is not known.
+        self._what, self._total, self._unit = what, math.inf if total is None else total, unit
+        self._count = 0
+        self._note = ""
+        self._started = self._printed = time.monotonic()
+
+    def set_postfix_str(self, note: str, *, refresh: bool) -> None:
+        self._note = note
+
+    def update(self, count: int) -> None:
+        self._count += count
+        if time.monotonic() - self._printed >= _LOG_SECONDS:
+            self._print()
+
+    def close(self) -> None:
+        self._print()
+
+    def _print(self) -> None:
+        self._printed = time.monotonic()
+        line = tqdm.format_meter(
+            self._count,
+            self._total,
+            self._printed - self._started,
+            ncols=0,
+            prefix=self._what,
+            unit=self._unit,
+            postfix=self._note,
+        )
+        print(line, file=sys.stderr, flush=True)

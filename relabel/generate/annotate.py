@@ -15,17 +15,21 @@ from relabel.score_map import ScoreMap
 from relabel.store import RowBatch
 from relabel.teacher import Teacher
 
+_LARGEST = 1e30
+"""Logits beyond this are as bad as infinite ones: their sums over classes and cells would be."""
+_LEAST_HALF = torch.finfo(torch.float16).min
+
 
 @dataclass(frozen=True, slots=True)
 class PendingScores:
     """Score maps on their way from the device."""
 
     tensors: dict[str, Tensor]
-    id_dtype: type[np.uint16] | type[np.uint32]
+    id_dtype: str
     arrived: torch.cuda.Event | None
 
     def wait(self) -> tuple[RowBatch, NDArray[np.bool_]]:
-        """The coded maps, and which images (n,) had finite scores only."""
+        """The coded maps, and which images (n,) had finite scores only; the maps of the others mean nothing."""
         if self.arrived is not None:
             self.arrived.synchronize()
         arrays = {name: tensor.numpy() for name, tensor in self.tensors.items()}
@@ -36,11 +40,10 @@ class PendingScores:
 
 
 class Annotator:
-    """A teacher and the coding of its score maps."""
+    """A teacher and the coding of its score maps; `id_dtype` is that of the store's array of classes."""
 
-    def __init__(self, teacher: Teacher, record: ScoreRecord) -> None:
-        self._teacher, self._record = teacher, record
-        self._id_dtype = np.uint16 if record.num_classes < 2**16 else np.uint32
+    def __init__(self, teacher: Teacher, record: ScoreRecord, id_dtype: str) -> None:
+        self._teacher, self._record, self._id_dtype = teacher, record, id_dtype
 
     def annotate(self, pixels: Tensor) -> PendingScores:
         """Start the score maps of pixels uint8 (n, 3, h, w); the device works on after this returns.
@@ -51,8 +54,7 @@ class Annotator:
         device = self._teacher.device
         try:
             with torch.inference_mode():
-                logits = self._teacher(pixels.to(device, non_blocking=True))
-                tensors = self._coded(logits)
+                tensors = self._coded(self._teacher(pixels.to(device, non_blocking=True)))
         except torch.cuda.OutOfMemoryError as error:
             raise TeacherError(
                 f"a batch of {len(pixels)} images does not fit into the memory of {device}: {error}. "
@@ -60,23 +62,24 @@ class Annotator:
             ) from error
         if device.type != "cuda":
             return PendingScores(tensors, self._id_dtype, None)
+        # To the CPU without blocking means into page-locked memory; its stream is that of the teacher's device, which
+        # need not be the current one.
         copies = {name: tensor.to("cpu", non_blocking=True) for name, tensor in tensors.items()}
-        arrived = torch.cuda.Event()
-        arrived.record()
-        return PendingScores(copies, self._id_dtype, arrived)
+        return PendingScores(copies, self._id_dtype, torch.cuda.current_stream(device).record_event())
 
     def _coded(self, logits: Tensor) -> dict[str, Tensor]:
-        finite = logits.isfinite().flatten(1).all(1)
-        # A row of zeros keeps its neighbours in the batch exact; it is recorded as failed, not stored.
+        # Two small reductions rather than a mask as large as the logits; NaN is neither above nor below anything.
+        finite = (logits.amax((1, 2, 3)) <= _LARGEST) & (logits.amin((1, 2, 3)) >= -_LARGEST)
+        # A map of zeros in its place keeps its neighbours in the batch exact; it is recorded as failed, not stored.
         logits = torch.where(finite[:, None, None, None], logits, 0)
         maps = ScoreMap.from_logits(logits, self._record.planes, self._record.profile)
         coded = maps.coded()
-        scores = coded if self._record.dtype == "uint8" else maps
-        stacked = torch.cat([scores.planes, scores.rest.unsqueeze(1)], dim=1)
-        profile = coded.profile if coded.profile is not None else torch.zeros(len(coded), 1, dtype=torch.int8)
-        return {
-            "classes": coded.classes,
-            "scores": stacked if self._record.dtype == "uint8" else stacked.half(),
-            "profile": profile,
-            "finite": finite,
-        }
+        kept = coded if self._record.dtype == "uint8" else maps
+        scores = torch.cat([kept.planes, kept.rest.unsqueeze(1)], dim=1)
+        if self._record.dtype == "float16":
+            # Beyond its range a half is infinite, and an infinite score is none.
+            scores = scores.clamp(min=_LEAST_HALF).half()
+        profile = coded.profile
+        if profile is None:
+            profile = torch.zeros(len(coded), 1, dtype=torch.int8, device=logits.device)
+        return {"classes": coded.classes, "scores": scores, "profile": profile, "finite": finite}

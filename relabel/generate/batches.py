@@ -20,7 +20,7 @@ from torch import Tensor
 from relabel.errors import ImageError, SourceError
 from relabel.geometry import Footprint
 from relabel.images import EncodedImage, ImageSource, decode_and_fit, image_hash
-from relabel.manifest import Preprocessing
+from relabel.manifest import Preprocessing, fingerprint
 from relabel.plan import ShardTask, even_batches
 
 
@@ -37,7 +37,10 @@ class RowInfo:
 
 @dataclass(frozen=True, slots=True)
 class DecodedBatch:
-    """Images `first` .. of a task: pixels uint8 (n, 3, h, w), zeros where an image could not be decoded."""
+    """Images `first` .. of a task: pixels uint8 (n, 3, h, w), zeros where an image could not be decoded.
+
+    `is_last` says that the task ends here, and that its images were those that were listed.
+    """
 
     task: ShardTask
     first: int
@@ -48,7 +51,7 @@ class DecodedBatch:
 
 @dataclass(frozen=True, slots=True)
 class ShardFailure:
-    """A task whose source could not be read to its end."""
+    """A task whose source could not be read to its end, or held other images than were listed."""
 
     task: ShardTask
     error: SourceError
@@ -67,12 +70,14 @@ class _Pending:
 class BatchPlan:
     """How batches are cut and how far ahead they are read.
 
-    `exact` says that a task's count is the number of its images, not an upper bound; then its batches are evened out.
+    `fingerprints` holds the digest of each shard's listed keys. Without a listing it is empty; then a task's count is
+    an upper bound, and its batches are not evened out. At most `ahead` + 2 batches of pixels are held at a time,
+    besides those that were handed out.
     """
 
     preprocessing: Preprocessing
     batch_size: int
-    exact: bool
+    fingerprints: tuple[str, ...]
     threads: int
     pinned: bool
     ahead: int = 4
@@ -85,7 +90,7 @@ class DecodedBatches:
         self._source, self._tasks, self._plan = source, tasks, plan
         self._queue: queue.Queue[_Pending | ShardFailure | BaseException | None] = queue.Queue(plan.ahead)
         self._stopped = threading.Event()
-        self._pool = ThreadPoolExecutor(plan.threads, "decode", initializer=_one_thread_each)
+        self._pool = _single_threaded_pool(plan.threads)
         self._feeder = threading.Thread(target=self._feed, name="read-images", daemon=True)
         self._feeder.start()
 
@@ -137,26 +142,32 @@ class DecodedBatches:
         raise _StoppedError
 
     def _pending(self, task: ShardTask) -> Iterator[_Pending]:
-        images = self._source.read(task.source, task.first, task.count)
+        images = self._images(task)
         plan = self._plan
-        sizes = iter(even_batches(task.count, plan.batch_size)) if plan.exact else itertools.repeat(plan.batch_size)
+        sizes = iter(even_batches(task.count, plan.batch_size)) if plan.fingerprints else iter(())
         first = 0
-        chunk = list(itertools.islice(images, next(sizes)))
+        chunk = list(itertools.islice(images, next(sizes, plan.batch_size)))
         while chunk:
-            following = list(itertools.islice(images, next(sizes, 1)))
-            found = first + len(chunk)
-            if not following and plan.exact and found != task.count:
-                raise _changed(task, found)
+            # Read before its predecessor is handed out, so that a last batch is known as such.
+            following = list(itertools.islice(images, next(sizes, plan.batch_size)))
             yield self._submit(task, first, chunk, is_last=not following)
-            first, chunk = found, following
-        if not first:
-            raise _changed(task, 0)
+            first, chunk = first + len(chunk), following
+
+    def _images(self, task: ShardTask) -> Iterator[EncodedImage]:
+        """The task's images; raises behind the last where they are not those that were listed."""
+        keys: list[str] = []
+        for image in self._source.read(task.source, task.first, task.count):
+            if self._stopped.is_set():
+                raise _StoppedError
+            keys.append(image.key)
+            yield image
+        listed = self._plan.fingerprints
+        if not keys or (listed and fingerprint(keys) != listed[task.shard]):
+            raise _changed(task, len(keys))
 
     def _submit(self, task: ShardTask, first: int, chunk: list[EncodedImage], *, is_last: bool) -> _Pending:
         height, width = self._plan.preprocessing.image_size_hw
-        pixels = torch.zeros(len(chunk), 3, height, width, dtype=torch.uint8, pin_memory=self._plan.pinned)
-        if self._stopped.is_set():
-            raise _StoppedError
+        pixels = torch.empty(len(chunk), 3, height, width, dtype=torch.uint8, pin_memory=self._plan.pinned)
         rows = [self._pool.submit(self._decode, image, pixels[i]) for i, image in enumerate(chunk)]
         return _Pending(task, first, pixels, rows, is_last)
 
@@ -165,6 +176,7 @@ class DecodedBatches:
         try:
             decoded = decode_and_fit(image.data, self._plan.preprocessing)
         except ImageError as error:
+            target.zero_()
             return RowInfo(image.key, digest, image.label, Footprint(), str(error))
         target.copy_(decoded.pixels)
         return RowInfo(image.key, digest, image.label, decoded.footprint, "")
@@ -172,8 +184,10 @@ class DecodedBatches:
 
 def _changed(task: ShardTask, found: int) -> SourceError:
     return SourceError(
-        f"{task.source} holds {found} images from number {task.first} on, not the {task.count} that were listed or "
-        "promised: the images changed during the run, or there are none. Restore them, or generate a new store"
+        f"{task.source} no longer holds the images that were listed: {task.count} from number {task.first} on, and now "
+        f"{found} or others. They changed during the run; restore them, or generate a new store"
+        if found
+        else f"{task.source} holds no images from number {task.first} on. Restore them, or generate a new store"
     )
 
 
@@ -181,6 +195,19 @@ class _StoppedError(Exception):
     """The iterator was closed while its threads were at work."""
 
 
-def _one_thread_each() -> None:
-    # The pool is the parallelism; an inner pool for every decode thread would fight it for the cores.
-    torch.set_num_threads(1)
+def _single_threaded_pool(threads: int) -> ThreadPoolExecutor:
+    """A pool of threads that each keep to themselves: an inner pool for every one would fight it for the cores."""
+    process_wide = torch.get_num_threads()
+    # With a limit: where the system refuses a thread, the others must not wait for it for ever.
+    started = threading.Barrier(threads, timeout=60)
+
+    def to_itself(_: int) -> None:
+        torch.set_num_threads(1)
+        # Only a thread that has looked at the number keeps it when another thread sets it.
+        torch.get_num_threads()
+        started.wait()
+
+    pool = ThreadPoolExecutor(threads, "decode")
+    list(pool.map(to_itself, range(threads)))
+    torch.set_num_threads(process_wide)
+    return pool

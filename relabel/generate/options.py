@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Literal
 
 from relabel.errors import InvalidValueError
 from relabel.manifest import CodeType, Compression
@@ -21,7 +25,7 @@ class GenerateOptions:
         batch_size: the most images of a forward pass.
         workers: threads that decode and resize; None is one a core.
         rank, world_size: this process among the run's processes.
-        max_failures: the fraction of failed images up to which a run counts as good.
+        max_failures: the fraction of failed images, of those that this run labelled, up to which it counts as good.
         dtype, compression: the coding of scores in the store.
         show_progress: bars on stderr.
     """
@@ -72,14 +76,31 @@ class Waits:
     device: float = 0.0
     disk: float = 0.0
 
+    @contextlib.contextmanager
+    def on(self, stage: Literal["data", "device", "disk"]) -> Iterator[None]:
+        """Count the time inside the `with` block as waiting for a stage."""
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            setattr(self, stage, getattr(self, stage) + time.perf_counter() - started)
+
     def shares(self, seconds: float) -> dict[str, float]:
         """Each wait as a fraction of `seconds`."""
         return {name: getattr(self, name) / max(seconds, 1e-9) for name in ("data", "device", "disk")}
 
+    def note(self, seconds: float) -> str:
+        """The same for a person."""
+        return "waiting for " + ", ".join(f"{name} {share:.0%}" for name, share in self.shares(seconds).items())
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GenerateSummary:
-    """What one process of a run did. `seconds` counts from the first image read, without loading and listing."""
+    """What one process of a run did.
+
+    `images` and the failures with a key are those of the shards it published. `seconds` counts from the first image
+    read, without loading and listing.
+    """
 
     shards: int
     shards_skipped: int
@@ -92,7 +113,7 @@ class GenerateSummary:
 
     @property
     def images_per_second(self) -> float:
-        """Images labelled or failed, over `seconds`."""
+        """Images of published shards over `seconds`."""
         return self.images / self.seconds if self.seconds > 0 else 0.0
 
     @property

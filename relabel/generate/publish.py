@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -12,7 +14,6 @@ from numpy.typing import NDArray
 from relabel.generate.batches import DecodedBatch, RowInfo
 from relabel.generate.options import Failure
 from relabel.plan import ShardTask
-from relabel.progress import Progress
 from relabel.store import FAILED as FAILED_STATUS
 from relabel.store import LABELLED, RowBatch, RowTable, ShardWriter
 
@@ -28,24 +29,23 @@ class OpenShard:
     stores_footprints: bool
     rows: list[RowInfo] = field(default_factory=list)
 
-    def add(self, batch: DecodedBatch, scores: RowBatch, finite: NDArray[np.bool_]) -> list[Failure]:
-        """Compress a batch's maps; the rows without one are returned as failures."""
-        errors = [
-            row.error or ("" if good else NOT_FINITE) for row, good in zip(batch.rows, finite.tolist(), strict=True)
+    def add(self, rows: list[RowInfo], scores: RowBatch, finite: NDArray[np.bool_]) -> None:
+        """Compress the maps of the next rows, those that have one."""
+        ended = [
+            row if row.error or good else replace(row, error=NOT_FINITE)
+            for row, good in zip(rows, finite.tolist(), strict=True)
         ]
-        good = np.array([not error for error in errors])
-        kept = scores.take(np.flatnonzero(good))
+        good = np.flatnonzero([not row.error for row in ended])
+        kept = scores.take(good)
         if self.stores_footprints:
-            boxes = [row.footprint.xyxy for row, ok in zip(batch.rows, good, strict=True) if ok]
-            kept = replace(kept, footprint=np.array(boxes, np.float32).reshape(-1, 4))
-        self.writer.add(batch.first + np.flatnonzero(good), kept)
-        self.rows += [
-            RowInfo(row.key, row.hash, row.label, row.footprint, error)
-            for row, error in zip(batch.rows, errors, strict=True)
-        ]
-        return [
-            Failure(self.task.shard, row.key, error) for row, error in zip(batch.rows, errors, strict=True) if error
-        ]
+            boxes = np.array([row.footprint.xyxy for row in ended], np.float32)
+            kept = replace(kept, footprint=boxes[good])
+        self.writer.add(len(self.rows) + good, kept)
+        self.rows += ended
+
+    def failures(self) -> list[Failure]:
+        """The rows without a map, and why."""
+        return [Failure(self.task.shard, row.key, row.error) for row in self.rows if row.error]
 
     def publish(self) -> None:
         """Write and rename all files of the shard."""
@@ -62,15 +62,19 @@ class OpenShard:
 
 
 class Publisher:
-    """A thread that compresses batches and publishes shards; its errors are raised by the next `put` or `finish`."""
+    """A thread that compresses batches and publishes shards; its errors are raised by the next `put` or `finish`.
 
-    def __init__(self, progress: Progress) -> None:
+    `failures`, `published` and `images` are those of the published shards; `advance` is called with the number of
+    images of each batch that is done.
+    """
+
+    def __init__(self, advance: Callable[[int], None]) -> None:
         self.failures: list[Failure] = []
         self.published = 0
         self.images = 0
-        self._progress = progress
+        self._advance = advance
         self._open: list[OpenShard] = []
-        self._queue: queue.Queue[_Job | None] = queue.Queue(8)
+        self._queue: queue.Queue[_Job | OpenShard | None] = queue.Queue(8)
         self._error: BaseException | None = None
         self._stopped = False
         self._thread = threading.Thread(target=self._run, name="publish", daemon=True)
@@ -82,9 +86,15 @@ class Publisher:
         return shard
 
     def put(self, shard: OpenShard, batch: DecodedBatch, scores: RowBatch, finite: NDArray[np.bool_]) -> None:
-        """Hand over a batch; waits while 8 batches are waiting already."""
+        """Hand over a shard's next batch; waits while 8 batches are waiting already."""
         self._raise()
-        self._queue.put(_Job(shard, batch, scores, finite))
+        # Without the batch's pixels: a waiting job is small.
+        self._queue.put(_Job(shard, batch.rows, scores, finite, batch.is_last))
+
+    def give_up(self, shard: OpenShard) -> None:
+        """Let go of a shard that will not be whole."""
+        self._raise()
+        self._queue.put(shard)
 
     def finish(self) -> None:
         """Wait until all that was handed over is compressed or published."""
@@ -98,8 +108,9 @@ class Publisher:
         if self._thread.is_alive():
             self._queue.put(None)
             self._thread.join()
-        for shard in self._open:
-            shard.writer.close()
+        with contextlib.ExitStack() as stack:
+            for shard in self._open:
+                stack.callback(shard.writer.close)
 
     def _raise(self) -> None:
         if self._error is not None:
@@ -111,24 +122,32 @@ class Publisher:
             if self._stopped or self._error is not None:
                 continue
             try:
-                self._do(job)
+                if isinstance(job, OpenShard):
+                    self._close(job)
+                else:
+                    self._do(job)
             except BaseException as error:
                 self._error = error
 
     def _do(self, job: _Job) -> None:
-        self.failures += job.shard.add(job.batch, job.scores, job.finite)
-        self.images += len(job.batch.rows)
-        if job.batch.is_last:
+        job.shard.add(job.rows, job.scores, job.finite)
+        if job.is_last:
             job.shard.publish()
             self.published += 1
-            job.shard.writer.close()
-            self._open.remove(job.shard)
-        self._progress.advance(len(job.batch.rows))
+            self.images += len(job.shard.rows)
+            self.failures += job.shard.failures()
+            self._close(job.shard)
+        self._advance(len(job.rows))
+
+    def _close(self, shard: OpenShard) -> None:
+        shard.writer.close()
+        self._open.remove(shard)
 
 
 @dataclass(frozen=True, slots=True)
 class _Job:
     shard: OpenShard
-    batch: DecodedBatch
+    rows: list[RowInfo]
     scores: RowBatch
     finite: NDArray[np.bool_]
+    is_last: bool

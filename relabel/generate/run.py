@@ -41,7 +41,7 @@ def generate(
     options = options or GenerateOptions()
     source = open_source(images)
     loaded = teacher if isinstance(teacher, Teacher) else load_teacher(teacher)
-    tasks, data = _listed(source, options)
+    tasks, data, fingerprints = _listed(source, options)
     manifest = Manifest(
         teacher=loaded.record,
         preprocessing=loaded.preprocessing,
@@ -53,23 +53,33 @@ def generate(
     writer = create_or_open(Path(store), manifest)
     mine = share(tasks, options.rank, options.world_size)
     todo = missing(mine, writer.published())
-    run = _Run(source, loaded, writer, options)
-    return run.label(todo, shards=len(mine))
+    batches = BatchPlan(
+        preprocessing=loaded.preprocessing,
+        batch_size=options.batch_size,
+        fingerprints=fingerprints,
+        threads=options.decode_threads,
+        pinned=loaded.device.type == "cuda",
+    )
+    return _Run(loaded, writer, options).label(source, todo, batches, shards=len(mine))
 
 
-def _listed(source: ImageSource, options: GenerateOptions) -> tuple[tuple[ShardTask, ...], DataRecord]:
-    """The run's tasks, and the record of its data; one pass over the keys unless the user skipped it."""
+def _listed(source: ImageSource, options: GenerateOptions) -> tuple[tuple[ShardTask, ...], DataRecord, tuple[str, ...]]:
+    """The run's tasks, the record of its data, and the fingerprint of each task's keys.
+
+    One pass over the keys; where the user skipped it there are no counts and no fingerprints.
+    """
     if source.kind == "webdataset" and options.samples_per_shard is not None:
         tasks = plan([(name, options.samples_per_shard) for name in source.parts()])
         keys: Iterable[str] = source.parts()
-        counts: tuple[int, ...] = ()
+        fingerprints: tuple[str, ...] = ()
     else:
         with Progress("listing images", None, unit="images", shown=options.show_progress) as progress:
-            parts = source.listing(workers=options.decode_threads, progress=progress.advance)
+            listing = source.listing(workers=options.decode_threads, progress=progress.advance)
+        parts = {part.name: part.keys for part in listing}
         rows = (options.samples_per_shard or ROWS_PER_SHARD) if source.kind == "folder" else None
-        tasks = plan([(part.name, len(part.keys)) for part in parts], rows_per_shard=rows)
-        keys = itertools.chain.from_iterable(part.keys for part in parts)
-        counts = tuple(task.count for task in tasks)
+        tasks = plan([(name, len(keys)) for name, keys in parts.items()], rows_per_shard=rows)
+        keys = itertools.chain.from_iterable(parts.values())
+        fingerprints = tuple(fingerprint(parts[t.source][t.first : t.first + t.count]) for t in tasks)
     names = tuple(
         task.source if source.kind == "webdataset" else f"images {task.first} to {task.first + task.count}"
         for task in tasks
@@ -77,11 +87,11 @@ def _listed(source: ImageSource, options: GenerateOptions) -> tuple[tuple[ShardT
     record = DataRecord(
         kind=source.kind,
         shards=names,
-        counts=counts,
+        counts=tuple(task.count for task in tasks) if fingerprints else (),
         rows_per_shard=max(task.count for task in tasks),
         fingerprint=fingerprint(keys),
     )
-    return tasks, record
+    return tasks, record, fingerprints
 
 
 def _score_record(teacher: Teacher, options: GenerateOptions) -> ScoreRecord:
@@ -107,30 +117,28 @@ def _version(package: str) -> str:
 class _Run:
     """One process's share of a run: three stages, two batches between the device and the disk."""
 
-    def __init__(self, source: ImageSource, teacher: Teacher, writer: StoreWriter, options: GenerateOptions) -> None:
-        self._source, self._writer, self._options = source, writer, options
-        self._annotator = Annotator(teacher, writer.manifest.scores)
-        self._plan = BatchPlan(
-            preprocessing=teacher.preprocessing,
-            batch_size=options.batch_size,
-            exact=bool(writer.manifest.data.counts),
-            threads=options.decode_threads,
-            pinned=teacher.device.type == "cuda",
-        )
+    def __init__(self, teacher: Teacher, writer: StoreWriter, options: GenerateOptions) -> None:
+        self._writer, self._options = writer, options
+        self._annotator = Annotator(teacher, writer.manifest.scores, writer.arrays["classes"].dtype)
         self._waits = Waits()
         self._shard: OpenShard | None = None
+        self._in_flight: deque[tuple[OpenShard, DecodedBatch, PendingScores]] = deque()
 
-    def label(self, tasks: Sequence[ShardTask], *, shards: int) -> GenerateSummary:
-        """Label the tasks' images and publish their shards."""
-        total = sum(task.count for task in tasks) if self._plan.exact else None
-        failures: list[Failure] = []
+    def label(
+        self, source: ImageSource, tasks: Sequence[ShardTask], batches: BatchPlan, *, shards: int
+    ) -> GenerateSummary:
+        """Label the tasks' images and publish their shards; `shards` is the number of this process's, all told."""
+        total = sum(task.count for task in tasks) if batches.fingerprints else None
+        started = time.perf_counter()
         with Progress("labelling", total, unit="images", shown=self._options.show_progress and bool(tasks)) as progress:
-            publisher = Publisher(progress)
-            started = time.perf_counter()
+            publisher = Publisher(
+                lambda count: progress.advance(count, self._waits.note(time.perf_counter() - started))
+            )
             try:
-                with DecodedBatches(self._source, tasks, self._plan) as batches:
-                    failures += self._drive(batches, publisher)
-                publisher.finish()
+                with DecodedBatches(source, tasks, batches) as decoded:
+                    unread = self._drive(decoded, publisher)
+                with self._waits.on("disk"):
+                    publisher.finish()
             finally:
                 publisher.close()
         return GenerateSummary(
@@ -138,7 +146,7 @@ class _Run:
             shards_skipped=shards - len(tasks),
             shards_published=publisher.published,
             images=publisher.images,
-            failures=(*failures, *publisher.failures),
+            failures=(*unread, *publisher.failures),
             seconds=time.perf_counter() - started,
             waits=self._waits,
             max_failures=self._options.max_failures,
@@ -146,29 +154,26 @@ class _Run:
 
     def _drive(self, batches: DecodedBatches, publisher: Publisher) -> list[Failure]:
         """Push every batch through the device to the publisher; returns the shards that could not be read."""
-        failures: list[Failure] = []
-        in_flight: deque[tuple[OpenShard, DecodedBatch, PendingScores]] = deque()
+        unread: list[Failure] = []
         arriving = iter(batches)
         while (item := self._next(arriving)) is not None:
             if isinstance(item, ShardFailure):
-                failures.append(Failure(item.task.shard, "", str(item.error)))
+                unread.append(Failure(item.task.shard, "", str(item.error)))
+                self._drain(publisher, keep=0)
+                if self._shard is not None and self._shard.task == item.task:
+                    publisher.give_up(self._shard)
                 continue
             shard = self._open(item.task, publisher)
-            started = time.perf_counter()
-            in_flight.append((shard, item, self._annotator.annotate(item.pixels)))
-            self._waits.device += time.perf_counter() - started
+            with self._waits.on("device"):
+                self._in_flight.append((shard, item, self._annotator.annotate(item.pixels)))
             # One batch stays on the device while the one before it is fetched.
-            if len(in_flight) > 1:
-                self._hand_over(*in_flight.popleft(), publisher)
-        while in_flight:
-            self._hand_over(*in_flight.popleft(), publisher)
-        return failures
+            self._drain(publisher, keep=1)
+        self._drain(publisher, keep=0)
+        return unread
 
     def _next(self, arriving: Iterator[DecodedBatch | ShardFailure]) -> DecodedBatch | ShardFailure | None:
-        started = time.perf_counter()
-        item = next(arriving, None)
-        self._waits.data += time.perf_counter() - started
-        return item
+        with self._waits.on("data"):
+            return next(arriving, None)
 
     def _open(self, task: ShardTask, publisher: Publisher) -> OpenShard:
         if self._shard is None or self._shard.task != task:
@@ -176,10 +181,11 @@ class _Run:
             self._shard = publisher.open(OpenShard(task, writer, self._writer.manifest.footprint is None))
         return self._shard
 
-    def _hand_over(self, shard: OpenShard, batch: DecodedBatch, pending: PendingScores, publisher: Publisher) -> None:
-        started = time.perf_counter()
-        scores, finite = pending.wait()
-        fetched = time.perf_counter()
-        publisher.put(shard, batch, scores, finite)
-        self._waits.device += fetched - started
-        self._waits.disk += time.perf_counter() - fetched
+    def _drain(self, publisher: Publisher, *, keep: int) -> None:
+        """Hand the oldest batches over to the publisher until `keep` are left on the device."""
+        while len(self._in_flight) > keep:
+            shard, batch, pending = self._in_flight.popleft()
+            with self._waits.on("device"):
+                scores, finite = pending.wait()
+            with self._waits.on("disk"):
+                publisher.put(shard, batch, scores, finite)

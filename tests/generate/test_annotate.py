@@ -1,0 +1,145 @@
+"""The device stage: what a store takes, and which images have no finite scores."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable
+from typing import Any
+
+import generating
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from relabel.errors import TeacherError
+from relabel.generate.annotate import Annotator
+from relabel.geometry import Grid
+from relabel.manifest import ScoreRecord
+from relabel.score_map import ScoreMap
+from relabel.store import RowBatch
+
+Forward = Callable[[Tensor], Tensor]
+
+
+def record(classes: int = generating.CLASSES, **given: Any) -> ScoreRecord:
+    sizes = {"num_classes": classes, "planes": 3, "profile": 4, "grid_hw": generating.GRID.size_hw} | given
+    return ScoreRecord(**sizes)
+
+
+def pixels(count: int = 5) -> Tensor:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(0, 256, (count, 3, *generating.IMAGE_SIZE_HW), dtype=torch.uint8, generator=generator)
+
+
+def annotated(forward: Forward, scores: ScoreRecord, batch: Tensor | None = None, **given: Any) -> tuple[RowBatch, Any]:
+    teacher = generating.make_teacher(forward, num_classes=scores.num_classes, **given)
+    return (
+        Annotator(teacher, scores, given.pop("id_dtype", "uint16"))
+        .annotate(pixels() if batch is None else batch)
+        .wait()
+    )
+
+
+def same(one: RowBatch, other: RowBatch, rows: list[int]) -> bool:
+    return all(np.array_equal(getattr(one, n)[rows], getattr(other, n)[rows]) for n in ("classes", "scores", "profile"))
+
+
+@pytest.mark.parametrize("profile", [0, 4])
+def test_codes_are_those_of_the_score_maps(device, profile):
+    batch, finite = annotated(generating.answer, record(profile=profile), device=device)
+    maps = ScoreMap.from_logits(generating.make_teacher()(pixels()), 3, profile).coded()
+    assert batch.scores.dtype == np.uint8
+    assert batch.classes.dtype == np.uint16
+    # One step of a code, where the devices round differently.
+    assert np.abs(batch.scores[:, :3].astype(int) - maps.planes.numpy().astype(int)).max() <= (device.type == "cuda")
+    assert np.abs(batch.scores[:, 3].astype(int) - maps.rest.numpy().astype(int)).max() <= (device.type == "cuda")
+    assert np.array_equal(batch.classes, maps.classes.numpy())
+    assert batch.profile.shape == (5, profile + 1)
+    assert finite.tolist() == [True] * 5
+
+
+def test_float16_keeps_the_log_probabilities():
+    batch, _ = annotated(generating.answer, record(dtype="float16"))
+    maps = ScoreMap.from_logits(generating.make_teacher()(pixels()), 3, 4)
+    assert batch.scores.dtype == np.float16
+    assert np.allclose(batch.scores[:, :3], maps.planes.numpy(), rtol=1e-3, atol=1e-3)
+    assert np.allclose(batch.scores[:, 3], maps.rest.numpy(), rtol=1e-3, atol=1e-3)
+
+
+def test_scores_beyond_the_range_of_float16_stay_finite():
+    batch, finite = annotated(lambda images: generating.answer(images) * 1e5, record(dtype="float16"))
+    assert finite.all()
+    assert np.isfinite(batch.scores).all()
+    assert batch.scores.min() == np.finfo(np.float16).min
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    value=st.sampled_from([math.nan, math.inf, -math.inf]),
+    image=st.integers(0, 4),
+    place=st.tuples(st.integers(0, 9), st.integers(0, 1), st.integers(0, 2)),
+    planes=st.sampled_from([1, 3, 10]),
+)
+def test_a_logit_that_is_not_finite_fails_its_image_alone(value, image, place, planes):
+    def forward(images: Tensor) -> Tensor:
+        logits = generating.answer(images)
+        logits[(image, *place)] = value
+        return logits
+
+    scores = record(planes=planes, profile=min(4, 10 - planes))
+    batch, finite = annotated(forward, scores)
+    others = [i for i in range(5) if i != image]
+    assert finite.tolist() == [i != image for i in range(5)]
+    assert same(batch, annotated(generating.answer, scores)[0], others)
+
+
+def test_logits_whose_sum_is_infinite_are_not_finite_scores():
+    def huge(images: Tensor) -> Tensor:
+        return torch.where(torch.arange(len(images))[:, None, None, None] == 2, 3e38, generating.answer(images))
+
+    assert annotated(huge, record())[1].tolist() == [True, True, False, True, True]
+
+
+def test_class_ids_above_65535_survive():
+    def last_class(images: Tensor) -> Tensor:
+        return torch.arange(70_000.0)[None, :, None, None].expand(len(images), -1, 1, 1)
+
+    scores = record(70_000, planes=2, profile=0, grid_hw=(1, 1))
+    teacher = generating.make_teacher(last_class, num_classes=70_000, grid=Grid(1, 1))
+    batch, _ = Annotator(teacher, scores, "uint32").annotate(pixels(1)).wait()
+    assert batch.classes.tolist() == [[69_999, 69_998]]
+
+
+def test_out_of_memory_says_what_to_do():
+    def full(images: Tensor) -> Tensor:
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
+
+    with pytest.raises(TeacherError, match=r"a batch of 5 images does not fit .* Give a smaller --batch-size"):
+        annotated(full, record())
+
+
+def test_nothing_looks_at_a_value_before_the_wait(monkeypatch):
+    # A tensor on the meta device has no values, so whatever must look at one fails; nor does meta know autocast.
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: contextlib.nullcontext())
+    teacher = generating.make_teacher(device=torch.device("meta"))
+    pending = Annotator(teacher, record(), "uint16").annotate(pixels())
+    assert pending.tensors["scores"].shape == (5, 4, *generating.GRID.size_hw)
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("dtype", ["uint8", "float16"])
+def test_a_gpu_is_waited_for_once_a_batch(dtype):
+    teacher = generating.make_teacher(device=torch.device("cuda"))
+    annotator = Annotator(teacher, record(dtype=dtype), "uint16")
+    batch = pixels().pin_memory()
+    expected = annotator.annotate(batch).wait()[0]
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        pending = annotator.annotate(batch)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert same(pending.wait()[0], expected, [0, 1, 2, 3, 4])

@@ -1,0 +1,200 @@
+"""The data stage: what is read is what was listed, in order, and every thread ends."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import generating
+import pytest
+import torch
+
+from relabel.errors import SourceError
+from relabel.generate import batches
+from relabel.generate.batches import BatchPlan, DecodedBatch, DecodedBatches, ShardFailure
+from relabel.images import EncodedImage, decode_and_fit, image_hash
+from relabel.manifest import Preprocessing, fingerprint
+from relabel.plan import ShardTask, plan
+
+PREPROCESSING = Preprocessing(image_size_hw=generating.IMAGE_SIZE_HW, mean=generating.MEAN, std=(1.0,) * 3)
+
+
+def image(number: int) -> EncodedImage:
+    return EncodedImage(f"{number:04d}", generating.picture(number), number % 7)
+
+
+class Source:
+    """Parts by name; each reads what its function yields."""
+
+    kind = "webdataset"
+
+    def __init__(self, **parts: Callable[[], Iterator[EncodedImage]]) -> None:
+        self._parts = parts
+
+    def read(self, part: str, first: int, count: int) -> Iterator[EncodedImage]:
+        yield from itertools.islice(self._parts[part](), first, first + count)
+
+
+def pictures(count: int) -> Callable[[], Iterator[EncodedImage]]:
+    return lambda: map(image, range(count))
+
+
+def run(source: Source, tasks: tuple[ShardTask, ...], *, listed: bool = True, **given: Any) -> DecodedBatches:
+    listing = [[f"{n:04d}" for n in range(t.first, t.first + t.count)] for t in tasks] if listed else []
+    prints = tuple(map(fingerprint, listing))
+    settings = {"batch_size": 4, "threads": 2, "pinned": False} | given
+    return DecodedBatches(source, tasks, BatchPlan(preprocessing=PREPROCESSING, fingerprints=prints, **settings))
+
+
+def collected(source: Source, tasks: tuple[ShardTask, ...], **given: Any) -> list[DecodedBatch | ShardFailure]:
+    with run(source, tasks, **given) as decoded:
+        return list(decoded)
+
+
+def test_every_image_arrives_in_order_as_it_would_alone():
+    found = collected(Source(a=pictures(10)), plan([("a", 10)]))
+    rows = [row for batch in found for row in batch.rows]
+    pixels = torch.cat([batch.pixels for batch in found])
+    assert [row.key for row in rows] == [f"{n:04d}" for n in range(10)]
+    for number, (row, shown) in enumerate(zip(rows, pixels, strict=True)):
+        assert (row.hash, row.label, row.error) == (image_hash(generating.picture(number)), number % 7, "")
+        assert shown.equal(decode_and_fit(generating.picture(number), PREPROCESSING).pixels)
+
+
+@pytest.mark.parametrize(("listed", "sizes"), [(True, [4, 3, 3]), (False, [4, 4, 2])])
+def test_batches_are_evened_out_where_the_count_is_known(listed, sizes):
+    found = collected(Source(a=pictures(10)), plan([("a", 10)]), listed=listed)
+    assert [len(batch.rows) for batch in found] == sizes
+    assert [batch.first for batch in found] == [0, sizes[0], sizes[0] + sizes[1]]
+    assert [batch.is_last for batch in found] == [False, False, True]
+
+
+def test_a_count_that_is_a_limit_may_be_missed():
+    (batch,) = collected(Source(a=pictures(3)), plan([("a", 100)]), listed=False)
+    assert (len(batch.rows), batch.is_last) == (3, True)
+
+
+def test_an_image_that_cannot_be_decoded_is_black_and_says_why():
+    def images() -> Iterator[EncodedImage]:
+        yield image(0)
+        yield EncodedImage("0001", b"no picture", 3)
+        yield image(2)
+
+    (batch,) = collected(Source(a=images), plan([("a", 3)]))
+    assert [bool(row.error) for row in batch.rows] == [False, True, False]
+    assert "not a readable image" in batch.rows[1].error
+    assert batch.rows[1].hash == image_hash(b"no picture")
+    assert batch.pixels.flatten(1).any(1).tolist() == [True, False, True]
+
+
+def cut(count: int) -> Callable[[], Iterator[EncodedImage]]:
+    def images() -> Iterator[EncodedImage]:
+        yield from map(image, range(count))
+        raise SourceError("the tar is cut")
+
+    return images
+
+
+def renamed() -> Iterator[EncodedImage]:
+    yield from map(image, range(8))
+    yield EncodedImage("new", generating.picture(8), 0)
+
+
+@pytest.mark.parametrize(
+    ("images", "listed", "what"),
+    [
+        (cut(6), True, "the tar is cut"),
+        (cut(0), False, "the tar is cut"),
+        (pictures(8), True, "no longer holds the images that were listed: 9 from number 0 on, and now 8"),
+        (renamed, True, "no longer holds the images that were listed"),
+        (pictures(0), True, "holds no images"),
+        (pictures(0), False, "holds no images"),
+    ],
+    ids=["cut", "cut at once", "shorter", "renamed", "empty", "empty and never listed"],
+)
+def test_a_shard_that_is_not_as_listed_has_no_last_batch_and_others_go_on(images, listed, what):
+    tasks = plan([("bad", 9), ("good", 5)])
+    found = collected(Source(bad=images, good=pictures(5)), tasks, listed=listed)
+    failed = [item for item in found if isinstance(item, ShardFailure)]
+    assert [item.task for item in failed] == [tasks[0]]
+    assert what in str(failed[0].error)
+    decoded = [item for item in found if isinstance(item, DecodedBatch)]
+    assert not any(batch.is_last for batch in decoded if batch.task == tasks[0])
+    assert [len(batch.rows) for batch in decoded if batch.task == tasks[1]] in ([3, 2], [4, 1])
+
+
+def test_a_fault_in_the_source_is_raised_where_batches_are_taken():
+    def images() -> Iterator[EncodedImage]:
+        yield image(0)
+        raise ZeroDivisionError("a fault, not a damaged source")
+
+    with pytest.raises(ZeroDivisionError, match="a fault"):
+        collected(Source(a=images), plan([("a", 2)]))
+
+
+def test_a_fault_in_a_decoding_thread_is_raised_where_batches_are_taken(monkeypatch):
+    def faulty(data: bytes, preprocessing: Preprocessing) -> None:
+        raise ZeroDivisionError("a fault, not a damaged image")
+
+    monkeypatch.setattr(batches, "decode_and_fit", faulty)
+    with pytest.raises(ZeroDivisionError, match="a fault"):
+        collected(Source(a=pictures(50)), plan([("a", 50)]))
+
+
+def endless(seconds: float) -> Iterator[EncodedImage]:
+    for number in itertools.cycle(range(5)):
+        time.sleep(seconds)
+        yield image(number)
+
+
+@pytest.mark.parametrize(
+    ("taken", "batch_size", "seconds"), [(0, 4, 0.0), (1, 4, 0.0), (0, 10**6, 0.01)], ids=["at once", "later", "slow"]
+)
+def test_closing_early_ends_a_source_that_never_does(taken, batch_size, seconds):
+    source = Source(a=lambda: endless(seconds))
+    with run(source, plan([("a", 10**9)]), listed=False, batch_size=batch_size) as decoded:
+        assert len(list(itertools.islice(decoded, taken))) == taken
+    # That no thread is left is looked at after every test.
+
+
+def test_reading_ahead_is_bounded():
+    read: list[int] = []
+
+    def images() -> Iterator[EncodedImage]:
+        for number in range(400):
+            read.append(number)
+            yield image(number)
+
+    with run(Source(a=images), plan([("a", 400)]), ahead=3) as decoded:
+        next(iter(decoded))
+        # Handed out: 1. Queued: 3. Waiting to be queued: 1. Read, not yet decoded: 1.
+        bound = (1 + 3 + 1 + 1) * 4
+        deadline = time.monotonic() + 10
+        while len(read) < bound and time.monotonic() < deadline:
+            time.sleep(0.01)
+        time.sleep(0.1)
+        assert len(read) == bound
+
+
+def test_decoding_threads_keep_to_themselves_and_to_nobody_else():
+    inner: list[int] = []
+
+    def after() -> None:
+        inner.append(torch.get_num_threads())
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        with run(Source(a=pictures(4)), plan([("a", 4)])) as decoded:
+            list(decoded)
+            in_pool = list(decoded._pool.map(lambda _: torch.get_num_threads(), range(8)))
+        thread = threading.Thread(target=after)
+        thread.start()
+        thread.join()
+        assert set(in_pool) == {1}
+        assert (torch.get_num_threads(), inner) == (3, [3])
+    finally:
+        torch.set_num_threads(before)

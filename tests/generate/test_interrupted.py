@@ -1,0 +1,133 @@
+"""Runs that end badly, or run beside each other: nothing published is lost, and the next run makes the same store."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import resource
+import signal
+import time
+from collections.abc import Iterator
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+import generating
+import pytest
+from generating import make_teacher, options, published, start_generate, store_bytes, write_tars
+from torch import Tensor
+
+from relabel.errors import StoreError
+from relabel.generate import generate
+from relabel.verify import verify_shards
+
+COUNTS = (6, 3, 8, 5, 7, 4)
+
+
+@pytest.fixture
+def tars(tmp_path: Path) -> str:
+    return write_tars(tmp_path / "tars", COUNTS)
+
+
+@pytest.fixture
+def whole(tars: str, tmp_path: Path) -> dict[str, bytes]:
+    """The bytes of an uninterrupted run."""
+    assert ended(start_generate(tars, tmp_path / "whole")) == 0
+    return store_bytes(tmp_path / "whole")
+
+
+def ended(process: BaseProcess) -> int | None:
+    process.join(60)
+    return process.exitcode
+
+
+def wait_for_shards(count: int, store: Path, process: BaseProcess) -> None:
+    while published(store) < count and process.is_alive():
+        time.sleep(0.001)
+
+
+def assert_finished(images: str, store: Path, expected: dict[str, bytes]) -> None:
+    """Run again, to the end; then the store is clean, the same as ever, and nothing lies about."""
+    assert ended(start_generate(images, store)) == 0
+    assert verify_shards(store, images, workers=2, show_progress=False).findings == ()
+    assert store_bytes(store) == expected
+    assert {path.name for path in store.parent.iterdir()} == {store.name}
+
+
+@pytest.mark.parametrize("kills", [6, pytest.param(50, marks=pytest.mark.slow)])
+def test_killed_at_any_moment(tars, whole, tmp_path, kills, capsys):
+    moments = random.Random(kills)
+    landed: list[int] = []
+    for kill in range(kills):
+        store = tmp_path / f"run{kill}" / "store"
+        store.parent.mkdir()
+        process = start_generate(tars, store)
+        # A shard takes about 50 ms; counting shards, not seconds, keeps the moment inside the run on any machine.
+        wait_for_shards(kill % len(COUNTS), store, process)
+        time.sleep(moments.uniform(0, 0.06))
+        process.kill()
+        assert ended(process) in (-signal.SIGKILL, 0)
+        landed.append(published(store))
+        assert_finished(tars, store, whole)
+    with capsys.disabled():
+        if kills > 6:
+            print(f"\n{kills} kills, by shards published at that moment: {[landed.count(n) for n in range(7)]}")
+    assert any(0 < shards < len(COUNTS) for shards in landed)
+
+
+def test_ctrl_c_ends_a_run_at_once(tars, whole, tmp_path):
+    store = tmp_path / "run" / "store"
+    store.parent.mkdir()
+    process = start_generate(tars, store)
+    wait_for_shards(2, store, process)
+    os.kill(process.pid, signal.SIGINT)
+    assert ended(process) == 130
+    assert 2 <= published(store) < len(COUNTS)
+    assert not list(store.rglob(".*"))
+    assert_finished(tars, store, whole)
+
+
+def test_two_processes_at_once_make_the_store_of_one(tars, whole, tmp_path):
+    store = tmp_path / "run" / "store"
+    store.parent.mkdir()
+    both = [start_generate(tars, store, "--rank", str(rank), "--world-size", "2") for rank in (0, 1)]
+    assert [ended(process) for process in both] == [0, 0]
+    assert store_bytes(store) == whole
+
+
+@contextlib.contextmanager
+def files_at_most(size: int) -> Iterator[None]:
+    """A disk that is full: no file of this process may grow beyond `size` bytes."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_full_disk_ends_the_run_and_loses_nothing(tmp_path):
+    # Only the scores of the third shard are large.
+    images = write_tars(tmp_path / "tars", (2, 2, 80, 2))
+    generate(images, tmp_path / "whole", make_teacher(), options())
+    whole = store_bytes(tmp_path / "whole")
+    *_, second, largest = sorted(len(data) for data in whole.values())
+    with files_at_most((second + largest) // 2), pytest.raises(StoreError, match=r"File too large.* make room"):
+        generate(images, tmp_path / "store", make_teacher(), options())
+    assert published(tmp_path / "store") == 2
+    assert not list((tmp_path / "store").rglob(".*"))
+    assert generate(images, tmp_path / "store", make_teacher(), options()).shards_skipped == 2
+    assert store_bytes(tmp_path / "store") == whole
+
+
+def test_an_interrupt_in_this_process_is_passed_on(tars, tmp_path):
+    calls = iter(range(3))
+
+    def interrupted(images: Tensor) -> Tensor:
+        if next(calls, None) is None:
+            raise KeyboardInterrupt
+        return generating.answer(images)
+
+    with pytest.raises(KeyboardInterrupt):
+        generate(tars, tmp_path / "store", make_teacher(interrupted), options())
+    assert not list((tmp_path / "store").rglob(".*"))

@@ -1,0 +1,72 @@
+"""Options are checked where they are born; a summary says whether a run was good."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from relabel.errors import InvalidValueError
+from relabel.generate import Failure, GenerateOptions, GenerateSummary
+from relabel.generate.options import Waits
+
+
+@pytest.mark.parametrize(
+    ("given", "what"),
+    [
+        ({"planes": 0}, "planes must be at least 1; got 0"),
+        ({"profile": -1}, "profile must be at least 0; got -1"),
+        ({"batch_size": 0}, "batch_size must be at least 1"),
+        ({"samples_per_shard": 0}, "samples_per_shard must be at least 1"),
+        ({"workers": 0}, "workers must be at least 1"),
+        ({"world_size": 0}, "world_size must be at least 1"),
+        ({"rank": 2, "world_size": 2}, r"rank must lie in \[0, 2\); got 2"),
+        ({"rank": -1}, "rank must lie in"),
+        ({"max_failures": 1.5}, "max_failures is a fraction"),
+        ({"max_failures": float("nan")}, "max_failures is a fraction"),
+    ],
+)
+def test_options_without_meaning_are_refused(given, what):
+    with pytest.raises(InvalidValueError, match=what):
+        GenerateOptions(**given)
+
+
+def test_workers_default_to_the_cores_that_may_be_used():
+    assert GenerateOptions().decode_threads == len(os.sched_getaffinity(0))
+    assert GenerateOptions(workers=3).decode_threads == 3
+
+
+@pytest.mark.parametrize(
+    ("images", "failed", "lost_shards", "max_failures", "good"),
+    [
+        (100, 1, 0, 0.01, True),
+        (100, 2, 0, 0.01, False),
+        (100, 1, 0, 0.0, False),
+        (100, 100, 0, 1.0, True),
+        (0, 0, 0, 0.0, True),
+        (100, 0, 1, 1.0, False),
+    ],
+)
+def test_a_run_is_good_if_every_shard_is_there_and_few_images_failed(images, failed, lost_shards, max_failures, good):
+    failures = (Failure(0, "", "cut"),) * lost_shards + (Failure(1, "key", "not an image"),) * failed
+    summary = GenerateSummary(
+        shards=2,
+        shards_skipped=0,
+        shards_published=2 - lost_shards,
+        images=images,
+        failures=failures,
+        seconds=4.0,
+        max_failures=max_failures,
+    )
+    assert summary.is_good is good
+    assert summary.images_per_second == images / 4
+
+
+def test_waits_are_shares_of_a_run():
+    waits = Waits(data=1.0, device=6.0)
+    with waits.on("disk"):
+        pass
+    assert 0 < waits.disk < 1
+    waits.disk = 0.4
+    assert waits.shares(8.0) == {"data": 0.125, "device": 0.75, "disk": 0.05}
+    assert waits.note(8.0) == "waiting for data 12%, device 75%, disk 5%"
