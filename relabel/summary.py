@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from relabel.manifest import Manifest
-from relabel.score_map import STEP
+from relabel.score_map import NOT_STORED, STEP
 from relabel.store import FAILED, LABELLED, StoreReader
 
 _SAMPLE = 2048
@@ -20,8 +20,9 @@ class StoreSummary:
     """A store's manifest and counts.
 
     `unstored_mass` is the mean probability of the classes without a plane, and `first_class_is_label` how often the
-    heaviest plane is the ground truth, both over a sample of `sampled` images; NaN where there is nothing to average.
-    `labels` counts the images of each ground truth class, -1 being unknown.
+    heaviest plane is the ground truth, both over a sample of `sampled` images; None where there is nothing to average,
+    and raw logits are no mass. `labels` counts the labelled images of each ground truth class, -1 being unknown.
+    `bytes` are those of all files.
     """
 
     manifest: Manifest
@@ -30,14 +31,15 @@ class StoreSummary:
     failed: int
     bytes: int
     sampled: int
-    unstored_mass: float
-    first_class_is_label: float
+    unstored_mass: float | None
+    first_class_is_label: float | None
     labels: dict[int, int]
 
     @property
-    def bytes_per_image(self) -> float:
-        """All files of the store over its images."""
-        return self.bytes / max(self.labelled + self.failed, 1)
+    def bytes_per_image(self) -> float | None:
+        """All files of the store over its images, failed ones too."""
+        images = self.labelled + self.failed
+        return self.bytes / images if images else None
 
 
 def summarise(store: str | Path) -> StoreSummary:
@@ -47,20 +49,24 @@ def summarise(store: str | Path) -> StoreSummary:
         StoreError: not a store, or a damaged one.
     """
     reader = StoreReader(store, partial=True)
-    tables = {shard: reader.table(shard) for shard in sorted(reader.published)}
-    statuses = [table.statuses for table in tables.values()]
-    labels = [table.labels[table.statuses == LABELLED] for table in tables.values()]
-    rows = [shard * reader.rows_per_shard + np.flatnonzero(t.statuses == LABELLED) for shard, t in tables.items()]
-    every = np.concatenate([*rows, np.empty(0, np.int64)])
-    truth = np.concatenate([*labels, np.empty(0, np.int32)])
+    rows, truths, failed = [], [], 0
+    for shard in sorted(reader.published):
+        # A table holds a shard's keys too: a few at a time is all that a large store leaves room for.
+        table = reader.table(shard)
+        labelled = np.flatnonzero(table.statuses == LABELLED)
+        rows.append(shard * reader.rows_per_shard + labelled)
+        truths.append(table.labels[labelled])
+        failed += int((table.statuses == FAILED).sum())
+    every = np.concatenate([np.empty(0, np.int64), *rows])
+    truth = np.concatenate([np.empty(0, np.int32), *truths])
     chosen = np.linspace(0, len(every) - 1, min(_SAMPLE, len(every))).astype(np.int64)
     unstored, agreement = _sampled(reader, every[chosen], truth[chosen])
     values, counts = np.unique(truth, return_counts=True)
     return StoreSummary(
         manifest=reader.manifest,
-        shards_published=len(tables),
+        shards_published=len(reader.published),
         labelled=len(every),
-        failed=sum(int((s == FAILED).sum()) for s in statuses),
+        failed=failed,
         bytes=reader.size_bytes(),
         sampled=len(chosen),
         unstored_mass=unstored,
@@ -69,14 +75,20 @@ def summarise(store: str | Path) -> StoreSummary:
     )
 
 
-def _sampled(reader: StoreReader, rows: NDArray[np.int64], truth: NDArray[np.int32]) -> tuple[float, float]:
+def _sampled(
+    reader: StoreReader, rows: NDArray[np.int64], truth: NDArray[np.int32]
+) -> tuple[float | None, float | None]:
+    """The mean mass outside the planes, and how often the first class is the truth where that is known."""
     if not len(rows):
-        return float("nan"), float("nan")
+        return None, None
     batch = reader.read(rows)
-    planes = batch.scores[:, :-1].astype(np.float32)
-    if batch.scores.dtype == np.uint8:
-        planes = np.where(planes == 255, -np.inf, planes * -STEP)
-    stored = np.exp(np.nan_to_num(planes, nan=-np.inf, neginf=-np.inf)).sum(1).mean()
     known = truth >= 0
-    agreement = (batch.classes[known, 0] == truth[known]).mean() if known.any() else float("nan")
-    return float(max(0.0, 1 - stored)), float(agreement)
+    agreement = float((batch.classes[known, 0] == truth[known]).mean()) if known.any() else None
+    if reader.manifest.scores.scores != "log-probability":
+        return None, agreement
+    planes = batch.scores[:, :-1]
+    coded = planes.dtype == np.uint8
+    probabilities = np.exp(planes * np.float32(-STEP) if coded else planes.astype(np.float32))
+    probabilities[planes == NOT_STORED if coded else np.isnan(probabilities)] = 0
+    # Coding may raise a sum a little above 1.
+    return max(0.0, 1 - float(probabilities.sum(axis=1).mean())), agreement

@@ -5,32 +5,54 @@ from __future__ import annotations
 import json
 import os
 import sys
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 import relabel
-from relabel.cli.text import generate_json, generate_text, shards_text, store_text
+from relabel.cli.ranks import rank_and_world_size
+from relabel.cli.size import ImageSizeCommand, image_size
+from relabel.cli.text import (
+    generate_json,
+    generate_text,
+    printable,
+    shards_json,
+    shards_text,
+    store_json,
+    store_text,
+)
 from relabel.errors import RelabelError
+
+if TYPE_CHECKING:
+    # `relabel --help` must not wait for torch and timm.
+    from relabel.generate import GenerateOptions
+    from relabel.teacher import TeacherSpec
 
 _EXIT_FINDINGS = 1
 _EXIT_USAGE = 2
+_EXIT_INTERRUPTED = 130
+_EXIT_BROKEN_PIPE = 141
 
 
 class _Commands(click.Group):
-    """A group whose commands end with a sentence, not a traceback, on an error that the user can act on."""
+    """A group whose commands end with a sentence, not a traceback, on what the user can mend."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
-        except RelabelError as error:
-            click.echo(f"error: {error}", err=True)
+        except BrokenPipeError:
+            # Whoever read our output has what it wanted (`| head`). Nothing must be flushed into the pipe at exit.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            ctx.exit(_EXIT_BROKEN_PIPE)
+        except (RelabelError, OSError) as error:
+            lines = str(error).splitlines() or [type(error).__name__]
+            click.echo("\n".join(["error: " + printable(lines[0]), *map(printable, lines[1:])]), err=True)
             ctx.exit(_EXIT_USAGE)
         except KeyboardInterrupt:
-            click.echo("interrupted; nothing published is lost, run the same command again to go on", err=True)
-            ctx.exit(130)
+            again = "; nothing published is lost, run the same command again to go on"
+            click.echo(f"interrupted{again if ctx.invoked_subcommand == 'generate' else ''}", err=True)
+            ctx.exit(_EXIT_INTERRUPTED)
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -46,41 +68,15 @@ def main() -> None:
     """
 
 
-def _environment(*names: str, default: int) -> int:
-    """The first of some environment variables that is set to a number."""
-    values = (os.environ.get(name, "") for name in names)
-    return next((int(value) for value in values if value.isdigit()), default)
+def _local(ctx: click.Context, param: click.Parameter, value: Path) -> Path:
+    if ":/" in str(value):
+        raise click.BadParameter(f"{value} is a URL; generate writes into a local folder. Copy it there afterwards")
+    return value
 
 
-class _Size(click.ParamType[tuple[int, int]]):
-    """``320``, or ``320x480``: height, then width."""
-
-    name = "size"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
-        """(height, width) in pixels."""
-        numbers = str(value).lower().split("x")
-        if len(numbers) > 2 or not all(number.isdigit() and int(number) > 0 for number in numbers):
-            self.fail(f"{value!r} is not a size; give 320 for a square, or a height and a width: 320 480", param, ctx)
-        return int(numbers[0]), int(numbers[-1])
-
-
-class _GenerateCommand(click.Command):
-    """Lets ``--image-size`` take one number or two."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Join ``--image-size H W`` to one value before click counts values."""
-        joined = list(args)
-        for i, arg in enumerate(args[:-2]):
-            if arg == "--image-size" and args[i + 1].isdigit() and args[i + 2].isdigit():
-                joined[i + 1 : i + 3] = [f"{args[i + 1]}x{args[i + 2]}"]
-                break
-        return super().parse_args(ctx, joined)
-
-
-@main.command(cls=_GenerateCommand)
+@main.command(cls=ImageSizeCommand)
 @click.argument("images")
-@click.argument("store", type=click.Path(path_type=Path))
+@click.argument("store", type=click.Path(path_type=Path), callback=_local)
 @click.option("--teacher", required=True, help="A timm model name, or package.module:function returning a model.")
 @click.option(
     "--checkpoint",
@@ -88,7 +84,7 @@ class _GenerateCommand(click.Command):
     help="The teacher's weights: a safetensors file or a torch state dict. Default: timm's pretrained weights.",
 )
 @click.option("--random-weights", type=int, metavar="SEED", help="Random weights, for benchmarks.")
-@click.option("--image-size", type=_Size(), metavar="H [W]", help="The teacher's input in pixels, height first.")
+@click.option("--image-size", callback=image_size, metavar="H [W]", help="The teacher's input in pixels, height first.")
 @click.option(
     "--fit",
     type=click.Choice(["squash", "center", "letterbox"]),
@@ -111,8 +107,8 @@ class _GenerateCommand(click.Command):
 @click.option("--compile", "compile_model", is_flag=True, help="Run the teacher through torch.compile.")
 @click.option("--channels-last", is_flag=True, help="Run the teacher in channels-last memory order.")
 @click.option("--workers", type=click.IntRange(1), help="Threads that decode and resize [one a core].")
-@click.option("--rank", type=click.IntRange(0), help="This process among --world-size [torchrun's or Slurm's].")
-@click.option("--world-size", type=click.IntRange(1), help="Processes that share the work [torchrun's or Slurm's].")
+@click.option("--rank", type=click.IntRange(0), help="This process among --world-size [as torchrun or srun says].")
+@click.option("--world-size", type=click.IntRange(1), help="Processes that share the work [as torchrun or srun says].")
 @click.option(
     "--max-failures", type=click.FloatRange(0, 1), default=0.01, show_default=True, help="Failed fraction to accept."
 )
@@ -134,15 +130,13 @@ def generate(images: str, store: Path, as_json: bool, **given: Any) -> None:
     """
     from relabel.generate import generate as run
 
-    summary = run(images, store, _teacher_spec(given), _generate_options(given))
-    if as_json:
-        click.echo(json.dumps(generate_json(summary), indent=2))
-    else:
-        click.echo(generate_text(summary, str(store)))
+    options = _generate_options(given)
+    summary = run(images, store, _teacher_spec(given), options)
+    _print(generate_json(summary) if as_json else generate_text(summary, str(store)))
     sys.exit(0 if summary.is_good else _EXIT_FINDINGS)
 
 
-def _teacher_spec(given: dict[str, Any]) -> Any:
+def _teacher_spec(given: dict[str, Any]) -> TeacherSpec:
     from relabel.teacher import TeacherSpec
 
     return TeacherSpec(
@@ -158,18 +152,18 @@ def _teacher_spec(given: dict[str, Any]) -> Any:
     )
 
 
-def _generate_options(given: dict[str, Any]) -> Any:
+def _generate_options(given: dict[str, Any]) -> GenerateOptions:
     from relabel.generate import GenerateOptions
 
-    rank, world_size = given["rank"], given["world_size"]
+    rank, world_size = rank_and_world_size(given["rank"], given["world_size"], os.environ)
     return GenerateOptions(
         planes=given["planes"],
         profile=given["profile"],
         samples_per_shard=given["samples_per_shard"],
         batch_size=given["batch_size"],
         workers=given["workers"],
-        rank=_environment("RANK", "SLURM_PROCID", default=0) if rank is None else rank,
-        world_size=_environment("WORLD_SIZE", "SLURM_NTASKS", default=1) if world_size is None else world_size,
+        rank=rank,
+        world_size=world_size,
         max_failures=given["max_failures"],
         dtype=given["scores"],
         compression=given["compression"],
@@ -204,7 +198,7 @@ def verify_shards_command(store: str, images: str | None, workers: int | None, a
     from relabel.verify import verify_shards
 
     report = verify_shards(store, images, workers=workers, show_progress=not quiet)
-    click.echo(json.dumps(asdict(report), indent=2) if as_json else shards_text(report))
+    _print(shards_json(report) if as_json else shards_text(report))
     sys.exit(0 if report.is_clean else _EXIT_FINDINGS)
 
 
@@ -221,8 +215,9 @@ def inspect(store: str, as_json: bool) -> None:
     from relabel.summary import summarise
 
     summary = summarise(store)
-    if as_json:
-        values = asdict(summary) | {"manifest": summary.manifest.to_json()["relabel"]}
-        click.echo(json.dumps(values | {"bytes_per_image": summary.bytes_per_image}, indent=2))
-    else:
-        click.echo(store_text(summary, store))
+    _print(store_json(summary) if as_json else store_text(summary, store))
+
+
+def _print(result: dict[str, Any] | str) -> None:
+    """Text, or JSON of a kind that every parser reads: NaN is no number there."""
+    click.echo(result if isinstance(result, str) else json.dumps(result, indent=2, allow_nan=False))

@@ -1,8 +1,7 @@
-"""What the commands print for a person, and generate's summary for a machine."""
+"""What the commands print: text for a person, plain values for a machine."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
@@ -14,11 +13,12 @@ if TYPE_CHECKING:
     from relabel.verify.findings import ShardsReport
 
 _SHOWN = 20
+_SHOWN_FINDINGS = 1000
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     """Columns of text under a header, numbers to the right."""
-    cells = [[*map(str, header)], *([_printable(str(value)) for value in row] for row in rows)]
+    cells = [[*map(str, header)], *([printable(str(value)) for value in row] for row in rows)]
     numeric = [all(isinstance(row[i], (int, float)) for row in rows) for i in range(len(header))]
     widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
     lines = [
@@ -31,17 +31,17 @@ def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     return "\n".join([lines[0], "  ".join("-" * width for width in widths), *lines[1:]])
 
 
-def _printable(text: str) -> str:
-    """Text from a data file, without the control characters that a terminal would obey."""
-    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+def printable(text: str) -> str:
+    """Text from a data file on one line, without the control characters that a terminal would obey."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in " ".join(text.splitlines()))
 
 
 def generate_text(summary: GenerateSummary, store: str) -> str:
     """The end of a run."""
     shares = summary.waits.shares(summary.seconds)
     lines = [
-        f"{store}: {summary.shards_published} shards published, {summary.shards_skipped} were there already, "
-        f"of {summary.shards}",
+        f"{printable(store)}: {summary.shards_published} shards published, {summary.shards_skipped} were there "
+        f"already, of {summary.shards}",
         f"{summary.images} images in {summary.seconds:.1f} s, {summary.images_per_second:.1f} images/s; waited for "
         + ", ".join(f"{name} {share:.0%}" for name, share in shares.items()),
     ]
@@ -74,9 +74,12 @@ def shards_text(report: ShardsReport) -> str:
     if report.findings:
         rows = [
             ("-" if f.shard < 0 else f.shard, "-" if f.row < 0 else f.row, f.key or "-", f.what)
-            for f in report.findings
+            for f in report.findings[:_SHOWN_FINDINGS]
         ]
-        lines = [table(("shard", "row", "key", "what"), rows), ""]
+        lines = [table(("shard", "row", "key", "what"), rows)]
+        if len(report.findings) > _SHOWN_FINDINGS:
+            lines.append(f"and {len(report.findings) - _SHOWN_FINDINGS} more; --json has them all")
+        lines.append("")
     compared = f", {report.images_compared} compared with the images" if report.images_compared else ""
     lines.append(
         f"{report.shards} shards, {report.images} images: {report.labelled} labelled, {report.failed} failed"
@@ -84,6 +87,11 @@ def shards_text(report: ShardsReport) -> str:
     )
     lines.append("clean" if report.is_clean else f"{len(report.findings)} findings")
     return "\n".join(lines)
+
+
+def shards_json(report: ShardsReport) -> dict[str, Any]:
+    """The same for a machine."""
+    return asdict(report) | {"is_clean": report.is_clean}
 
 
 def store_text(summary: StoreSummary, store: str) -> str:
@@ -101,18 +109,31 @@ def store_text(summary: StoreSummary, store: str) -> str:
         "scores": f"{scores.scores}, {scores.dtype}, {scores.compression}",
         "shards": f"{summary.shards_published} of {len(m.data.shards)} published, {m.data.rows_per_shard} rows each",
         "images": f"{summary.labelled} labelled, {summary.failed} failed",
-        "size": f"{summary.bytes / 1e6:.2f} MB, {summary.bytes_per_image:.0f} bytes an image",
-        "unstored mass": _number(summary.unstored_mass, f" (mean over {summary.sampled} images)"),
-        "first class": _number(summary.first_class_is_label, " is the ground truth"),
+        "size": _size(summary),
+        "unstored mass": _share(summary.unstored_mass, f" (mean over {summary.sampled} images)"),
+        "first class": _share(summary.first_class_is_label, " is the ground truth"),
         "labels": _histogram(summary.labels),
         "versions": ", ".join(f"{name} {version}" for name, version in m.versions.items()),
     }
     size = max(map(len, facts))
-    return "\n".join(f"{name:<{size}}  {_printable(str(fact))}" for name, fact in facts.items())
+    return "\n".join(f"{name:<{size}}  {printable(str(fact))}" for name, fact in facts.items())
 
 
-def _number(value: float, rest: str) -> str:
-    return "-" if math.isnan(value) else f"{value:.1%}{rest}"
+def store_json(summary: StoreSummary) -> dict[str, Any]:
+    """The same for a machine; what is not known is null."""
+    return asdict(summary) | {
+        "manifest": summary.manifest.to_json()["relabel"],
+        "bytes_per_image": summary.bytes_per_image,
+    }
+
+
+def _size(summary: StoreSummary) -> str:
+    each = "" if summary.bytes_per_image is None else f", {summary.bytes_per_image:.0f} bytes an image"
+    return f"{summary.bytes / 1e6:.2f} MB{each}"
+
+
+def _share(value: float | None, rest: str) -> str:
+    return "-" if value is None else f"{value:.1%}{rest}"
 
 
 def _histogram(labels: dict[int, int]) -> str:

@@ -2,68 +2,127 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from relabel.images import ImageSource, image_hash
-from relabel.store import RowTable
+import numpy as np
+from numpy.typing import NDArray
+
+from relabel.errors import SourceError
+from relabel.images import EncodedImage, ImageSource, image_hash
 from relabel.verify.findings import Finding
+from relabel.verify.keys import KeyTable
 
-_SPAN = 1024
+_SPAN = 256
+_Span = tuple[str, int, int]
 
 
-@dataclass(frozen=True, slots=True)
-class _Row:
-    shard: int
-    row: int
-    hash: int
-    label: int
+@dataclass(slots=True)
+class _Outcome:
+    """What one span of images was like: the places of their rows in the table, -1 where there is none."""
+
+    places: list[int] = field(default_factory=list)
+    differences: list[tuple[int, str]] = field(default_factory=list)
+    strangers: list[str] = field(default_factory=list)
+    unreadable: list[str] = field(default_factory=list)
 
 
 def compare_images(
-    source: ImageSource, tables: Mapping[int, RowTable], pool: Executor, progress: Callable[[int], None]
+    source: ImageSource, table: KeyTable, pool: Executor, progress: Callable[[int], None]
 ) -> tuple[int, list[Finding]]:
     """How many images were compared, and every difference in keys, bytes or ground truth.
 
-    Keys are looked up wherever they are, so that images may have been moved between tars.
+    Keys are looked up wherever they are, so that images may have been moved between tars. A part that cannot be read is
+    a finding, and the others are compared all the same.
     """
-    rows = {
-        key: _Row(shard, row, int(table.image_hashes[row]), int(table.labels[row]))
-        for shard, table in tables.items()
-        for row, key in enumerate(table.keys)
-        if key
-    }
+
+    def compared(span: _Span) -> _Outcome:
+        outcome = _Outcome()
+        for part in _alone(source, span):
+            try:
+                for image in source.read(*part):
+                    _compare(image, table, outcome)
+                    progress(1)
+            except SourceError as error:
+                outcome.unreadable.append(str(error))
+        return outcome
+
+    outcomes = list(pool.map(compared, _spans(source)))
+    unreadable = [what for outcome in outcomes for what in outcome.unreadable]
+    strangers = [key for outcome in outcomes for key in outcome.strangers]
+    found = np.array([place for outcome in outcomes for place in outcome.places], np.int64)
+    findings = [
+        *(Finding(-1, -1, "", what) for what in unreadable),
+        *_differences(table, [difference for outcome in outcomes for difference in outcome.differences]),
+        *_strangers(table, strangers),
+        *_miscounted(table, found, all_were_read=not unreadable),
+    ]
+    return len(found) + len(strangers), findings
+
+
+def _spans(source: ImageSource) -> list[_Span]:
+    """The work for the threads. A tar is read from its start, and in one pass: listing it first would be another."""
+    if source.kind == "webdataset":
+        return [(name, 0, sys.maxsize) for name in source.parts()]
     listing = source.listing(workers=1, progress=lambda _: None)
-    # A tar is read from its start; a folder's images can be shared out.
-    spans = [
-        (part.name, first, min(span, len(part.keys) - first))
+    return [
+        (part.name, first, min(_SPAN, len(part.keys) - first))
         for part in listing
-        for span in (_SPAN if source.kind == "folder" else len(part.keys),)
-        for first in range(0, len(part.keys), span)
+        for first in range(0, len(part.keys), _SPAN)
     ]
 
-    def compared(span: tuple[str, int, int]) -> tuple[int, list[Finding]]:
-        findings: list[Finding] = []
-        count = 0
-        for image in source.read(*span):
-            count += 1
-            row = rows.get(image.key)
-            if row is None:
-                findings.append(
-                    Finding(-1, -1, image.key, "an image of this key is there, and the store has no row for it")
-                )
-            elif row.hash != image_hash(image.data):
-                findings.append(
-                    Finding(row.shard, row.row, image.key, "the image's bytes are not those that were labelled")
-                )
-            elif row.label != image.label:
-                what = f"its ground truth is {image.label} and the store says {row.label}"
-                findings.append(Finding(row.shard, row.row, image.key, what))
-            progress(1)
-        return count, findings
 
-    outcomes = list(pool.map(compared, spans))
-    there = {key for part in listing for key in part.keys}
-    lost = [Finding(row.shard, row.row, key, "no such image is there") for key, row in rows.items() if key not in there]
-    return sum(count for count, _ in outcomes), [f for _, findings in outcomes for f in findings] + lost
+def _alone(source: ImageSource, span: _Span) -> Iterator[_Span]:
+    """The pieces of a span that can be read even though another cannot: a folder's files."""
+    name, first, count = span
+    if source.kind == "webdataset":
+        yield span
+    else:
+        yield from ((name, number, 1) for number in range(first, first + count))
+
+
+def _compare(image: EncodedImage, table: KeyTable, outcome: _Outcome) -> None:
+    place = table.find(image.key)
+    if place < 0:
+        outcome.strangers.append(image.key)
+        return
+    outcome.places.append(place)
+    if not table.comparable[place]:
+        return
+    if table.image_hashes[place] != image_hash(image.data):
+        outcome.differences.append((place, "the image's bytes are not those that were labelled"))
+    if table.labels[place] != image.label:
+        what = f"its ground truth is {image.label} and the store says {table.labels[place]}"
+        outcome.differences.append((place, what))
+
+
+def _differences(table: KeyTable, differences: list[tuple[int, str]]) -> Iterator[Finding]:
+    differences.sort()
+    names = table.keys(np.array([place for place, _ in differences], np.int64))
+    for (shard, row, key), (_, what) in zip(names, differences, strict=True):
+        yield Finding(shard, row, key, what)
+
+
+def _strangers(table: KeyTable, keys: list[str]) -> Iterator[Finding]:
+    if table.is_complete:
+        for key in keys:
+            yield Finding(-1, -1, key, "an image of this key is there, and the store has no row for it")
+    elif keys:
+        what = f"{len(keys)} images have no row that can be read; shards are missing or damaged, and may hold theirs"
+        yield Finding(-1, -1, "", what)
+
+
+def _miscounted(table: KeyTable, found: NDArray[np.int64], *, all_were_read: bool) -> Iterator[Finding]:
+    """Rows whose key no image has, or more than one."""
+    times = np.bincount(found, minlength=len(table))
+    for shard, row, key in table.keys(np.flatnonzero(times > 1)):
+        yield Finding(shard, row, key, "more than one image has this key")
+    lost = np.flatnonzero(times == 0)
+    if all_were_read:
+        for shard, row, key in table.keys(lost):
+            yield Finding(shard, row, key, "no image of this key is there")
+    elif len(lost):
+        what = f"{len(lost)} rows have no image that can be read; it may be among those that cannot"
+        yield Finding(-1, -1, "", what)

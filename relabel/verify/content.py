@@ -4,84 +4,144 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from relabel.manifest import ScoreRecord
 from relabel.score_map import NOT_STORED, STEP
-from relabel.store import RowBatch
 
-_HALF_STEP = STEP / 2
-_SLACK = 1e-3
-"""Room for float16 rounding, on top of half a coding step."""
+_ROUNDING = {"uint8": STEP / 2, "float16": 2.0**-8}
+"""Nats by which coding may raise a score: half a code; half a float16 step at -16, below which mass is nothing."""
+_SLACK = 0.01
+"""Room for the float32 arithmetic that made the scores, in probability or in nats."""
+_OFFSET_ROUNDING = 0.6
+"""Half a code and that same room, in codes of an offset."""
+_LEAST_SCORE = -(NOT_STORED - 1) * STEP
+_LEAST_OFFSET, _MOST_OFFSET = -128, 127
+"""Clamped: what stands behind the first two may be any smaller value, behind the last any larger one."""
+
+_Found = Iterator[tuple[int, str]]
 
 
-def content_findings(batch: RowBatch, record: ScoreRecord) -> Iterator[tuple[int, str]]:
-    """(index in the batch, what is wrong) for every broken promise of a batch of labelled rows."""
-    yield from _class_findings(batch.classes, record)
-    scores, stored = _log_probabilities(batch.scores)
-    if record.select == "image":
-        for row in np.flatnonzero(~stored.all(axis=(1, 2, 3))):
-            yield int(row), "a plane misses cells (score not stored or not finite), and this store's planes are whole"
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Maps:
+    """n score maps as a store holds them; what could not be read is None.
+
+    Attributes:
+        scores: (n, K + 1, H, W) uint8 codes or float16, the planes, then the rest.
+        classes: (n, K + M) uint16 or uint32.
+        profile: (n, M + 1) int8 codes.
+    """
+
+    scores: NDArray[Any]
+    classes: NDArray[Any] | None
+    profile: NDArray[Any] | None
+
+
+def content_findings(maps: Maps, record: ScoreRecord) -> _Found:
+    """(number in the batch, what is wrong) for every broken promise of the maps of labelled rows."""
+    if maps.classes is not None:
+        yield from _class_findings(maps.classes, record)
+    nats, missing = _decoded(maps.scores)
+    # One look at the whole batch spares nearly every batch the looks at its cells.
+    if missing is not None:
+        yield from _hole_findings(nats, missing, record)
+        # No probability, so that the sums below are of what is there.
+        nats[missing | np.isinf(nats)] = -np.inf
     if record.scores == "log-probability":
-        # Where a score is missing the sums below mean nothing; that row has its finding already.
-        whole = stored.all(axis=(1, 2, 3))
-        for row, what in _mass_findings(scores, record):
-            if whole[row]:
-                yield row, what
-    yield from _profile_findings(batch.profile, record)
+        yield from _mass_findings(nats, maps.profile, record)
+        if maps.profile is not None:
+            yield from _offset_findings(maps.profile, record)
 
 
-def _log_probabilities(scores: NDArray[np.generic]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """(n, K + 1, H, W) scores in nats, 0 where not stored, and where they are stored."""
-    if scores.dtype == np.uint8:
-        stored = scores != NOT_STORED
-        return np.where(stored, scores.astype(np.float32) * np.float32(-STEP), 0), stored
-    stored = np.isfinite(scores.astype(np.float32))
-    return np.where(stored, scores.astype(np.float32), 0), stored
-
-
-def _class_findings(classes: NDArray[np.generic], record: ScoreRecord) -> Iterator[tuple[int, str]]:
+def _class_findings(classes: NDArray[Any], record: ScoreRecord) -> _Found:
     ids = np.sort(classes.astype(np.int64), axis=1)
-    for row in np.flatnonzero((ids[:, -1] >= record.num_classes) | (ids[:, 0] < 0)):
-        yield int(row), f"a class id lies outside [0, {record.num_classes}): {ids[row, -1]}"
-    twice = (ids[:, 1:] == ids[:, :-1]).any(axis=1)
-    for row in np.flatnonzero(twice):
-        yield int(row), "a class is stored twice"
+    for row in _rows(ids[:, -1] >= record.num_classes):
+        yield row, f"a class id lies outside [0, {record.num_classes}): {ids[row, -1]}"
+    repeated = ids[:, 1:] == ids[:, :-1]
+    for row in _rows(repeated.any(axis=1)):
+        yield row, f"a class is stored twice: {ids[row, 1:][repeated[row]][0]}"
 
 
-def _mass_findings(scores: NDArray[np.float32], record: ScoreRecord) -> Iterator[tuple[int, str]]:
-    """Probabilities sum to at most 1, and the mean log of the others is at most the log of their mean (Jensen)."""
-    planes, rest = scores[:, :-1], scores[:, -1]
-    above = (planes > _SLACK).any(axis=(1, 2, 3))
-    for row in np.flatnonzero(above):
-        yield int(row), f"a log-probability is above 0: {planes[row].max():.3f}"
-    most = np.exp(planes).sum(axis=1)
-    for row in np.flatnonzero((most > math.exp(_HALF_STEP) + _SLACK).any(axis=(1, 2))):
-        yield (
-            int(row),
-            f"the planes' probabilities sum to {most[row].max():.3f} at a cell, above 1 within the coding step",
-        )
-    others = record.num_classes - record.planes
-    if others == 0:
-        return
-    left = 1 - most * math.exp(-_HALF_STEP)
-    implied = others * np.exp(rest - _HALF_STEP)
-    # A clamped code stands for any smaller score, so the smallest rest proves nothing.
-    wrong = (implied > np.maximum(left, 0) + _SLACK) & (rest > -(NOT_STORED - 1) * STEP)
-    for row in np.flatnonzero(wrong.any(axis=(1, 2))):
-        yield int(row), "the rest plane holds more probability than the planes leave at a cell"
+def _decoded(scores: NDArray[Any]) -> tuple[NDArray[np.float32], NDArray[np.bool_] | None]:
+    """Scores in nats, and which of them are not stored; None where all are, and finite."""
+    if scores.dtype == np.uint8:
+        missing = scores == NOT_STORED if scores.max(initial=0) == NOT_STORED else None
+        return scores * np.float32(-STEP), missing
+    nats = scores.astype(np.float32)
+    # The extremes of an array with a NaN are NaN.
+    return nats, None if np.isfinite([nats.min(initial=0), nats.max(initial=0)]).all() else np.isnan(nats)
 
 
-def _profile_findings(profile: NDArray[np.int8], record: ScoreRecord) -> Iterator[tuple[int, str]]:
+def _hole_findings(nats: NDArray[np.float32], missing: NDArray[np.bool_], record: ScoreRecord) -> _Found:
+    """Scores that are infinite, or missing where none may be."""
+    for row in _rows(_any_cell(np.isinf(nats))):
+        yield row, "a score is infinite"
+    for row in _rows(_any_cell(missing if record.select == "image" else missing[:, -1])):
+        yield row, "a score is not stored (or not a number), and its place may have no hole"
+
+
+def _mass_findings(nats: NDArray[np.float32], profile: NDArray[Any] | None, record: ScoreRecord) -> _Found:
+    """Probabilities sum to at most 1 at every cell and over the map; a fault that follows from another is not told."""
+    if nats.max(initial=0) > _SLACK:
+        for row in _rows(_any_cell(nats > _SLACK)):
+            yield row, f"a log-probability is above 0: {nats[row].max():.3f}"
+        # Enough to be too much, and its exponential does not overflow.
+        nats = np.minimum(nats, 1)
+    most = math.exp(_ROUNDING[record.dtype]) + _SLACK
+    mass = np.exp(nats[:, :-1]).sum(axis=1)
+    above = _any_cell(mass > most)
+    for row in _rows(above):
+        yield row, f"the planes' probabilities sum to {mass[row].max():.3f} at a cell, above 1 within the coding step"
+    # The mean log-probability of the other classes is at most the log of their mean probability (Jensen).
+    mass += (record.num_classes - record.planes) * np.exp(nats[:, -1])
+    above_with_rest = _any_cell(mass > most) & ~above
+    for row in _rows(above_with_rest):
+        yield row, "the rest plane holds more probability than the planes leave at a cell"
+    if profile is not None:
+        pooled = _pooled_mass(nats, profile, record)
+        # Offsets are rounded, and the rest that they are added to as well.
+        most = math.exp(_ROUNDING[record.dtype] + STEP / 2) + _SLACK
+        for row in _rows((pooled > most) & ~above & ~above_with_rest):
+            yield row, f"planes and profile sum to the probability {pooled[row]:.3f} over the map, above 1"
+
+
+def _pooled_mass(nats: NDArray[np.float32], profile: NDArray[Any], record: ScoreRecord) -> NDArray[np.float32]:
+    """(n,) what the label of the whole map sums to before it is normalised; 0 where clamping may have raised it."""
+    others = record.num_classes - record.planes - record.profile
+    means = nats.mean(axis=(2, 3))
+    offsets = means[:, -1:] + profile * np.float32(STEP)
+    weights = np.array([1] * record.profile + [others], np.float32)
+    mass = np.exp(means[:, :-1]).sum(axis=1) + np.exp(np.minimum(offsets, 1)) @ weights
+    clamped = _any_cell(nats[:, -1] == _LEAST_SCORE) & (record.dtype == "uint8")
+    pooled: NDArray[np.float32] = np.where(clamped, 0, mass)
+    return pooled
+
+
+def _offset_findings(profile: NDArray[Any], record: ScoreRecord) -> _Found:
     """Offsets average to 0, and the remaining classes' one keeps their mass, so it is at least their mean."""
     others = record.num_classes - record.planes - record.profile
-    if record.scores != "log-probability" or record.select != "image" or others < 1:
-        return
     codes = profile.astype(np.float64)
-    clamped = (np.abs(codes) >= 127).any(axis=1)
-    least = -codes[:, :-1].sum(axis=1) / others
-    rounding = (record.profile / others + 1) / 2 + 1e-6
-    for row in np.flatnonzero((codes[:, -1] < least - rounding) & ~clamped):
-        yield int(row), "the profile's offsets disagree with the rest plane they refer to"
+    total, remaining = codes[:, :-1].sum(axis=1), codes[:, -1]
+    clamped = (codes == _MOST_OFFSET).any(axis=1)
+    if others:
+        wrong = remaining < -total / others - (record.profile / others + 1) * _OFFSET_ROUNDING
+    else:
+        clamped |= (codes == _LEAST_OFFSET).any(axis=1)
+        wrong = (np.abs(total) > record.profile * _OFFSET_ROUNDING) | (remaining != 0)
+    for row in _rows(wrong & ~clamped):
+        yield row, "the profile's offsets do not average to 0 over the classes without a plane"
+
+
+def _any_cell(wrong: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """(n, ...) to (n,)."""
+    rows: NDArray[np.bool_] = np.logical_or.reduce(wrong, axis=tuple(range(1, wrong.ndim)))
+    return rows
+
+
+def _rows(wrong: NDArray[np.bool_]) -> list[int]:
+    found: list[int] = np.flatnonzero(wrong).tolist()
+    return found

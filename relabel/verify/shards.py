@@ -2,33 +2,42 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import threading
 import time
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import CancelledError, Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from relabel.errors import DamagedStoreError, RelabelError
+from relabel.errors import RelabelError
 from relabel.images import open_source
-from relabel.manifest import fingerprint
 from relabel.progress import Progress
-from relabel.store import FAILED, LABELLED, NO_IMAGE, RowTable, StoreReader
+from relabel.store import FAILED, LABELLED, NO_IMAGE, StoreReader, codecs
 from relabel.verify.compare import compare_images
-from relabel.verify.content import content_findings
+from relabel.verify.content import Maps, content_findings
+from relabel.verify.files import ScoreFile, read_column
 from relabel.verify.findings import Finding, ShardsReport
+from relabel.verify.keys import KeyTable, ShardRows, shard_rows
+from relabel.verify.metadata import metadata_findings
+from relabel.verify.rows import Columns, row_findings
 
-_BATCH = 256
+_BATCH = 128
+"""Rows whose scores are looked at together: few enough for a core's cache."""
 
 
 @dataclass(slots=True)
-class _ShardResult:
-    shard: int
-    table: RowTable | None = None
+class _ShardCheck:
+    """What is kept of a shard once it was looked at: `images` counts its rows by status."""
+
     findings: list[Finding] = field(default_factory=list)
+    images: NDArray[np.int64] = field(default_factory=lambda: np.zeros(3, np.int64))
+    rows: ShardRows | None = None
 
 
 def verify_shards(
@@ -36,34 +45,43 @@ def verify_shards(
 ) -> ShardsReport:
     """Check a store, and with `images` (as `relabel generate` takes them) that it labels those.
 
+    Every file is checked by itself, so that a damaged one hides no other. A change of a zarr.json is found where
+    anything in the store contradicts it; what the manifest merely tells (the teacher's name, say) nothing can.
+
     Args:
-        store: the store's folder.
+        store: the store's folder; of a URL, the copy in the local cache is checked.
         images: a folder or tars; None checks the store alone.
-        workers: threads; None is one a core. Reading, decompressing and hashing run outside Python's lock.
+        workers: threads; None is one a core. All but zstd runs outside Python's lock.
         show_progress: bars on stderr.
 
     Raises:
         StoreError: not a store at all, or its metadata was changed.
-        SourceError: the images cannot be listed or read.
+        SourceError: the images cannot be found.
     """
     started = time.perf_counter()
-    workers = workers or len(os.sched_getaffinity(0))
     reader = StoreReader(store, partial=True)
-    with ThreadPoolExecutor(workers) as pool:
-        with Progress("verifying", reader.num_shards * reader.rows_per_shard, unit="rows", shown=show_progress) as bar:
-            results = list(pool.map(lambda shard: _check_shard(reader, shard, bar), range(reader.num_shards)))
-        tables = {result.shard: result.table for result in results if result.table is not None}
-        findings = [finding for result in results for finding in result.findings]
-        findings += _stray_files(reader)
-        findings += _key_findings(reader, tables)
-        compared = 0
-        if images is not None:
-            source = open_source(images)
-            with Progress("comparing images", None, unit="images", shown=show_progress) as bar:
-                compared, differences = compare_images(source, tables, pool, bar.advance)
+    # A mistyped path must not be found out only after the store was read.
+    source = None if images is None else open_source(images)
+    # The library behind it cannot be imported by two threads at once.
+    codecs.zstd_decompress()
+    compared = 0
+    with _threads(workers) as (pool, stopped):
+
+        def check(shard: int) -> _ShardCheck:
+            return _check_shard(reader, shard, _unless(stopped, bar.advance))
+
+        rows = reader.num_shards * reader.rows_per_shard
+        with Progress("verifying", rows, unit="rows", shown=show_progress) as bar:
+            checks = list(pool.map(check, range(reader.num_shards)))
+        findings = [finding for check in checks for finding in check.findings]
+        findings += [Finding(-1, -1, "", what) for what in metadata_findings(reader)]
+        table = KeyTable(reader, [check.rows for check in checks])
+        findings += table.findings()
+        if source is not None:
+            with Progress("comparing images", len(table), unit="images", shown=show_progress) as bar:
+                compared, differences = compare_images(source, table, pool, _unless(stopped, bar.advance))
             findings += differences
-    counts = [np.bincount(table.statuses, minlength=3) for table in tables.values()]
-    total = np.sum(counts, axis=0) if counts else np.zeros(3, np.int64)
+    total = np.sum([check.images for check in checks], axis=0)
     return ShardsReport(
         shards=reader.num_shards,
         images=int(total[LABELLED] + total[FAILED]),
@@ -75,101 +93,101 @@ def verify_shards(
     )
 
 
-def _check_shard(reader: StoreReader, shard: int, bar: Progress) -> _ShardResult:
-    result = _ShardResult(shard)
+@contextlib.contextmanager
+def _threads(workers: int | None) -> Iterator[tuple[Executor, threading.Event]]:
+    """A pool, and an event that is set once its results are no longer wanted (Ctrl-C)."""
+    stopped = threading.Event()
+    with ThreadPoolExecutor(workers or len(os.sched_getaffinity(0))) as pool:
+        try:
+            yield pool, stopped
+        except BaseException:
+            stopped.set()
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
 
-    def found(row: int, key: str, what: str) -> None:
-        result.findings.append(Finding(shard, row, key, what))
+
+def _unless(stopped: threading.Event, advance: Callable[[int], None]) -> Callable[[int], None]:
+    """`advance`, which every thread calls often, as the place where it notices that it was stopped."""
+
+    def step(count: int) -> None:
+        if stopped.is_set():
+            raise CancelledError
+        advance(count)
+
+    return step
+
+
+def _check_shard(reader: StoreReader, shard: int, advance: Callable[[int], None]) -> _ShardCheck:
+    check = _ShardCheck()
+    columns: dict[str, NDArray[Any]] = {}
+
+    def found(row: int, what: str) -> None:
+        key = str(columns["key"][row]) if row >= 0 and "key" in columns else ""
+        check.findings.append(Finding(shard, row, key, what))
 
     if shard not in reader.published:
-        found(-1, "", "the shard is not published (its status file is missing); run `relabel generate` to finish it")
-        bar.advance(reader.rows_per_shard)
-        return result
-    try:
-        result.table = reader.table(shard)
-        for row, what in _table_findings(reader, shard, result.table):
-            found(row, result.table.keys[row] if row >= 0 else "", what)
-        with_map = np.flatnonzero(reader.stored_rows(shard))
-    except RelabelError as error:
-        found(-1, "", str(error))
-        bar.advance(reader.rows_per_shard)
-        return result
-    for row in np.flatnonzero((result.table.statuses == LABELLED) != reader.stored_rows(shard)):
-        found(int(row), result.table.keys[row], "its status and its score map disagree: one says labelled, one not")
-    for row, what in _map_findings(reader, shard, with_map):
-        found(row, result.table.keys[row], what)
-    bar.advance(reader.rows_per_shard)
-    return result
-
-
-def _table_findings(reader: StoreReader, shard: int, table: RowTable) -> Iterator[tuple[int, str]]:
-    counts = reader.manifest.data.counts
-    used = int((table.statuses != NO_IMAGE).sum())
-    if counts and used != counts[shard]:
-        yield -1, f"{used} rows hold an image, and the manifest says {counts[shard]}"
-    if used == 0:
-        yield -1, "no row holds an image"
-    for row, status in enumerate(table.statuses.tolist()):
-        key, error = table.keys[row], table.errors[row]
-        if status not in (NO_IMAGE, LABELLED, FAILED):
-            yield row, f"status {status} is none of 0, 1, 2"
-        if (status == NO_IMAGE) != (row >= used):
-            yield row, "rows with an image must come first, and this one breaks the order"
-        if bool(key) != (status != NO_IMAGE):
-            yield row, "a row has a key if and only if it holds an image"
-        if bool(error) != (status == FAILED):
-            yield row, "a row has an error if and only if its status is 2 (failed)"
-        if table.labels[row] < -1:
-            yield row, f"label {table.labels[row]} is neither a class nor -1 (unknown)"
-
-
-def _map_findings(reader: StoreReader, shard: int, rows: NDArray[np.intp]) -> Iterator[tuple[int, str]]:
-    """Findings of the rows that have a map; a damaged chunk is found once, and the others are still checked."""
-    for start in range(0, len(rows), _BATCH):
-        readable = rows[start : start + _BATCH]
-        base = shard * reader.rows_per_shard
-        try:
-            batch = reader.read(base + readable)
-        except DamagedStoreError:
-            damaged = [(int(row), _damage(reader, base + int(row))) for row in readable]
-            yield from ((row, what) for row, what in damaged if what)
-            readable = np.array([row for row, what in damaged if not what], np.int64)
-            batch = reader.read(base + readable)
-        for index, what in content_findings(batch, reader.manifest.scores):
-            yield int(readable[index]), what
-
-
-def _damage(reader: StoreReader, row: int) -> str:
-    try:
-        reader.read(np.array([row]))
-    except DamagedStoreError as error:
-        return str(error)
-    return ""
-
-
-def _stray_files(reader: StoreReader) -> Iterator[Finding]:
-    """Missing and unexpected files of the arrays' folders."""
+        found(-1, "the shard is not published (its status file is missing); run `relabel generate` to finish it")
+        advance(reader.rows_per_shard)
+        return check
     for spec in reader.arrays.values():
-        expected = {spec.file_name(shard): shard for shard in range(reader.num_shards)}
-        names = reader.files.names(spec.name)
-        for name, shard in expected.items():
-            if shard in reader.published and name not in names:
-                yield Finding(shard, -1, "", f"the file {spec.name}/{name} is missing")
-        for name in sorted(names - expected.keys() - {"zarr.json"}):
-            yield Finding(
-                -1, -1, "", f"{spec.name}/{name} does not belong to the store (left by a run that was stopped?)"
+        if spec.packing != "sharded":
+            try:
+                columns[spec.name] = read_column(reader, spec.name, shard)
+            except RelabelError as error:
+                found(-1, str(error))
+    for row, what in row_findings(columns, reader.arrays):
+        found(row, what)
+    for row, what in _map_findings(reader, shard, columns, advance):
+        found(row, what)
+    if "status" in columns:
+        status = columns["status"]
+        check.images = np.bincount(status[status <= FAILED], minlength=3)
+        for what in _count_findings(reader, shard, int((status != NO_IMAGE).sum())):
+            found(-1, what)
+    check.rows = shard_rows(columns, shard * reader.rows_per_shard)
+    return check
+
+
+def _count_findings(reader: StoreReader, shard: int, used: int) -> Iterator[str]:
+    counts = reader.manifest.data.counts
+    if counts and used != counts[shard]:
+        yield f"{used} rows hold an image, and the manifest says {counts[shard]}"
+    if not used:
+        yield "no row holds an image"
+
+
+def _map_findings(
+    reader: StoreReader, shard: int, columns: Columns, advance: Callable[[int], None]
+) -> Iterator[tuple[int, str]]:
+    """Findings of the shard's score maps; a damaged one is found once, and the others are checked all the same."""
+    try:
+        file = ScoreFile(reader, shard)
+    except RelabelError as error:
+        advance(reader.rows_per_shard)
+        yield -1, str(error)
+        return
+    status = columns.get("status")
+    labelled = file.claimed if status is None else status == LABELLED
+    with file:
+        yield from file.faults
+        for row in np.flatnonzero(labelled != file.claimed).tolist():
+            yield row, "its status and its score map disagree: one says labelled, one not"
+        stored = np.flatnonzero(file.stored)
+        for start in range(0, len(stored), _BATCH):
+            rows = stored[start : start + _BATCH]
+            scores, faults = file.read(rows)
+            yield from ((int(rows[i]), what) for i, what in faults)
+            sound = labelled[rows]
+            sound[[i for i, _ in faults]] = False
+            rows = rows[sound]
+            maps = Maps(
+                scores=scores[sound], classes=_some(columns, "classes", rows), profile=_some(columns, "profile", rows)
             )
+            for i, what in content_findings(maps, reader.manifest.scores):
+                yield int(rows[i]), what
+            advance(len(sound))
+    advance(reader.rows_per_shard - len(stored))
 
 
-def _key_findings(reader: StoreReader, tables: dict[int, RowTable]) -> Iterator[Finding]:
-    first: dict[str, tuple[int, int]] = {}
-    for shard, table in tables.items():
-        for row, key in enumerate(table.keys):
-            if key and key in first:
-                yield Finding(shard, row, key, "the key stands twice; first in shard {} row {}".format(*first[key]))
-            elif key:
-                first[key] = (shard, row)
-    if len(tables) == reader.num_shards and reader.manifest.data.counts:
-        keys = (key for shard in range(reader.num_shards) for key in tables[shard].keys if key)
-        if fingerprint(keys) != reader.manifest.data.fingerprint:
-            yield Finding(-1, -1, "", "the keys are not those that the manifest's fingerprint was made of")
+def _some(columns: Mapping[str, NDArray[Any]], name: str, rows: NDArray[np.intp]) -> NDArray[Any] | None:
+    return columns[name][rows] if name in columns else None

@@ -1,0 +1,171 @@
+"""The files of a store, read byte for byte: stricter than a trainer's reader, and one damaged file hides no other."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from relabel.errors import DamagedStoreError
+from relabel.store import StoreReader, codecs
+from relabel.store.layout import ABSENT, ArraySpec
+
+_ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
+_ZSTD_FLAGS, _ZSTD_CHECKSUM = 0b0001_1100, 0b0000_0100
+"""In a frame's descriptor: the bits that format 1 fixes, and of those the one that is set."""
+
+
+def read_column(reader: StoreReader, name: str, shard: int) -> NDArray[Any]:
+    """A shard's rows of an array that is not sharded, (R, *tail); strings as objects.
+
+    Raises:
+        DamagedStoreError: the file cannot be read, or is not what format 1 writes.
+    """
+    spec = reader.arrays[name]
+    file = _file(spec, shard)
+    try:
+        data = reader.files.local(file).read_bytes()
+    except OSError as error:
+        raise DamagedStoreError(f"{file} cannot be read: {error.strerror}") from error
+    try:
+        plain = _without_crc32c(data) if spec.packing == "raw" else _decompressed(data)
+        column = _strings(plain) if spec.dtype == "string" else _numbers(plain, spec)
+    except codecs.DECODING_ERRORS as error:
+        raise DamagedStoreError(f"{file} is damaged: {error}") from error
+    if len(column) != reader.rows_per_shard:
+        raise DamagedStoreError(f"{file} is damaged: it holds {len(column)} rows instead of {reader.rows_per_shard}")
+    return column
+
+
+class ScoreFile:
+    """A shard's score maps: the index read and checked at once, the maps on demand. A context manager.
+
+    Attributes:
+        claimed: (R,) bool, whether the index has an entry for a row.
+        stored: (R,) bool, whether it leads to bytes of the file.
+        faults: (row, what is wrong) for everything that the index says wrongly; row -1 is the file as a whole.
+
+    Raises:
+        DamagedStoreError: the file or its index cannot be read.
+    """
+
+    def __init__(self, reader: StoreReader, shard: int) -> None:
+        self._spec = reader.arrays["scores"]
+        self._raw = reader.manifest.scores.compression == "none"
+        self._name = _file(self._spec, shard)
+        self._descriptor = -1
+        try:
+            self._descriptor = os.open(reader.files.local(self._name), os.O_RDONLY | os.O_CLOEXEC)
+            size = os.fstat(self._descriptor).st_size - 16 * reader.rows_per_shard - 4
+            if size < 0:
+                raise DamagedStoreError(f"{self._name} is damaged: it is too short for the index of its rows")
+            index = _without_crc32c(os.pread(self._descriptor, 16 * reader.rows_per_shard + 4, size))
+            self._index = np.frombuffer(index, "<u8").reshape(reader.rows_per_shard, 2)
+        except OSError as error:
+            self._close()
+            raise DamagedStoreError(f"{self._name} cannot be read: {error.strerror}") from error
+        except ValueError as error:
+            self._close()
+            raise DamagedStoreError(f"{self._name} is damaged: the index: {error}") from error
+        self.claimed = (self._index != ABSENT).any(axis=1)
+        self.stored, faults = _index_faults(self._index, size)
+        self.faults = [(row, f"the index of {self._name}: {what}") for row, what in faults]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._close()
+
+    def read(self, rows: NDArray[np.intp]) -> tuple[NDArray[Any], list[tuple[int, str]]]:
+        """The maps (n, K + 1, H, W) of some stored rows, and (number in `rows`, what) for those that are damaged."""
+        maps = np.zeros((len(rows), *self._spec.tail), self._spec.little)
+        try:
+            self._decode(rows, maps)
+        except (OSError, *codecs.DECODING_ERRORS):
+            # Once more one by one, to name the rows.
+            return maps, [(i, what) for i in range(len(rows)) for what in self._fault(rows[i : i + 1], maps[i : i + 1])]
+        return maps, []
+
+    def _fault(self, row: NDArray[np.intp], into: NDArray[Any]) -> Iterator[str]:
+        try:
+            self._decode(row, into)
+        except (OSError, *codecs.DECODING_ERRORS) as error:
+            yield f"its map in {self._name} is damaged: {error}"
+
+    def _decode(self, rows: NDArray[np.intp], into: NDArray[Any]) -> None:
+        chunks = [os.pread(self._descriptor, length, offset) for offset, length in self._index[rows].tolist()]
+        if self._raw:
+            codecs.decode_raw(chunks, into)
+            return
+        for frame in chunks:
+            _check_frame(frame)
+        codecs.decode_zstd(chunks, into)
+
+    def _close(self) -> None:
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+
+def _file(spec: ArraySpec, shard: int) -> str:
+    return f"{spec.name}/{spec.file_name(shard)}"
+
+
+def _without_crc32c(data: bytes) -> bytes:
+    return codecs.without_crc32c(np.frombuffer(data, np.uint8)).tobytes()
+
+
+def _decompressed(frame: bytes) -> bytes:
+    _check_frame(frame)
+    data: bytes = codecs.zstd_decompress()(frame)
+    return data
+
+
+def _check_frame(frame: bytes) -> None:
+    """Raise ValueError for what a decoder lets pass: a frame without a checksum, and a bit of its header."""
+    if len(frame) < 5 or not frame.startswith(_ZSTD_MAGIC) or frame[4] & _ZSTD_FLAGS != _ZSTD_CHECKSUM:
+        raise ValueError("it is not a zstd frame with a checksum")
+
+
+def _strings(data: bytes) -> NDArray[np.object_]:
+    values = codecs.decode_strings(data)
+    if codecs.encode_strings(values.tolist()) != data:
+        raise ValueError("its strings are not encoded as vlen-utf8 says")
+    return values
+
+
+def _numbers(data: bytes, spec: ArraySpec) -> NDArray[Any]:
+    if len(data) % spec.row_bytes():
+        raise ValueError(f"{len(data)} bytes are no whole number of rows of {spec.row_bytes()}")
+    return np.frombuffer(data, spec.little).reshape(-1, *spec.tail)
+
+
+def _index_faults(index: NDArray[np.uint64], size: int) -> tuple[NDArray[np.bool_], list[tuple[int, str]]]:
+    """Which rows can be read, and what is wrong: chunks must lie side by side and fill the file up to the index."""
+    absent = index == ABSENT
+    halves = np.flatnonzero(absent[:, 0] != absent[:, 1])
+    faults = [(row, "its entry is half empty") for row in halves.tolist()]
+    offset, length = index[:, 0], index[:, 1]
+    limit = np.uint64(size)
+    inside = ~absent.any(axis=1) & (length <= limit) & (offset <= limit - np.minimum(length, limit))
+    outside = np.flatnonzero(~absent.any(axis=1) & ~inside)
+    faults += [(row, "its entry points outside the file") for row in outside.tolist()]
+    spans: Sequence[Sequence[int]] = index[inside][np.argsort(offset[inside], kind="stable")].tolist()
+    end, unclaimed, shared = 0, 0, False
+    for start, count in spans:
+        unclaimed += max(0, start - end)
+        shared |= start < end
+        end = max(end, start + count)
+    unclaimed += size - end
+    if unclaimed:
+        faults.append((-1, f"{unclaimed} bytes of the file belong to no row"))
+    if shared:
+        faults.append((-1, "two rows share bytes of the file"))
+    return inside, faults

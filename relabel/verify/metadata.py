@@ -1,0 +1,74 @@
+"""The promises of a store as a whole: its folders, its zarr.json files, and what the manifest says of itself."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from relabel.store import StoreReader
+
+_GROUP_FIELDS = frozenset({"zarr_format", "node_type", "attributes", "consolidated_metadata"})
+_ARRAY_FIELDS = frozenset(
+    {
+        "zarr_format",
+        "node_type",
+        "shape",
+        "data_type",
+        "chunk_grid",
+        "chunk_key_encoding",
+        "fill_value",
+        "codecs",
+        "dimension_names",
+        "attributes",
+        "storage_transformers",
+    }
+)
+
+
+def metadata_findings(reader: StoreReader) -> Iterator[str]:
+    """Everything that is wrong with the store as a whole. The reader has compared the arrays' zarr.json already."""
+    group = _json(reader, "zarr.json")
+    if group.get("consolidated_metadata") is not None:
+        yield "zarr.json holds consolidated metadata, a copy of the arrays' metadata that readers would believe"
+    yield from _unknown_fields("zarr.json", group, _GROUP_FIELDS)
+    for name in reader.arrays:
+        yield from _unknown_fields(f"{name}/zarr.json", _json(reader, f"{name}/zarr.json"), _ARRAY_FIELDS)
+    yield from _manifest_findings(reader)
+    yield from _stray_files(reader)
+
+
+def _unknown_fields(file: str, found: dict[str, Any], fields: frozenset[str]) -> Iterator[str]:
+    """zarr readers must refuse a field that they do not know."""
+    for name in sorted(found.keys() - fields):
+        yield f"{file} holds {name!r}, which is no field of zarr v3"
+
+
+def _manifest_findings(reader: StoreReader) -> Iterator[str]:
+    manifest, data = reader.manifest, reader.manifest.data
+    if len(set(data.shards)) < len(data.shards):
+        yield "the manifest names two shards alike"
+    if data.counts and max(data.counts) != data.rows_per_shard:
+        yield (
+            f"the manifest's largest count is {max(data.counts)}, and its rows_per_shard {data.rows_per_shard}: "
+            "they must be equal"
+        )
+    if manifest.preprocessing.fit == "squash" and manifest.footprint != (0, 0, 1, 1):
+        yield (
+            f"the manifest says that whole images were squashed, and that the maps cover {manifest.footprint} of them"
+        )
+
+
+def _stray_files(reader: StoreReader) -> Iterator[str]:
+    for name in sorted(reader.files.names("") - reader.arrays.keys() - {"zarr.json"}):
+        yield f"{name} does not belong to the store"
+    for spec in reader.arrays.values():
+        expected = {spec.file_name(shard) for shard in range(reader.num_shards)} | {"zarr.json"}
+        for name in sorted(reader.files.names(spec.name) - expected):
+            yield f"{spec.name}/{name} does not belong to the store (left by a run that was stopped?)"
+
+
+def _json(reader: StoreReader, name: str) -> dict[str, Any]:
+    """A file that the reader could parse already."""
+    value: dict[str, Any] = json.loads(reader.files.local(name).read_text())
+    return value

@@ -1,0 +1,69 @@
+"""The promises that the rows of a shard make besides their score maps."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from relabel.store import FAILED, LABELLED, NO_IMAGE
+from relabel.store.layout import ArraySpec
+
+Columns = Mapping[str, NDArray[Any]]
+"""The row arrays of a shard by name, (R, *tail), strings as objects; a damaged one is left out."""
+
+_OF_A_MAP = ("classes", "profile", "footprint")
+_OF_AN_IMAGE = ("image_hash", "label")
+
+
+def row_findings(columns: Columns, specs: Mapping[str, ArraySpec]) -> Iterator[tuple[int, str]]:
+    """(row, what is wrong) for every broken promise; arrays that are not there are not looked at."""
+    status = columns.get("status")
+    if status is None:
+        return
+    for row in _rows(status > FAILED):
+        yield row, f"status {status[row]} is none of 0, 1, 2"
+    used = status != NO_IMAGE
+    for row in _rows(used != (np.arange(len(used)) < used.sum())):
+        yield row, "rows with an image must come first, and this one breaks the order"
+    if "key" in columns:
+        for row in _rows((columns["key"] != "") != used):
+            yield row, "a row has a key if and only if it holds an image"
+    if "error" in columns:
+        for row in _rows((columns["error"] != "") != (status == FAILED)):
+            yield row, "a row has an error if and only if its status is 2 (failed)"
+    if "label" in columns:
+        # A ground truth may be of other classes than the teacher's, so it has no upper end.
+        for row in _rows(columns["label"] < -1):
+            yield row, f"label {columns['label'][row]} is neither a class nor -1 (unknown)"
+    if "footprint" in columns:
+        yield from _footprint_findings(columns["footprint"], status == LABELLED)
+    for names, empty, why in (
+        (_OF_A_MAP, status != LABELLED, "no score map"),
+        (_OF_AN_IMAGE, status == NO_IMAGE, "no image"),
+    ):
+        for name in names:
+            if name in columns:
+                for row in _rows(empty & ~_is_fill(columns[name], specs[name].fill)):
+                    yield row, f"a row with {why} must have the fill value {specs[name].fill} in {name}"
+
+
+def _footprint_findings(boxes: NDArray[Any], labelled: NDArray[np.bool_]) -> Iterator[tuple[int, str]]:
+    x0, y0, x1, y1 = boxes.T
+    # Comparisons with NaN are false, so this is the sound case and its opposite the findings.
+    sound = (x0 < x1) & (y0 < y1) & (x0 < 1) & (y0 < 1) & (x1 > 0) & (y1 > 0) & np.isfinite(boxes).all(axis=1)
+    for row in _rows(labelled & ~sound):
+        yield row, f"its footprint {boxes[row].tolist()} is no box (x0, y0, x1, y1) that overlaps the image"
+
+
+def _is_fill(column: NDArray[Any], fill: float | str) -> NDArray[np.bool_]:
+    same = np.isnan(column) if fill != fill else column == fill
+    filled: NDArray[np.bool_] = same.reshape(len(column), -1).all(axis=1)
+    return filled
+
+
+def _rows(wrong: NDArray[np.bool_]) -> list[int]:
+    found: list[int] = np.flatnonzero(wrong).tolist()
+    return found

@@ -1,0 +1,385 @@
+"""The command line through its real door: words, exit codes, and one small run of the whole path."""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import pytest
+import zarr
+from click.testing import CliRunner, Result
+from PIL import Image
+from stores import make_store, random_logits
+
+import relabel.summary
+import relabel.verify
+from relabel.cli import main
+from relabel.cli.ranks import rank_and_world_size
+from relabel.cli.text import shards_text, table
+from relabel.verify import Finding, ShardsReport
+
+ROOT = Path(__file__).parents[1]
+TEACHER = ("--teacher", "test_resnet", "--random-weights", "0", "--image-size", "64", "--quiet", "--device", "cpu")
+
+
+def run(*arguments: object, **environment: str | None) -> Result:
+    """Run a command; a traceback is a failure of the test."""
+    result = CliRunner().invoke(main, [str(argument) for argument in arguments], env=environment, prog_name="relabel")
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    return result
+
+
+def parsed(text: str) -> Any:
+    """JSON, strictly: the NaN of Python's own dialect is refused."""
+
+    def refused(word: str) -> None:
+        raise AssertionError(f"{word} is not JSON")
+
+    return json.loads(text, parse_constant=refused)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    """Two shards; the last image failed."""
+    path = tmp_path / "labels.zarr"
+    make_store(path, [["a.jpg", "b.jpg"], ["c.jpg"]], random_logits(3, 12, (2, 3)), failed=frozenset({"c.jpg"}))
+    return path
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Five images in two class folders, and one file that is no image."""
+    root = tmp_path_factory.mktemp("input") / "photos"
+    for number in range(5):
+        pixels = np.random.default_rng(number).integers(0, 256, (48, 64, 3), np.uint8)
+        path = root / "cd"[number % 2] / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(path)
+    (root / "c" / "broken.jpg").write_bytes(b"not an image")
+    return root
+
+
+@pytest.fixture(scope="module")
+def tar(photos: Path) -> Path:
+    """The same in one tar, with the same ground truths."""
+    path = photos.with_suffix(".tar")
+    with tarfile.open(path, "w") as out:
+        for file in sorted(photos.glob("*/*")):
+            truth = str("cd".index(file.parent.name)).encode()
+            for suffix, data in ((file.suffix, file.read_bytes()), (".cls", truth)):
+                member = tarfile.TarInfo(f"{file.parent.name}-{file.stem}{suffix}")
+                member.size = len(data)
+                out.addfile(member, io.BytesIO(data))
+    return path
+
+
+def test_a_folder_becomes_labels_that_verify_and_inspect(photos: Path, tmp_path: Path) -> None:
+    store = tmp_path / "labels.zarr"
+    made = run("generate", photos, store, *TEACHER, "--samples-per-shard", 4, "--max-failures", 0.5)
+    assert made.exit_code == 0, made.output
+    assert f"{store}: 2 shards published, 0 were there already, of 2" in made.stdout
+    assert "c/broken.jpg" in made.stdout
+    assert made.stderr == ""
+
+    again = run("generate", photos, store, *TEACHER, "--samples-per-shard", 4, "--json")
+    summary = parsed(again.stdout)
+    assert (again.exit_code, summary["shards_published"], summary["shards_skipped"]) == (0, 0, 2)
+
+    verified = run("verify", "shards", store, "--images", photos, "--quiet", "--json")
+    report = parsed(verified.stdout)
+    assert (verified.exit_code, report["is_clean"], report["findings"]) == (0, True, [])
+    assert (report["labelled"], report["failed"], report["images_compared"]) == (5, 1, 6)
+
+    inspected = parsed(run("inspect", store, "--json").stdout)
+    assert inspected["manifest"]["teacher"]["name"] == "test_resnet"
+    assert inspected["manifest"]["preprocessing"]["image_size_hw"] == [64, 64]
+    assert inspected["labels"] == {"0": 3, "1": 2}
+
+
+def test_a_tar_gets_the_labels_of_the_folder(photos: Path, tar: Path, tmp_path: Path) -> None:
+    stores = []
+    for images in (photos, tar):
+        stores.append(tmp_path / f"{images.name}.zarr")
+        made = run("generate", images, stores[-1], *TEACHER, "--max-failures", 1)
+        assert made.exit_code == 0, made.output
+        assert run("verify", "shards", stores[-1], "--images", images, "--quiet").exit_code == 0
+    folder, tars = (zarr.open_group(store, mode="r") for store in stores)
+    assert [key.partition(".")[0].replace("/", "-") for key in folder["key"][0]] == tars["key"][0].tolist()
+    for name in ("classes", "scores", "profile", "label", "image_hash", "status"):
+        np.testing.assert_array_equal(folder[name][:], tars[name][:])
+
+
+def test_too_many_failures_exit_with_1(photos: Path, tmp_path: Path) -> None:
+    made = run("generate", photos, tmp_path / "labels.zarr", *TEACHER)
+    assert made.exit_code == 1
+    assert "more failed than --max-failures 0.01 accepts" in made.stdout
+
+
+def test_a_clean_store_is_told_so(store: Path) -> None:
+    result = run("verify", "shards", store, "--quiet")
+    assert result.exit_code == 0
+    assert result.stdout.startswith("2 shards, 3 images: 2 labelled, 1 failed; ")
+    assert result.stdout.endswith(" s\nclean\n")
+    assert result.stderr == ""
+
+
+def test_each_finding_is_a_line_and_the_exit_code_1(store: Path) -> None:
+    group = zarr.open_group(store, mode="r+")
+    group["label"][0, 1] = -7
+    group["key"][1, 0] = "d.jpg"
+    result = run("verify", "shards", store, "--quiet")
+    assert result.exit_code == 1
+    assert result.stdout.splitlines()[:4] == [
+        "shard  row  key    what",
+        "-----  ---  -----  ------------------------------------------------------------------",
+        "-      -    -      the keys are not those that the manifest's fingerprint was made of",
+        "0      1    b.jpg  label -7 is neither a class nor -1 (unknown)",
+    ]
+    assert result.stdout.splitlines()[-1] == "2 findings"
+    report = parsed(run("verify", "shards", store, "--quiet", "--json").stdout)
+    assert [(f["shard"], f["row"], f["key"]) for f in report["findings"]] == [(-1, -1, ""), (0, 1, "b.jpg")]
+
+
+def test_progress_goes_to_stderr(store: Path) -> None:
+    result = run("verify", "shards", store)
+    assert "verifying" in result.stderr
+    assert "verifying" not in result.stdout
+
+
+def test_inspect_prints_what_a_store_is(store: Path) -> None:
+    facts = dict(line.split(None, 1) for line in run("inspect", store).stdout.splitlines() if len(line.split()) > 1)
+    assert facts["teacher"] == "by hand (none, sha256 000000000000), given head, float32"
+    assert facts["map"] == "grid 2x3 of the whole image"
+    assert facts["classes"] == "12: 3 planes, 4 profile classes an image"
+    assert facts["images"] == "2 labelled, 1 failed"
+    assert facts["labels"] == "2 classes, 1 to 1 images each (most: 0: 1, 1: 1)"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["inspect", "{}/absent"], "is not a relabel store"),
+        (["verify", "shards", "{}/absent"], "is not a relabel store"),
+        (["verify", "shards", "{}/labels.zarr", "--images", "{}/absent.tar"], "no such file"),
+        (["generate", "{}/absent", "{}/new.zarr", "--teacher", "test_resnet"], "no such file"),
+        (
+            ["generate", "{}", "{}/new.zarr", "--teacher", "x", "--random-weights", "0", "--checkpoint", __file__],
+            "not both",
+        ),
+    ],
+)
+def test_an_error_is_a_sentence_on_stderr_and_the_exit_code_2(
+    store: Path, tmp_path: Path, arguments: list[str], said: str
+) -> None:
+    result = run(*(argument.format(tmp_path) for argument in arguments), "--json")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr.startswith("error: ")
+    assert said in result.stderr
+
+
+def test_a_damaged_manifest_is_an_error_of_one_sentence(store: Path) -> None:
+    (store / "zarr.json").write_text("{")
+    for command in (["verify", "shards"], ["inspect"]):
+        result = run(*command, store)
+        assert (result.exit_code, result.stdout) == (2, "")
+        assert "zarr.json is not JSON" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("raised", "code", "said"),
+    [
+        (KeyboardInterrupt(), 130, "interrupted\n"),
+        (
+            PermissionError(13, "Permission denied", "labels.zarr"),
+            2,
+            "error: [Errno 13] Permission denied: 'labels.zarr'\n",
+        ),
+    ],
+)
+def test_ctrl_c_and_the_file_system_end_a_command_without_a_traceback(
+    monkeypatch: pytest.MonkeyPatch, raised: BaseException, code: int, said: str
+) -> None:
+    def fails(*_: object, **__: object) -> None:
+        raise raised
+
+    monkeypatch.setattr(relabel.verify, "verify_shards", fails)
+    result = run("verify", "shards", "labels.zarr")
+    assert (result.exit_code, result.stdout, result.stderr) == (code, "", said)
+
+
+def test_a_reader_that_goes_away_is_no_error(store: Path) -> None:
+    # Nothing of Python's shutdown may complain either, so this is a process.
+    command = [sys.executable, "-m", "relabel", "inspect", str(store)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == b""
+        assert process.wait(60) == 141
+
+
+def test_help_waits_for_no_heavy_library() -> None:
+    code = (
+        "import sys, relabel.cli as c; c.main(['--help'], standalone_mode=False); print(*sys.modules, file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("Usage: ")
+    assert {"numpy", "torch", "timm", "zarr", "relabel.store"} & set(done.stderr.split()) == set()
+
+
+@pytest.mark.parametrize("words", [[], ["generate"], ["verify"], ["verify", "shards"], ["inspect"]])
+def test_every_command_says_what_it_does_with_an_example(words: list[str]) -> None:
+    result = run(*words, "--help")
+    assert result.exit_code == 0
+    assert f"relabel {' '.join(words)}".strip() in result.stdout.partition("Example:")[2]
+
+
+def test_control_characters_of_data_files_never_reach_the_terminal(store: Path, tmp_path: Path) -> None:
+    hostile = "x\x1b[31m\r\nred\x07"
+    group = zarr.open_group(store, mode="r+")
+    group["key"][0, 0] = hostile
+    (store / "label" / "c.9\x1b[2J").write_bytes(b"")
+    manifest = (store / "zarr.json").read_text()
+    (store / "zarr.json").write_text(manifest.replace('"by hand"', json.dumps(hostile)))
+    outputs = [run("verify", "shards", store, "--quiet"), run("inspect", store), run("inspect", tmp_path / "\x07")]
+    assert [output.exit_code for output in outputs] == [1, 0, 2]
+    for output in outputs:
+        assert [c for c in output.output if not c.isprintable() and c != "\n"] == []
+    assert "x\N{REPLACEMENT CHARACTER}[31m red\N{REPLACEMENT CHARACTER}" in outputs[1].stdout
+
+
+def test_a_thousand_findings_are_enough_for_a_person() -> None:
+    findings = tuple(Finding(0, row, "", "wrong") for row in range(1002))
+    report = ShardsReport(
+        shards=1, images=1002, labelled=1002, failed=0, images_compared=0, seconds=1.0, findings=findings
+    )
+    lines = shards_text(report).splitlines()
+    assert sum("wrong" in line for line in lines) == 1000
+    assert lines[-4:] == [
+        "and 2 more; --json has them all",
+        "",
+        "1 shards, 1002 images: 1002 labelled, 0 failed; 1.0 s",
+        "1002 findings",
+    ]
+
+
+def test_columns_of_numbers_are_aligned_to_the_right() -> None:
+    assert table(("n", "name"), [(5, "a"), (10, "bb")]).splitlines() == [" n  name", "--  ----", " 5  a", "10  bb"]
+
+
+def options(*arguments: str) -> dict[str, Any]:
+    """What `relabel generate` understands, without running it."""
+    command = main.commands["generate"]
+    return command.make_context("generate", ["--teacher", "t", *arguments]).params
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["photos", "store", "--image-size", "320", "480"],
+        ["--image-size", "320", "480", "photos", "store"],
+        ["photos", "--image-size", "320", "480", "store"],
+        ["photos", "store", "--image-size", "320x480"],
+        ["--image-size=320x480", "photos", "store"],
+        ["--image-size", "99", "--image-size", "320", "480", "photos", "store"],
+        ["--planes", "5", "--image-size", "320", "480", "--profile", "7", "photos", "store"],
+    ],
+)
+def test_the_ways_to_give_a_height_and_a_width(arguments: list[str]) -> None:
+    given = options(*arguments)
+    assert (given["images"], given["store"], given["image_size"]) == ("photos", Path("store"), (320, 480))
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["photos", "store", "--image-size", "320"],
+        ["photos", "store", "--image-size=320"],
+        ["--image-size", "320", "photos", "store"],
+        ["--image-size", "320", "--", "photos", "store"],
+    ],
+)
+def test_one_number_is_a_square(arguments: list[str]) -> None:
+    given = options(*arguments)
+    assert (given["images"], given["store"], given["image_size"]) == ("photos", Path("store"), (320, 320))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--image-size", "0"], "'0' is no size"),
+        (["--image-size", "-3"], "'-3' is no size"),
+        (["--image-size", "3x4x5"], "'3x4x5' is no size"),
+        (["--image-size", "²"], "'²' is no size"),
+        (["--image-size", "big"], "'big' is no size"),
+        (["--planes", "0"], "'--planes'"),
+        (["--scores", "float32"], "'--scores'"),
+        (["--checkpoint", "absent.pt"], "'--checkpoint'"),
+        (["--rank", "1"], "give --rank and --world-size together"),
+        (["--world-size", "4"], "give --rank and --world-size together"),
+        (["--rank", "4", "--world-size", "4"], "got 4 of 4"),
+    ],
+)
+def test_a_wrong_value_is_a_usage_error(arguments: list[str], said: str) -> None:
+    result = run("generate", "photos", "store", "--teacher", "t", *arguments)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr.startswith("Usage: relabel")
+    assert said in result.stderr
+
+
+def test_a_store_behind_a_url_cannot_be_written() -> None:
+    result = run("generate", "photos", "s3://bucket/labels.zarr", "--teacher", "t")
+    assert result.exit_code == 2
+    assert "is a URL" in result.stderr
+
+
+SRUN = {"SLURM_PROCID": "2", "SLURM_STEP_NUM_TASKS": "8", "SLURM_STEP_ID": "0"}
+
+
+@pytest.mark.parametrize(
+    ("environment", "share"),
+    [
+        ({}, (0, 1)),
+        ({"RANK": "1", "WORLD_SIZE": "4"}, (1, 4)),
+        (SRUN, (2, 8)),
+        # torchrun, started once a node by srun, has the finer share.
+        (SRUN | {"RANK": "9", "WORLD_SIZE": "16"}, (9, 16)),
+        # A batch script that does not call srun is alone, however many tasks its job may have.
+        ({"SLURM_JOB_ID": "7", "SLURM_PROCID": "0", "SLURM_NTASKS": "8", "SLURM_NPROCS": "8"}, (0, 1)),
+        # The shell of an interactive job is a single task of srun's.
+        ({"SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "1", "SLURM_NTASKS": "8"}, (0, 1)),
+        # Half of what a launcher says is no share.
+        ({"RANK": "3"}, (0, 1)),
+        ({"WORLD_SIZE": "4"}, (0, 1)),
+        ({"RANK": "", "WORLD_SIZE": ""}, (0, 1)),
+    ],
+)
+def test_the_share_that_the_environment_gives(environment: dict[str, str], share: tuple[int, int]) -> None:
+    assert rank_and_world_size(None, None, environment) == share
+
+
+def test_options_decide_before_the_environment() -> None:
+    assert rank_and_world_size(0, 2, SRUN | {"RANK": "9", "WORLD_SIZE": "16"}) == (0, 2)
+
+
+@pytest.mark.parametrize("environment", [{"RANK": "4", "WORLD_SIZE": "4"}, {"RANK": "-1", "WORLD_SIZE": "4"}])
+def test_a_share_that_cannot_be_is_a_usage_error(environment: dict[str, str]) -> None:
+    with pytest.raises(click.UsageError, match="RANK and WORLD_SIZE must be"):
+        rank_and_world_size(None, None, environment)
+
+
+def test_a_share_from_the_environment_is_never_taken_unseen(photos: Path, tmp_path: Path) -> None:
+    alone = ("generate", photos, tmp_path / "labels.zarr", *TEACHER, "--samples-per-shard", 3, "--max-failures", 1)
+    first = run(*alone, RANK="0", WORLD_SIZE="2")
+    assert first.stderr == "process 0 of 2 (torchrun): labels its share of the shards\n"
+    assert "1 shards published, 0 were there already, of 1" in first.stdout
+    assert run("verify", "shards", tmp_path / "labels.zarr", "--quiet").exit_code == 1
+    run(*alone, RANK="1", WORLD_SIZE="2")
+    assert run("verify", "shards", tmp_path / "labels.zarr", "--quiet").exit_code == 0

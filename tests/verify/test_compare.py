@@ -1,0 +1,150 @@
+"""A store held against images, in a folder or in tars, moved, changed, lost, found, and unreadable."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from relabel.errors import SourceError
+from relabel.images import image_hash
+from relabel.verify import Finding, ShardsReport, verify_shards
+
+KEYS = ["a/0", "a/1", "b/2", "b/3", "c/4"]
+IMAGES = {key: f"the bytes of {key}".encode() for key in KEYS}
+LABELS = {key: "abc".index(key[0]) for key in KEYS}
+
+
+@pytest.fixture
+def labels_of(make: Callable[..., Path], edit: Callable[..., None]) -> Callable[[str], Path]:
+    """Makes a store of `IMAGES`, whose keys end with some suffix."""
+
+    def made(suffix: str) -> Path:
+        store = make(suffix=suffix)
+        hashes = [image_hash(data) for data in IMAGES.values()] + [0]
+        edit(store, "image_hash", slice(None), np.array(hashes, np.uint64).reshape(2, 3))
+        edit(store, "label", slice(None), np.array([*LABELS.values(), -1], np.int32).reshape(2, 3))
+        return store
+
+    return made
+
+
+@pytest.fixture
+def labels(labels_of: Callable[[str], Path]) -> Path:
+    """The store of a folder."""
+    return labels_of(".jpg")
+
+
+@pytest.fixture
+def tar_labels(labels_of: Callable[[str], Path]) -> Path:
+    """The store of tars."""
+    return labels_of("")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """The images as a folder of class folders."""
+    for key, data in IMAGES.items():
+        path = tmp_path / "photos" / f"{key}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    return tmp_path / "photos"
+
+
+def write_tar(path: Path, keys: list[str]) -> None:
+    """A webdataset tar of some of the images and their ground truths."""
+    with tarfile.open(path, "w") as tar:
+        for key in keys:
+            for name, data in ((f"{key}.jpg", IMAGES[key]), (f"{key}.cls", str(LABELS[key]).encode())):
+                member = tarfile.TarInfo(name)
+                member.size = len(data)
+                tar.addfile(member, io.BytesIO(data))
+
+
+def compared(store: Path, images: Path | str) -> ShardsReport:
+    """The report."""
+    return verify_shards(store, str(images), workers=2, show_progress=False)
+
+
+def test_the_images_that_were_labelled_are_clean(labels: Path, folder: Path) -> None:
+    report = compared(labels, folder)
+    assert report.findings == ()
+    assert report.images_compared == 5
+
+
+def test_changed_lost_and_new_images_are_found(labels: Path, folder: Path) -> None:
+    (folder / "a/1.jpg").write_bytes(b"other bytes")
+    (folder / "c/4.jpg").rename(folder / "c/5.jpg")
+    report = compared(labels, folder)
+    assert report.findings == (
+        Finding(-1, -1, "c/5.jpg", "an image of this key is there, and the store has no row for it"),
+        Finding(0, 1, "a/1.jpg", "the image's bytes are not those that were labelled"),
+        Finding(1, 1, "c/4.jpg", "no image of this key is there"),
+    )
+    assert report.images_compared == 5
+
+
+def test_another_ground_truth_is_found(labels: Path, folder: Path) -> None:
+    (folder / "aa").mkdir()
+    assert [f for f in compared(labels, folder).findings if f.shard == 0] == [
+        Finding(0, 2, "b/2.jpg", "its ground truth is 2 and the store says 1")
+    ]
+
+
+def test_images_may_be_moved_between_tars(tar_labels: Path, tmp_path: Path) -> None:
+    write_tar(tmp_path / "x.tar", ["c/4", "a/1"])
+    write_tar(tmp_path / "y.tar", ["b/2", "a/0", "b/3"])
+    report = compared(tar_labels, tmp_path / "[xy].tar")
+    assert report.findings == ()
+    assert report.images_compared == 5
+
+
+def test_a_key_that_two_tars_hold_is_found(tar_labels: Path, tmp_path: Path) -> None:
+    write_tar(tmp_path / "x.tar", KEYS)
+    write_tar(tmp_path / "y.tar", ["a/1"])
+    assert compared(tar_labels, tmp_path / "[xy].tar").findings == (
+        Finding(0, 1, "a/1", "more than one image has this key"),
+    )
+
+
+def test_a_damaged_tar_hides_no_other(tar_labels: Path, tmp_path: Path) -> None:
+    write_tar(tmp_path / "x.tar", ["a/0", "a/1"])
+    write_tar(tmp_path / "y.tar", ["b/2", "b/3", "c/4"])
+    (tmp_path / "x.tar").write_bytes((tmp_path / "x.tar").read_bytes()[:700])
+    (tmp_path / "y.tar").write_bytes((tmp_path / "y.tar").read_bytes().replace(b"bytes of b/3", b"bytes of b/4"))
+    lost, damaged, changed = compared(tar_labels, tmp_path / "[xy].tar").findings
+    assert lost.what == "2 rows have no image that can be read; it may be among those that cannot"
+    assert damaged.what.startswith("x.tar is damaged")
+    assert (changed.key, changed.what) == ("b/3", "the image's bytes are not those that were labelled")
+
+
+def test_an_image_that_cannot_be_read_hides_no_other(labels: Path, folder: Path) -> None:
+    (folder / "a/0.jpg").unlink()
+    (folder / "a/0.jpg").symlink_to("nowhere.jpg")
+    report = compared(labels, folder)
+    assert [f.what.partition(":")[0] for f in report.findings] == [
+        "1 rows have no image that can be read; it may be among those that cannot",
+        "cannot read a/0.jpg",
+    ]
+    assert report.images_compared == 4
+
+
+def test_images_of_a_shard_that_is_not_there_are_counted_not_listed(labels: Path, folder: Path) -> None:
+    (labels / "status/c.0.0").unlink()
+    what = "3 images have no row that can be read; shards are missing or damaged, and may hold theirs"
+    assert [f.what for f in compared(labels, folder).findings if f.shard < 0] == [what]
+
+
+def test_rows_whose_hashes_are_damaged_are_found_by_key_and_not_compared(labels: Path, folder: Path) -> None:
+    (labels / "image_hash/c.0.0").write_bytes(b"")
+    (folder / "b/3.jpg").write_bytes(b"other bytes")
+    assert [(f.shard, f.row) for f in compared(labels, folder).findings] == [(0, -1), (1, 0)]
+
+
+def test_images_that_are_not_there_at_all_are_an_error(labels: Path, tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match="no such file"):
+        compared(labels, tmp_path / "absent-{0..3}.tar")
