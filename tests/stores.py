@@ -54,7 +54,12 @@ def make_store(
     whole = (0.0, 0.0, 1.0, 1.0) if footprint is None else tuple(footprint.tolist())
     manifest = Manifest(
         teacher=TeacherRecord(name="by hand", weights="none", weights_digest="0" * 64, head="given"),
-        preprocessing=Preprocessing(image_size_hw=(32, 32), mean=(0.5,) * 3, std=(0.5,) * 3),
+        preprocessing=Preprocessing(
+            image_size_hw=(32, 32),
+            mean=(0.5,) * 3,
+            std=(0.5,) * 3,
+            fit="squash" if footprint is None else "letterbox",
+        ),
         scores=ScoreRecord(
             num_classes=logits.shape[1],
             planes=planes,

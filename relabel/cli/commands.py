@@ -130,6 +130,9 @@ def generate(images: str, store: Path, as_json: bool, **given: Any) -> None:
     """
     from relabel.generate import generate as run
 
+    if ":" in given["teacher"]:
+        # As `python -m relabel` does by itself: a user's teacher is looked for where the user stands.
+        sys.path.insert(0, str(Path.cwd()))
     options = _generate_options(given)
     summary = run(images, store, _teacher_spec(given), options)
     _print(generate_json(summary) if as_json else generate_text(summary, str(store)))

@@ -6,8 +6,6 @@ Called from many threads at once: the heavy parts, decoding and resizing, run ou
 from __future__ import annotations
 
 import io
-import threading
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -26,7 +24,7 @@ from relabel.manifest import Preprocessing
 MAX_MEGAPIXELS = 200
 """Larger images are refused before they are decoded: their pixels would take more than half a gigabyte."""
 
-_FILTERS = threading.Lock()
+_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,30 +45,43 @@ def decode_and_fit(data: bytes, preprocessing: Preprocessing) -> DecodedImage:
 
 
 def decode(data: bytes) -> Tensor:
-    """Pixels uint8 (3, H, W), RGB, of an encoded image; grey, palette, CMYK and transparent images are converted.
+    """Pixels uint8 (3, H, W), RGB, of an encoded image.
+
+    Grey, palette and CMYK images are converted, transparency is dropped, and of 16 bits the upper 8 are kept.
 
     Raises:
         ImageError: not an image, cut, or too large; says which.
     """
     try:
         with _open(data) as image:
-            if image.width * image.height > MAX_MEGAPIXELS * 1_000_000:
-                raise ImageError(
-                    f"too large: {image.width} x {image.height} pixels, above {MAX_MEGAPIXELS} megapixels; resize it"
-                )
-            if image.format == "JPEG" and image.mode in ("RGB", "L"):
+            _refuse_unusable(image)
+            if image.format in ("JPEG", "MPO") and image.mode in ("RGB", "L"):
                 return _decode_jpeg(data, image)
             return _to_tensor(image)
-    except (OSError, ValueError, SyntaxError, EOFError, MemoryError, Image.DecompressionBombError) as error:
-        raise ImageError(f"not a readable image: {_reason(error, data)}") from error
+    except ImageError:
+        raise
+    except Exception as error:
+        # A damaged header may lead a decoder to any error, and none of them may end a run over a million images.
+        raise ImageError(f"not a readable image: {_reason(error)}") from error
 
 
 def _open(data: bytes) -> Image.Image:
-    # Warning filters are global to the process, and images are opened from many threads.
-    with _FILTERS, warnings.catch_warnings():
-        # The size is checked above, against a limit of our own.
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        return Image.open(io.BytesIO(data))
+    """Not `Image.open`, whose limit on the size is the process's and warns, and which runs a program on PostScript."""
+    Image.init()
+    for name in _FORMATS:
+        factory, accepts = Image.OPEN.get(name, (None, None))
+        if factory is not None and accepts is not None and accepts(data[:16]) is True:
+            return factory(io.BytesIO(data), "")
+    raise ImageError(f"not a readable image: {'unknown format' if data else 'the file is empty'}")
+
+
+def _refuse_unusable(image: Image.Image) -> None:
+    if image.width * image.height > MAX_MEGAPIXELS * 1_000_000:
+        raise ImageError(
+            f"too large: {image.width} x {image.height} pixels, above {MAX_MEGAPIXELS} megapixels; resize it"
+        )
+    if image.mode in ("I", "F"):
+        raise ImageError(f"its pixels are 32-bit numbers (mode {image.mode}) of unknown range; convert it to 8 bits")
 
 
 def _decode_jpeg(data: bytes, image: Image.Image) -> Tensor:
@@ -84,14 +95,20 @@ def _decode_jpeg(data: bytes, image: Image.Image) -> Tensor:
 
 
 def _to_tensor(image: Image.Image) -> Tensor:
+    image.load()
+    if image.mode.startswith("I;16"):
+        # Pillow's own conversion cuts them off at 255, which makes nearly every pixel white.
+        grey = torch.from_numpy((np.asarray(image) >> 8).astype(np.uint8))
+        return grey.repeat(3, 1, 1)
+    # Pillow warns of some kinds of it, and the conversion drops it all the same.
+    image.info.pop("transparency", None)
     return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
 
 
-def _reason(error: Exception, data: bytes) -> str:
-    if not data:
-        return "the file is empty"
-    # Pillow names the buffer's address, which differs from run to run and would change a store's bytes.
-    return "unknown format" if isinstance(error, Image.UnidentifiedImageError) else str(error) or type(error).__name__
+def _reason(error: Exception) -> str:
+    # Stored, so it must be one line and the same in every run; other errors may print an object's address.
+    is_worded = isinstance(error, OSError | SyntaxError | ValueError | RuntimeError | Image.DecompressionBombError)
+    return (is_worded and " ".join(str(error).split())) or type(error).__name__
 
 
 def _resize(pixels: Tensor, size_hw: tuple[int, int], preprocessing: Preprocessing) -> Tensor:

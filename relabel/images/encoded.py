@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-IMAGE_EXTENSIONS = frozenset({"bmp", "gif", "jpeg", "jpg", "png", "ppm", "tif", "tiff", "webp"})
+IMAGE_EXTENSIONS = frozenset({"bmp", "gif", "jpeg", "jpg", "pgm", "png", "ppm", "tif", "tiff", "webp"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ class ImageSource(Protocol):
         """The names of the parts, in order, without reading them."""
 
     def listing(self, *, workers: int, progress: Callable[[int], None]) -> tuple[SourcePart, ...]:
-        """Every part's keys; `progress` is called with the number of images just found.
+        """Every part's keys; `progress` is called with the number of images just found, from many threads at once.
 
         Raises:
             SourceError: a part is damaged or empty, or a key stands twice; all such are named.
@@ -60,4 +60,14 @@ def image_hash(data: bytes) -> int:
 
 def is_image_name(name: str) -> bool:
     """Whether a file name ends like an image's, in any case."""
-    return name.rpartition(".")[2].lower() in IMAGE_EXTENSIONS
+    _, dot, extension = name.rpartition(".")
+    return bool(dot) and extension.lower() in IMAGE_EXTENSIONS
+
+
+def is_utf8(name: str) -> bool:
+    """Whether a name, as the operating system gave it, has UTF-8 bytes: a store keeps no other."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NoReturn
 
 from relabel.errors import SourceError
-from relabel.images.encoded import EncodedImage, SourcePart, is_image_name
+from relabel.images.encoded import EncodedImage, SourcePart, is_image_name, is_utf8
+
+_SHOWN = 10
 
 
 class FolderSource:
@@ -29,7 +31,7 @@ class FolderSource:
         return (".",)
 
     def listing(self, *, workers: int, progress: Callable[[int], None]) -> tuple[SourcePart, ...]:
-        """All keys, sorted; see `ImageSource.listing`. Links to folders are followed, once each."""
+        """All keys, sorted; see `ImageSource.listing`. Links to folders are followed, but not upwards."""
         self._keys = self._found(progress)
         return (SourcePart(".", self._keys),)
 
@@ -46,31 +48,40 @@ class FolderSource:
 
     def _found(self, progress: Callable[[int], None]) -> tuple[str, ...]:
         keys: list[str] = []
-        seen: set[tuple[int, int]] = set()
+        # The folders above each folder, by device and inode: a link to one of them would never end.
+        above: dict[str, frozenset[tuple[int, int]]] = {}
         for folder, subfolders, files in os.walk(self._root, followlinks=True, onerror=_unreadable):
-            status = Path(folder).stat()
-            if (status.st_dev, status.st_ino) in seen:
+            status = _status(folder)
+            lineage = above.pop(folder, frozenset())
+            if status in lineage:
                 subfolders.clear()
                 continue
-            seen.add((status.st_dev, status.st_ino))
             subfolders.sort()
+            above |= dict.fromkeys((os.path.join(folder, name) for name in subfolders), lineage | {status})  # noqa: PTH118
             if folder == str(self._root):
                 self._labels = {name: i for i, name in enumerate(subfolders)}
-            below = Path(folder).relative_to(self._root)
-            images = [(below / name).as_posix() for name in files if is_image_name(name)]
+            below = Path(folder).relative_to(self._root).as_posix()
+            prefix = "" if below == "." else f"{below}/"
+            images = [prefix + name for name in files if is_image_name(name)]
             keys += images
             progress(len(images))
         if not keys:
             raise SourceError(
                 f"{self._root} holds no images (jpg, png, webp, ...). Give the folder of the class folders"
             )
-        for key in keys:
-            try:
-                key.encode()
-            except UnicodeEncodeError as error:
-                raise SourceError(f"a file name is not valid UTF-8: {key!r}. Rename it") from error
+        unnamable = sorted(key for key in keys if not is_utf8(key))
+        if unnamable:
+            raise SourceError(f"{len(unnamable)} file names are not valid UTF-8: {unnamable[:_SHOWN]}. Rename them")
         return tuple(sorted(keys))
 
 
-def _unreadable(error: OSError) -> None:
+def _status(folder: str) -> tuple[int, int]:
+    try:
+        status = Path(folder).stat()
+    except OSError as error:
+        _unreadable(error)
+    return status.st_dev, status.st_ino
+
+
+def _unreadable(error: OSError) -> NoReturn:
     raise SourceError(f"cannot read the folder {error.filename}: {error.strerror}. Mend its permissions") from error

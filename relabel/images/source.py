@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import glob
 from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 from relabel.errors import SourceError
 from relabel.images.encoded import EncodedImage, ImageSource, SourcePart, image_hash
 from relabel.images.folder import FolderSource
-from relabel.images.tars import TarSource, expand_braces
+from relabel.images.tars import TarSource
 
 __all__ = ["EncodedImage", "ImageSource", "SourcePart", "image_hash", "open_source"]
 
@@ -17,20 +19,46 @@ def open_source(images: str) -> ImageSource:
     """A folder of class folders, or webdataset tars: a file, a glob, a brace pattern, or any URL webdataset opens.
 
     Raises:
-        SourceError: nothing is there.
+        SourceError: nothing is there, or the pattern cannot be read.
     """
-    if Path(images).is_dir():
-        return FolderSource(Path(images))
-    urls: list[str] = []
-    for pattern in expand_braces(images):
-        if "://" in pattern or pattern.startswith("pipe:") or Path(pattern).exists():
-            urls.append(pattern)
-            continue
-        found = sorted(glob.glob(pattern)) if glob.has_magic(pattern) else []  # noqa: PTH207 - the pattern may be absolute
-        if not found:
-            raise SourceError(
-                f"no such file: {pattern}. IMAGES is a folder of class folders, or webdataset tars "
-                "(a file, a glob, a brace pattern such as 'train-{0000..1023}.tar', or a URL)"
-            )
-        urls += found
-    return TarSource(urls)
+    if not images:
+        raise SourceError("IMAGES is empty: give a folder, tars or a URL (an unset variable of the shell?)")
+    try:
+        if not _is_url(images) and Path(images).exists():
+            return FolderSource(Path(images)) if Path(images).is_dir() else TarSource([Path(images)])
+        return TarSource([location for pattern in _expanded(images) for location in _found(pattern)])
+    except OSError as error:
+        raise SourceError(f"cannot look for {images}: {error.strerror}") from error
+
+
+def _is_url(pattern: str) -> bool:
+    return "://" in pattern or pattern.startswith(("pipe:", "file:"))
+
+
+def _expanded(pattern: str) -> list[str]:
+    """``a-{00..02}.tar`` to its three names, as webdataset expands them."""
+    from webdataset.shardlists import expand_urls
+
+    try:
+        return list(expand_urls(pattern))
+    except (AssertionError, KeyError, ValueError) as error:
+        raise SourceError(
+            f"cannot expand the pattern {pattern}: {error}. Mend it, or quote it for the shell"
+        ) from error
+
+
+def _found(pattern: str) -> list[Path] | list[str]:
+    """The tars of a pattern without braces; what a glob finds is a file, whatever its name looks like."""
+    if pattern.startswith("file:"):
+        pattern = url2pathname(urlsplit(pattern).path)
+    if _is_url(pattern):
+        return [pattern]
+    if Path(pattern).exists():
+        return [Path(pattern)]
+    found = sorted(glob.glob(pattern)) if glob.has_magic(pattern) else []  # noqa: PTH207 - the pattern may be absolute
+    if not found:
+        raise SourceError(
+            f"no such file: {pattern}. IMAGES is a folder of class folders, or webdataset tars "
+            "(a file, a glob, a brace pattern such as 'train-{0000..1023}.tar', or a URL)"
+        )
+    return [Path(name) for name in found]

@@ -1,48 +1,48 @@
-"""Webdataset tars, local or from any URL that webdataset opens."""
+"""Webdataset tars: how their files make samples, and what keys those have."""
 
 from __future__ import annotations
 
-import tarfile
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from tarfile import EmptyHeaderError, SubsequentHeaderError, TruncatedHeaderError
-from typing import IO, Literal, Self
+from typing import Literal
 
 from relabel.errors import SourceError
-from relabel.images.encoded import EncodedImage, SourcePart, is_image_name
+from relabel.images.encoded import EncodedImage, SourcePart, is_image_name, is_utf8
+from relabel.images.members import tar_files
 
 _SHOWN = 10
-
-
-def expand_braces(pattern: str) -> list[str]:
-    """``a-{00..02}.tar`` to its three names, as webdataset expands them."""
-    from webdataset.shardlists import expand_urls
-
-    return list(expand_urls(pattern))
+_META = re.compile(r"__[^/]*__($|/)")
+_TAR_NAME = re.compile(r"[^\s/'\"?#&|;<>()=]+\.(?:tar|tgz)(?:\.\w+)?(?=$|[\s'\"?#&|;<>()])")
 
 
 class TarSource:
-    """Webdataset tars. A key is a sample's ``__key__``, its label what its ``.cls`` member says."""
+    """Webdataset tars: local files (`Path`) or URLs (`str`).
+
+    A key is a sample's ``__key__``, its label what its ``.cls`` member says.
+    """
 
     kind: Literal["webdataset"] = "webdataset"
 
-    def __init__(self, urls: Sequence[str]) -> None:
-        self._urls = {_name(url): url for url in urls}
+    def __init__(self, locations: Sequence[Path | str]) -> None:
+        names = [_name(location) for location in locations]
+        self._locations = dict(zip(names, locations, strict=True))
         self._listed = False
-        if not urls:
-            raise SourceError("no tars given")
-        if len(self._urls) != len(urls):
-            twice = [name for name, n in Counter(map(_name, urls)).items() if n > 1]
+        if len(self._locations) != len(locations):
+            twice = [name for name, n in Counter(names).items() if n > 1]
             raise SourceError(
                 f"two tars have the same file name ({', '.join(twice[:_SHOWN])}), and a store names its shards by it; "
                 "rename one"
             )
+        unnamable = [name for name in names if not is_utf8(name)]
+        if unnamable:
+            raise SourceError(f"the file names of tars are not valid UTF-8: {unnamable[:_SHOWN]}. Rename them")
 
     def parts(self) -> tuple[str, ...]:
         """The tars' file names."""
-        return tuple(self._urls)
+        return tuple(self._locations)
 
     def listing(self, *, workers: int, progress: Callable[[int], None]) -> tuple[SourcePart, ...]:
         """Every tar's keys, from the headers alone where a tar is a local file; see `ImageSource.listing`."""
@@ -50,7 +50,7 @@ class TarSource:
         def listed(name: str) -> SourcePart | str:
             keys: list[str] = []
             try:
-                for sample in _samples(self._urls[name], read=False):
+                for sample in self._samples(name, read=False):
                     keys.append(sample.key)
                     progress(1)
             except SourceError as error:
@@ -58,7 +58,7 @@ class TarSource:
             return SourcePart(name, tuple(keys)) if keys else f"{name} holds no images"
 
         with ThreadPoolExecutor(workers) as pool:
-            outcomes = list(pool.map(listed, self._urls))
+            outcomes = list(pool.map(listed, self._locations))
         problems = [outcome for outcome in outcomes if isinstance(outcome, str)]
         if problems:
             more = f" (and {len(problems) - _SHOWN} more)" if len(problems) > _SHOWN else ""
@@ -71,7 +71,7 @@ class TarSource:
     def read(self, part: str, first: int, count: int) -> Iterator[EncodedImage]:
         """See `ImageSource.read`."""
         seen: set[str] = set()
-        for number, sample in enumerate(_samples(self._urls[part], read=True)):
+        for number, sample in enumerate(self._samples(part, read=True)):
             if sample.key in seen:
                 raise SourceError(f"{part} holds the key {sample.key!r} twice; labels follow keys. Rename one of them")
             seen.add(sample.key)
@@ -84,9 +84,33 @@ class TarSource:
             if number >= first:
                 yield sample
 
+    def _samples(self, name: str, *, read: bool) -> Iterator[EncodedImage]:
+        """The samples that hold an image, in the tar's order; without `read`, their bytes are left out."""
 
-def _name(url: str) -> str:
-    return url.rstrip("/").rpartition("/")[2]
+        def is_wanted(path: str) -> bool:
+            if not read:
+                return False
+            suffix = _key_and_suffix(path)[1]
+            return suffix == "cls" or _is_image(suffix)
+
+        current = _Group("")
+        for path, data in tar_files(self._locations[name], name, is_wanted):
+            key, suffix = _key_and_suffix(path)
+            if not suffix or _META.match(path):
+                continue
+            if key != current.key:
+                yield from current.image(name)
+                current = _Group(key)
+            current.members.append((suffix, data))
+        yield from current.image(name)
+
+
+def _name(location: Path | str) -> str:
+    """A tar's file name, without the folder, host, signature or command around it."""
+    if isinstance(location, Path):
+        return location.name
+    found = _TAR_NAME.search(location)
+    return found[0] if found else location.rstrip("/").rpartition("/")[2]
 
 
 def _refuse_duplicates(parts: Iterable[SourcePart]) -> None:
@@ -103,31 +127,6 @@ def _refuse_duplicates(parts: Iterable[SourcePart]) -> None:
     raise SourceError(f"{len(twice)} keys stand twice; labels follow keys, so each must be unique:{lines}{more}")
 
 
-def _samples(url: str, *, read: bool) -> Iterator[EncodedImage]:
-    """The samples that hold an image, in the tar's order; without `read`, their bytes are left out."""
-    name = _name(url)
-    current = _Group("")
-    try:
-        with _open(url) as stream, _open_tar(stream, url) as tar:
-            for member in tar:
-                key, suffix = _key_and_suffix(member.name)
-                if not member.isfile() or not key or not suffix:
-                    continue
-                if key != current.key:
-                    yield from current.image(name)
-                    current = _Group(key)
-                wanted = read and (suffix.lower() == "cls" or is_image_name(suffix))
-                data = _member_bytes(tar, member) if wanted else b""
-                current.members.append((suffix.lower(), data))
-        yield from current.image(name)
-    except (tarfile.TarError, EOFError, OSError, ValueError) as error:
-        raise SourceError(f"{name} is damaged or cannot be read: {_first_line(error)}") from error
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).partition("\n")[0]
-
-
 class _Group:
     """The members of one sample, as webdataset groups them: neighbours with the same key."""
 
@@ -137,12 +136,14 @@ class _Group:
 
     def image(self, name: str) -> Iterator[EncodedImage]:
         """The sample's image, if it has one."""
-        images = [(suffix, data) for suffix, data in self.members if is_image_name(suffix)]
+        images = [(suffix, data) for suffix, data in self.members if _is_image(suffix)]
         if len(images) > 1:
             raise SourceError(
                 f"{name}: the sample {self.key!r} holds {len(images)} images ({', '.join(s for s, _ in images)}), "
                 "so its key does not say which; keep one, or give each a key of its own"
             )
+        if images and not is_utf8(self.key):
+            raise SourceError(f"{name}: the key {self.key!r} is not valid UTF-8; rename it")
         if images:
             yield EncodedImage(self.key, images[0][1], self._label())
 
@@ -152,40 +153,11 @@ class _Group:
 
 
 def _key_and_suffix(path: str) -> tuple[str, str]:
-    """webdataset's rule: the key ends at the first dot of the last path component."""
+    """webdataset's rule: the key ends at the first dot of the last path component; the suffix is in lower case."""
     folder, slash, base = path.rpartition("/")
     stem, _, suffix = base.partition(".")
-    return (folder + slash + stem, suffix) if stem else ("", "")
+    return (folder + slash + stem, suffix.lower()) if stem else ("", "")
 
 
-def _member_bytes(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
-    stream = tar.extractfile(member)
-    data = stream.read() if stream else b""
-    if len(data) != member.size:
-        raise tarfile.ReadError(f"unexpected end of data in {member.name}")
-    return data
-
-
-def _open(url: str) -> IO[bytes]:
-    if "://" not in url and not url.startswith("pipe:"):
-        return Path(url).open("rb")
-    from webdataset import gopen
-
-    stream: IO[bytes] = gopen.gopen(url)
-    return stream
-
-
-def _open_tar(stream: IO[bytes], url: str) -> tarfile.TarFile:
-    local = "://" not in url and not url.startswith("pipe:")
-    return tarfile.open(fileobj=stream, mode="r:*" if local else "r|*", tarinfo=_ClosedTarInfo)
-
-
-class _ClosedTarInfo(tarfile.TarInfo):
-    """Refuses a tar that ends without its closing zero blocks: tarfile takes one cut between members for whole."""
-
-    @classmethod
-    def fromtarfile(cls, tarfile: tarfile.TarFile) -> Self:
-        try:
-            return super().fromtarfile(tarfile)
-        except (EmptyHeaderError, TruncatedHeaderError) as error:
-            raise SubsequentHeaderError("it ends without the closing blocks of a tar: cut, or empty") from error
+def _is_image(suffix: str) -> bool:
+    return is_image_name(f".{suffix}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 
 import torch
 from torch import nn
@@ -51,7 +52,11 @@ def load_teacher(spec: TeacherSpec) -> Teacher:
 
 def _device(name: str) -> torch.device:
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        if not torch.cuda.is_available():
+            return torch.device("cpu")
+        # torchrun and srun start a process for each GPU of a machine, and say which of them it is.
+        local = os.environ.get("LOCAL_RANK") or os.environ.get("SLURM_LOCALID") or "0"
+        return torch.device("cuda", int(local) % torch.cuda.device_count() if local.isdecimal() else 0)
     try:
         device = torch.device(name)
         if device.type == "meta":

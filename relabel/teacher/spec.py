@@ -28,7 +28,7 @@ class TeacherSpec:
         fit: how an image is fitted to that size.
         precision: of the forward pass; the weights stay float32. On a GPU, "float32" convolves in TF32 unless torch's
             settings forbid it.
-        device: "auto" takes a GPU if there is one.
+        device: "auto" takes a GPU if there is one, each local process of torchrun or srun its own.
         compile: run the model through torch.compile.
         channels_last: run it in channels-last memory order.
     """

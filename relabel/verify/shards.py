@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from relabel.errors import RelabelError
 from relabel.images import open_source
 from relabel.progress import Progress
-from relabel.store import FAILED, LABELLED, NO_IMAGE, StoreReader, codecs
+from relabel.store import FAILED, LABELLED, NO_IMAGE, StoreReader
 from relabel.verify.compare import compare_images
 from relabel.verify.content import Maps, content_findings
 from relabel.verify.files import ScoreFile, read_column
@@ -62,8 +62,6 @@ def verify_shards(
     reader = StoreReader(store, partial=True)
     # A mistyped path must not be found out only after the store was read.
     source = None if images is None else open_source(images)
-    # The library behind it cannot be imported by two threads at once.
-    codecs.zstd_decompress()
     compared = 0
     with _threads(workers) as (pool, stopped):
 

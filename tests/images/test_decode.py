@@ -91,12 +91,24 @@ class TestPixels:
         assert difference.mean() < 0.5
         assert difference.max() <= 8
 
-    @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "I;16"])
+    @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA"])
     def test_png_modes_are_pillows_rgb(self, mode: str) -> None:
-        deep = Image.fromarray(np.asarray(photograph_like().convert("L")).astype(np.uint16) * 200)
-        data = encoded(deep if mode == "I;16" else photograph_like().convert(mode))
+        data = encoded(photograph_like().convert(mode))
         assert Image.open(io.BytesIO(data)).mode == mode
         assert np.array_equal(pixels_of(data, (60, 80)), np.asarray(Image.open(io.BytesIO(data)).convert("RGB")))
+
+    @pytest.mark.parametrize("fmt", ["PNG", "TIFF"])
+    def test_of_sixteen_bits_the_upper_eight_are_kept(self, fmt: str) -> None:
+        # Pillow's conversion to RGB cuts off at 255: an almost white image.
+        deep = np.arange(60 * 80, dtype=np.uint16).reshape(60, 80) * 13
+        data = encoded(Image.fromarray(deep), fmt)
+        assert Image.open(io.BytesIO(data)).mode == "I;16"
+        assert np.array_equal(pixels_of(data, (60, 80)), np.repeat(deep[:, :, None] // 256, 3, axis=2))
+
+    def test_a_jpeg_of_several_pictures_is_its_first(self) -> None:
+        data = encoded(photograph_like(), "MPO", save_all=True, append_images=[photograph_like(30, 40)])
+        assert Image.open(io.BytesIO(data)).format == "MPO"
+        assert np.array_equal(pixels_of(data, (60, 80)), pixels_of(encoded(photograph_like(), "JPEG"), (60, 80)))
 
     def test_a_palette_with_transparency_is_decoded_without_a_warning(self) -> None:
         image = photograph_like().convert("P")
@@ -279,6 +291,17 @@ class TestBadImages:
             self.reason(header_only_png(10_000, 10_000))
         assert caught == []
 
+    @pytest.mark.parametrize("dtype", [np.int32, np.float32])
+    def test_numbers_of_unknown_range_are_no_pixels(self, dtype: type[np.generic]) -> None:
+        assert "32-bit" in self.reason(encoded(Image.fromarray(np.ones((6, 8), dtype)), "TIFF"))
+
+    def test_whatever_a_decoder_raises_is_an_image_error(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def broken(*_: object) -> Image.Image:
+            raise KeyError(object())
+
+        monkeypatch.setitem(Image.OPEN, "PNG", (broken, Image.OPEN["PNG"][1]))
+        assert self.reason(encoded(photograph_like())) == "not a readable image: KeyError"
+
     def test_postscript_in_an_images_clothes_runs_no_program(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -311,6 +334,7 @@ class TestBadImages:
         except ImageError as error:
             reason = str(error)
         assert "\n" not in reason
+        assert "0x" not in reason
         assert shape == (3, 8, 8)
 
 

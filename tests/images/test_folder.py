@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from torchvision.datasets import ImageFolder
+from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from relabel.errors import SourceError
 from relabel.images import EncodedImage, ImageSource, image_hash, open_source
@@ -58,7 +59,12 @@ class TestKeysAndLabels:
 
     def test_keys_and_labels_are_those_of_torchvision(self, tmp_path: Path) -> None:
         put(
-            tmp_path, "n02/x.png", "n01/y.JPG", "n01/sub/z.jpeg", "n10/w.webp", "n9/v.bmp", "n9/u.TIF", "n9/.hidden.png"
+            tmp_path,
+            "n02/x.png",
+            "n01/y.JPG",
+            "n01/sub/z.JPEG",
+            "n9/.hidden.png",
+            *(f"n10/w{e}" for e in IMG_EXTENSIONS),
         )
         theirs = {Path(p).relative_to(tmp_path).as_posix(): label for p, label in ImageFolder(str(tmp_path)).samples}
         ours = {image.key: image.label for image in read(open_source(str(tmp_path)))}
@@ -172,6 +178,12 @@ class TestBadFolders:
         with pytest.raises(SourceError, match=r"empty holds no images"):
             listed(open_source(str(tmp_path / "empty")))
 
+    def test_an_unset_variable_is_not_the_current_folder(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        put(tmp_path, "a/1.png")
+        monkeypatch.chdir(tmp_path)
+        with pytest.raises(SourceError, match="empty"):
+            open_source("")
+
     def test_a_missing_folder_is_refused_by_name(self, tmp_path: Path) -> None:
         with pytest.raises(SourceError, match=r"no such file: .*nowhere"):
             open_source(str(tmp_path / "nowhere"))
@@ -193,10 +205,11 @@ class TestBadFolders:
     def test_a_name_that_is_not_utf8_is_refused(self, tmp_path: Path) -> None:
         put(tmp_path, "a/1.png")
         try:
-            Path(os.fsdecode(os.fsencode(tmp_path / "a") + b"/\xe9.png")).write_bytes(png())
+            for name in (b"/\xe9.png", b"/\xe8.png"):
+                Path(os.fsdecode(os.fsencode(tmp_path / "a") + name)).write_bytes(png())
         except OSError:
             pytest.skip("this file system refuses such names itself")
-        with pytest.raises(SourceError, match="not valid UTF-8"):
+        with pytest.raises(SourceError, match=r"2 file names are not valid UTF-8: \['a/.*e8\.png', 'a/.*e9\.png'\]"):
             listed(open_source(str(tmp_path)))
 
     def test_an_image_that_vanished_since_the_listing_is_named(self, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from relabel.errors import TeacherError
-from relabel.teacher import TeacherSpec, load_teacher
+from relabel.teacher import TeacherSpec, load, load_teacher
 
 ROUNDING = {"bfloat16": 2**-8, "float16": 2**-11}
 
@@ -123,3 +123,24 @@ def test_a_compiled_teacher_answers_the_same(taught, photos):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch's compiler warns of its own internals
         assert _off(_load("test_resnet", compile=True)(images), exact(images)) < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        ({}, "cuda:0"),
+        ({"LOCAL_RANK": "3"}, "cuda:3"),
+        ({"SLURM_LOCALID": "1"}, "cuda:1"),
+        ({"LOCAL_RANK": "9"}, "cuda:1"),
+    ],
+)
+def test_each_process_of_a_machine_takes_its_own_gpu(
+    environment: dict[str, str], expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("LOCAL_RANK", "SLURM_LOCALID"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    assert load._device("auto") == torch.device("cuda", expected)

@@ -28,9 +28,6 @@ def _made(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
                 options["footprint"] = torch.tensor(footprints).expand(5, -1)
             shards = [[key + suffix for key in shard] for shard in SHARDS]
             make_store(path, shards, random_logits(5, 12, (2, 3)), failed=frozenset({shards[1][1]}), **options)
-            if footprints is not None:
-                text = (path / "zarr.json").read_text()
-                (path / "zarr.json").write_text(text.replace('"squash"', '"letterbox"'))
         return stores[name]
 
     return made
