@@ -137,6 +137,8 @@ class _Group:
     def image(self, name: str) -> Iterator[EncodedImage]:
         """The sample's image, if it has one."""
         images = [(suffix, data) for suffix, data in self.members if _is_image(suffix)]
+        # A mask may lie beside its image, x.seg.png beside x.jpg.
+        images = [image for image in images if "." not in image[0]] or images
         if len(images) > 1:
             raise SourceError(
                 f"{name}: the sample {self.key!r} holds {len(images)} images ({', '.join(s for s, _ in images)}), "

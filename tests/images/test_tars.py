@@ -263,6 +263,10 @@ class TestSamples:
         assert part.keys == tuple(i.key for i in read(images)) == ("a", "b")
         assert sum(counts) == 2
 
+    def test_a_mask_beside_an_image_is_not_taken_for_it(self, tmp_path: Path) -> None:
+        members = [("a.seg.png", picture(1)), ("a.jpg", picture(2)), ("b.left.png", picture(3))]
+        assert [image.data for image in read(put(tmp_path / "x.tar", members))] == [picture(2), picture(3)]
+
     def test_a_sample_of_two_images_is_refused_by_name(self, tmp_path: Path) -> None:
         images = put(tmp_path / "x.tar", [*samples(["a"]), ("both.png", picture()), ("both.jpg", picture(1, "JPEG"))])
         for message in (refusal(images), read_until_error(images)[1]):
