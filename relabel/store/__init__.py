@@ -1,9 +1,11 @@
 """The store: a zarr v3 group of score maps, written a shard at a time and read a row at a time."""
 
+from relabel.store.create import create_or_open
 from relabel.store.layout import FAILED, LABELLED, NO_IMAGE
+from relabel.store.metadata import read_manifest
 from relabel.store.reader import StoreReader
 from relabel.store.rows import RowBatch, RowTable
-from relabel.store.writer import ShardWriter, StoreWriter, create_or_open
+from relabel.store.writer import ShardWriter, StoreWriter
 
 __all__ = [
     "FAILED",
@@ -15,4 +17,5 @@ __all__ = [
     "StoreReader",
     "StoreWriter",
     "create_or_open",
+    "read_manifest",
 ]

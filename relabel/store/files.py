@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from relabel.errors import DamagedStoreError, StoreError
+from relabel.store.locks import lock_file
+
+_COPY_SECONDS = 600.0
 
 
 class StoreFiles(Protocol):
@@ -19,15 +24,32 @@ class StoreFiles(Protocol):
     def where(self) -> str:
         """The store, for messages."""
 
-    def names(self, folder: str) -> set[str]:
-        """The names of the files in a folder; empty if it is not there."""
+    @property
+    def repair(self) -> str:
+        """What to do about a damaged file, for messages."""
 
-    def local(self, name: str) -> Path:
-        """A local path of a file.
+    def names(self, folder: str) -> set[str]:
+        """The names of the files in a folder; empty if it is not there.
 
         Raises:
-            DamagedStoreError: it is not there.
+            StoreError: the folder cannot be listed.
         """
+
+    def local(self, name: str) -> Path:
+        """A local path of a file; of a store in a folder, whether the file is there or not.
+
+        Raises:
+            DamagedStoreError: the file is not behind the URL.
+            StoreError: it cannot be copied.
+        """
+
+    def size_bytes(self) -> int:
+        """The bytes of all files."""
+
+
+_REPAIR = (
+    "Restore the file from a copy, or delete the shard's files (all of its number) and run `relabel generate` again"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,16 +63,33 @@ class LocalFiles:
         """The folder."""
         return str(self.root)
 
+    @property
+    def repair(self) -> str:
+        """See `StoreFiles`."""
+        return _REPAIR
+
     def names(self, folder: str) -> set[str]:
         """See `StoreFiles`."""
         try:
             return {file.name for file in (self.root / folder).iterdir()}
         except (FileNotFoundError, NotADirectoryError):
             return set()
+        except OSError as error:
+            raise StoreError(f"cannot list {self.root / folder}: {error.strerror}") from error
 
     def local(self, name: str) -> Path:
         """See `StoreFiles`."""
         return self.root / name
+
+    def size_bytes(self) -> int:
+        """See `StoreFiles`."""
+        total = 0
+        for folder, _, names in os.walk(self.root):
+            for name in names:
+                # A writer may rename or remove its temporary files meanwhile.
+                with contextlib.suppress(FileNotFoundError):
+                    total += Path(folder, name).stat().st_size
+        return total
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,60 +104,96 @@ class RemoteFiles:
         """The URL."""
         return self.url
 
+    @property
+    def repair(self) -> str:
+        """See `StoreFiles`."""
+        return f"If the store itself is whole, its copy is not: delete {self.cache}. {_REPAIR}"
+
     def names(self, folder: str) -> set[str]:
         """See `StoreFiles`."""
-        system, root = _file_system(self.url)
         try:
-            return {str(path).rstrip("/").rpartition("/")[2] for path in system.ls(f"{root}/{folder}", detail=False)}
+            with _remote(self.url, f"list {self.url}/{folder}") as (system, root):
+                system.invalidate_cache()
+                return {str(p).rstrip("/").rpartition("/")[2] for p in system.ls(f"{root}/{folder}", detail=False)}
         except FileNotFoundError:
             return set()
-        except OSError as error:
-            raise StoreError(f"cannot list {self.url}/{folder}: {error}") from error
 
     def local(self, name: str) -> Path:
         """See `StoreFiles`."""
         path = self.cache / name
         if not path.exists():
-            self._copy(name, path)
+            try:
+                with _remote(self.url, f"copy {self.url}/{name} to {self.cache}") as (system, root):
+                    self._copy(name, path, system, root)
+            except FileNotFoundError as error:
+                raise DamagedStoreError(f"{self.url} lacks the file {name}") from error
         return path
 
-    def _copy(self, name: str, path: Path) -> None:
-        system, root = _file_system(self.url)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # A private name first: workers of one machine share the cache, and must never see half a file.
-        descriptor, draft = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".tmp")
-        os.close(descriptor)
+    def size_bytes(self) -> int:
+        """See `StoreFiles`."""
+        with _remote(self.url, f"measure {self.url}") as (system, root):
+            return int(system.du(root))
+
+    def _copy(self, name: str, path: Path, system: Any, root: str) -> None:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # The workers of a machine share the cache: one copies, the others wait, and none ever sees half a file.
+        marker = path.with_name(f".{path.name}.lock")
+        lock = lock_file(marker, patience_seconds=_COPY_SECONDS)
         try:
-            system.get_file(f"{root}/{name}", draft)
-            Path(draft).replace(path)
-        except FileNotFoundError as error:
-            raise DamagedStoreError(f"{self.url} lacks the file {name}") from error
-        except OSError as error:
-            raise StoreError(f"cannot copy {self.url}/{name} to {self.cache}: {error}") from error
+            if path.exists():
+                return
+            descriptor, draft = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".tmp")
+            os.close(descriptor)
+            try:
+                system.get_file(f"{root}/{name}", draft)
+                expected, copied = system.size(f"{root}/{name}"), Path(draft).stat().st_size
+                if expected is not None and expected != copied:
+                    raise OSError(f"got {copied} of {expected} bytes")
+                Path(draft).replace(path)
+            finally:
+                Path(draft).unlink(missing_ok=True)
         finally:
-            Path(draft).unlink(missing_ok=True)
+            if lock is not None:
+                marker.unlink(missing_ok=True)
+                lock.release()
 
 
 def store_files(path: str | Path) -> StoreFiles:
     """The files of a store given as a folder or a URL (``scheme://...``).
 
-    A URL's files are cached below ``$RELABEL_CACHE``, else ``~/.cache/relabel``.
+    A URL's files are cached below ``$RELABEL_CACHE``, else ``~/.cache/relabel``, in a folder that belongs to the URL
+    and the manifest that is there now: another store that takes the URL's place is not mistaken for the first.
+
+    Raises:
+        StoreError: the URL cannot be opened, or no store is there.
     """
     text = str(path)
     if "://" not in text:
         return LocalFiles(Path(path))
     url = text.rstrip("/")
-    root = Path(os.environ.get("RELABEL_CACHE") or Path.home() / ".cache" / "relabel")
-    return RemoteFiles(url, root / hashlib.sha256(url.encode()).hexdigest()[:16])
+    try:
+        with _remote(url, f"open {url}") as (system, root):
+            system.invalidate_cache()
+            manifest = system.cat_file(f"{root}/zarr.json")
+    except FileNotFoundError as error:
+        raise StoreError(f"{url} is not a relabel store: it has no zarr.json") from error
+    cache = Path(os.environ.get("RELABEL_CACHE") or Path.home() / ".cache" / "relabel")
+    return RemoteFiles(url, cache / hashlib.sha256(url.encode() + b"\0" + manifest).hexdigest()[:16])
 
 
-def _file_system(url: str) -> tuple[Any, str]:
+@contextlib.contextmanager
+def _remote(url: str, what: str) -> Iterator[tuple[Any, str]]:
+    """The file system of a URL and the path in it; its errors, except FileNotFoundError, become StoreErrors."""
     try:
         from fsspec.core import url_to_fs
     except ImportError as error:
-        raise StoreError(f"{url} needs fsspec: pip install fsspec") from error
+        raise StoreError(f"cannot {what}: it needs fsspec: pip install fsspec") from error
     try:
+        # Each time anew: fsspec keeps one for each process, and one made before a fork is dead in the child.
         system, root = url_to_fs(url)
-    except (ImportError, ValueError) as error:
-        raise StoreError(f"cannot open {url}: {error}") from error
-    return system, str(root).rstrip("/")
+        yield system, str(root).rstrip("/")
+    except (FileNotFoundError, StoreError):
+        raise
+    # Each file system has errors of its own, from its own libraries.
+    except Exception as error:
+        raise StoreError(f"cannot {what}: {error or type(error).__name__}") from error

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -32,15 +34,24 @@ class ArraySpec:
     dtype: str
     fill: float | str
     packing: Packing
-    attributes: dict[str, float] = field(default_factory=dict)
+    attributes: dict[str, Any] = field(default_factory=dict)
 
     def file_name(self, shard: int) -> str:
         """The file of a shard, below the array's folder."""
         return ".".join(["c", str(shard), "0", *("0" for _ in self.tail)])
 
+    def temporary_name(self, shard: int) -> str:
+        """Where a shard's file is written before it is renamed to `file_name`."""
+        return f".{self.file_name(shard)}.tmp"
+
+    @property
+    def little(self) -> np.dtype[Any]:
+        """The dtype as it is stored, little endian; numeric arrays only."""
+        return np.dtype(self.dtype).newbyteorder("<")
+
     def row_bytes(self) -> int:
         """The bytes of one row, uncompressed; numeric arrays only."""
-        return int(np.prod(self.tail, dtype=np.int64)) * np.dtype(self.dtype).itemsize
+        return math.prod(self.tail) * self.little.itemsize
 
 
 def class_dtype(num_classes: int) -> str:
@@ -93,8 +104,14 @@ def arrays_of(manifest: Manifest) -> dict[str, ArraySpec]:
     return {spec.name: spec for spec in specs}
 
 
+def published_shards(manifest: Manifest, status_files: Iterable[str]) -> frozenset[int]:
+    """The shards that are finished, from the names of the files of `status`; other names say nothing."""
+    status, names = arrays_of(manifest)["status"], frozenset(status_files)
+    return frozenset(shard for shard in range(len(manifest.data.shards)) if status.file_name(shard) in names)
+
+
 def array_metadata(spec: ArraySpec, manifest: Manifest) -> dict[str, Any]:
-    """The zarr.json of an array, as far as a reader depends on it."""
+    """The zarr.json of an array, in every field that a reader depends on."""
     shape = [len(manifest.data.shards), manifest.data.rows_per_shard, *spec.tail]
     chunk = [1, *shape[1:]]
     return {
@@ -107,6 +124,7 @@ def array_metadata(spec: ArraySpec, manifest: Manifest) -> dict[str, Any]:
         "fill_value": "NaN" if spec.fill != spec.fill else spec.fill,
         "codecs": _codecs(spec, manifest, chunk),
         "dimension_names": ["shard", "row", *spec.dims],
+        "attributes": spec.attributes,
     }
 
 

@@ -62,6 +62,13 @@ class RowTable:
     errors: list[str]
 
     def __post_init__(self) -> None:
+        expected = {"image_hashes": np.uint64, "labels": np.int32, "statuses": np.uint8}
+        dtypes = {name: getattr(self, name).dtype for name in expected}
+        if dtypes != expected:
+            raise InvalidValueError(
+                f"a table of rows needs {', '.join(f'{n} of {np.dtype(t)}' for n, t in expected.items())}; "
+                f"got {', '.join(map(str, dtypes.values()))}"
+            )
         lengths = {len(c) for c in (self.keys, self.image_hashes, self.labels, self.statuses, self.errors)}
         if len(lengths) != 1:
             raise InvalidValueError(f"a table of rows needs columns of one length; got {sorted(lengths)}")

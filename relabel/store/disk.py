@@ -1,0 +1,41 @@
+"""Writing so that it is on the disk, or an error that says what to do."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from relabel.errors import StoreError
+
+
+def write_all(descriptor: int, data: bytes) -> None:
+    """Make data the whole content of an open file, and wait until the disk has it."""
+    os.ftruncate(descriptor, 0)
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    view = memoryview(data)
+    while view:
+        view = view[os.write(descriptor, view) :]
+    os.fsync(descriptor)
+
+
+def sync(path: Path) -> None:
+    """Wait until the disk has a file, or the names in a folder."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """Turn an OSError while a store is written into a StoreError."""
+    try:
+        yield
+    except OSError as error:
+        raise StoreError(
+            f"cannot write to {path}: {error.strerror or error}. Shards published so far are safe; "
+            "make room or mend the permissions, and run the same command again"
+        ) from error

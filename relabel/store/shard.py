@@ -1,0 +1,145 @@
+"""The files of one shard, as a reader sees them: mapped where rows are looked up one by one, else decoded whole."""
+
+from __future__ import annotations
+
+import errno
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from relabel.errors import DamagedStoreError, StoreError
+from relabel.store import codecs
+from relabel.store.files import StoreFiles
+from relabel.store.layout import ABSENT, ArraySpec
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class MappedShard:
+    """What a shard knows of its R rows besides the maps themselves.
+
+    The index and the arrays are views of the files, whose pages all processes share.
+
+    Attributes:
+        index: (R, 2) uint64, offset and length of each row's inner chunk of `scores`; `ABSENT` where there is none.
+        classes: (R, K + M).
+        profile: (R, M + 1) int8.
+        footprint: (R, 4) float32, or None where the manifest has one for all.
+    """
+
+    index: NDArray[np.uint64]
+    classes: NDArray[Any]
+    profile: NDArray[np.int8]
+    footprint: NDArray[np.float32] | None
+
+
+@dataclass(frozen=True, slots=True)
+class ShardFiles:
+    """Reads shards of R rows; every method raises DamagedStoreError where a file is missing, cut or changed."""
+
+    files: StoreFiles
+    arrays: dict[str, ArraySpec]
+    rows: int
+
+    def map(self, shard: int) -> MappedShard:
+        """Map and check the index, classes and profile."""
+        return MappedShard(
+            index=self._index(shard),
+            classes=self._raw("classes", shard),
+            profile=self._raw("profile", shard),
+            footprint=self.column("footprint", shard) if "footprint" in self.arrays else None,
+        )
+
+    def column(self, name: str, shard: int) -> NDArray[Any]:
+        """All rows of a numeric array that is one compressed chunk a shard, (R, *tail)."""
+        spec, data = self.arrays[name], self._bytes(name, shard)
+        try:
+            content = codecs.decode_zstd_bytes(data, self.rows * spec.row_bytes())
+        except codecs.DECODING_ERRORS as error:
+            raise self.damaged(name, shard, error) from error
+        # A copy, because bytes give an array that cannot be written to, which torch warns of.
+        return np.frombuffer(content, spec.little).reshape(self.rows, *spec.tail).astype(spec.dtype)
+
+    def strings(self, name: str, shard: int) -> list[str]:
+        """All rows of an array of strings."""
+        data = self._bytes(name, shard)
+        try:
+            values: list[str] = codecs.decode_strings(codecs.zstd_decompress()(data)).tolist()
+        except codecs.DECODING_ERRORS as error:
+            raise self.damaged(name, shard, error) from error
+        if len(values) != self.rows:
+            raise self.damaged(name, shard, f"{len(values)} strings for {self.rows} rows")
+        return values
+
+    def path(self, name: str, shard: int) -> Path:
+        """A local path of a shard's file of an array."""
+        return self.files.local(self._file(name, shard))
+
+    def damaged(self, name: str, shard: int, why: object) -> DamagedStoreError:
+        """The error for a damaged file, to be raised."""
+        return DamagedStoreError(
+            f"{self.files.where}: {self._file(name, shard)} is damaged ({why}). {self.files.repair}"
+        )
+
+    def unreadable(self, name: str, shard: int, error: OSError) -> StoreError:
+        """The error for a file that is gone or cannot be read, to be raised."""
+        if error.errno in (errno.EMFILE, errno.ENFILE):
+            return StoreError(f"cannot read {self._file(name, shard)}: {error.strerror}. Raise `ulimit -n`")
+        return DamagedStoreError(
+            f"{self.files.where}: cannot read {self._file(name, shard)}: {error.strerror or error}. {self.files.repair}"
+        )
+
+    def _file(self, name: str, shard: int) -> str:
+        return f"{name}/{self.arrays[name].file_name(shard)}"
+
+    def _index(self, shard: int) -> NDArray[np.uint64]:
+        whole = self._mapped("scores", shard)
+        chunks = len(whole) - 16 * self.rows - 4
+        if chunks < 0:
+            raise self.damaged("scores", shard, f"{len(whole)} bytes are too few for the index of {self.rows} rows")
+        index = self._checked("scores", shard, whole[chunks:]).view("<u8").reshape(self.rows, 2)
+        stored = index[(index != ABSENT).any(1)]
+        # Each by itself first: their sum may wrap.
+        if (stored > chunks).any() or (stored.sum(1) > chunks).any():
+            raise self.damaged("scores", shard, "its index points outside the file")
+        return index
+
+    def _raw(self, name: str, shard: int) -> NDArray[Any]:
+        spec, whole = self.arrays[name], self._mapped(name, shard)
+        expected = self.rows * spec.row_bytes() + 4
+        if len(whole) != expected:
+            raise self.damaged(name, shard, f"{len(whole)} bytes instead of {expected}")
+        return self._checked(name, shard, whole).view(spec.little).reshape(self.rows, *spec.tail)
+
+    def _checked(self, name: str, shard: int, data: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        try:
+            return codecs.without_crc32c(data)
+        except ValueError as error:
+            raise self.damaged(name, shard, error) from error
+
+    def _bytes(self, name: str, shard: int) -> bytes:
+        path = self.path(name, shard)
+        try:
+            return path.read_bytes()
+        except OSError as error:
+            raise self.unreadable(name, shard, error) from error
+
+    def _mapped(self, name: str, shard: int) -> NDArray[np.uint8]:
+        """A file's bytes, mapped; unlike mmap before Python 3.13, torch keeps no descriptor for it."""
+        path = self.path(name, shard)
+        try:
+            with path.open("rb") as file:
+                size = os.fstat(file.fileno()).st_size
+            if size == 0:
+                raise self.damaged(name, shard, "it is empty")
+            mapped: NDArray[np.uint8] = torch.from_file(str(path), shared=False, size=size, dtype=torch.uint8).numpy()
+        except OSError as error:
+            raise self.unreadable(name, shard, error) from error
+        except (RuntimeError, ValueError) as error:
+            raise self.damaged(name, shard, error) from error
+        mapped.flags.writeable = False
+        return mapped
