@@ -10,6 +10,10 @@ import numpy as np
 import pytest
 import torch
 
+# Small tensors gain nothing from threads, and where cores are shared they wait for each other; children inherit it.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+torch.set_num_threads(1)
+
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Tests marked `cuda` skip without a GPU; RELABEL_REQUIRE_CUDA=1 makes that a failure, seen by GPU jobs."""

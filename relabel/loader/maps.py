@@ -137,7 +137,7 @@ class LabelMaps:
             reader = self._reader
             statuses = np.zeros((reader.num_shards, reader.rows_per_shard), np.uint8)
             for shard in reader.published:
-                statuses[shard] = reader.table(shard).statuses
+                statuses[shard] = reader.statuses(shard)
             self._statuses = statuses.reshape(-1)
         return self._statuses
 

@@ -113,6 +113,12 @@ class StoreReader:
         self._require_published(shard)
         return self._shard_files.strings("key", shard)
 
+    def statuses(self, shard: int) -> NDArray[np.uint8]:
+        """(rows_per_shard,) 0 no image, 1 labelled, 2 failed; reads no other file, and raises as `keys` does."""
+        self._require_published(shard)
+        statuses: NDArray[np.uint8] = self._shard_files.column("status", shard)
+        return statuses
+
     def stored_rows(self, shard: int) -> NDArray[np.bool_]:
         """(rows_per_shard,) whether a row has a map, from the shard's index.
 
