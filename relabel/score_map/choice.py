@@ -47,7 +47,7 @@ def cell_planes(classes: Tensor, scores: Tensor, num_classes: int) -> tuple[Tens
 
 
 def _weightiest(logits: Tensor, normaliser: Tensor, count: int) -> Tensor:
-    """(B, count) classes by their mean probability in the labels of 14 boxes, heaviest first."""
+    """(B, count) classes by their mean probability in the labels of 28 boxes, heaviest first."""
     boxes = _region_weights(logits.shape[2], logits.shape[3], logits.dtype, logits.device)
     pooled = torch.matmul(logits.flatten(2), boxes) - torch.matmul(normaliser.flatten(1), boxes).unsqueeze(1)
     return pooled.softmax(dim=1).mean(dim=2).topk(count, dim=1).indices
@@ -55,17 +55,19 @@ def _weightiest(logits: Tensor, normaliser: Tensor, count: int) -> Tensor:
 
 @functools.lru_cache(maxsize=64)
 def _region_weights(height: int, width: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """(H * W, 14): the cells' weights in the whole map, its 4 quarters and its 9 ninths.
+    """(H * W, 28): the cells' weights in the whole map, and in 3 x 3 windows of two thirds, half and a third of a side.
 
-    Kept per device: to copy them there would wait for all work that the device has.
+    Crops overlap, and so do the windows: quarters and ninths alone miss what lies across their borders. Kept per
+    device: to copy them there would wait for all work that the device has.
     """
     grid = Grid(height, width)
-    parts = [
-        (column / n, row / n, (column + 1) / n, (row + 1) / n)
-        for n in (1, 2, 3)
-        for row in range(n)
-        for column in range(n)
+    windows = [
+        ((1 - side) * column / 2, (1 - side) * row / 2, side)
+        for side in (2 / 3, 1 / 2, 1 / 3)
+        for row in range(3)
+        for column in range(3)
     ]
+    parts = [(0.0, 0.0, 1.0, 1.0), *((x, y, x + side, y + side) for x, y, side in windows)]
     boxes = cell_boxes(torch.tensor(parts), torch.tensor([0.0, 0.0, 1.0, 1.0]), grid)
     weights = roi_weights(boxes, grid, (1, 1), clamp_uncovered=False)
     cells = (weights.rows[:, 0, :, None] * weights.cols[:, 0, None, :]).flatten(1)

@@ -79,7 +79,8 @@ class ScoreMap:
     ) -> ScoreMap:
         """Keep the `planes` classes that matter most in each image as planes, and the next `profile` as offsets.
 
-        What matters is a class's mean probability in the labels of 14 boxes: the whole map, its quarters, its ninths.
+        What matters is a class's mean probability in the labels of 28 boxes: the whole map, and 3 x 3 windows of two
+        thirds, a half and a third of each side.
         The offset of the remaining classes keeps their mass: the log of their mean factor over `rest`.
 
         Args:
