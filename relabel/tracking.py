@@ -7,7 +7,6 @@ is taken up, not found in a worker an hour later.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -57,8 +56,9 @@ class TrackedTransform:
     """
 
     def __init__(self, transform: Callable[[Any], Any] | None, untracked: Collection[object] = ()) -> None:
-        self._steps = () if transform is None else tuple(_steps(transform))
-        refused = [_name(step) for step in self._steps if _handler(step, untracked) is None]
+        steps = [] if transform is None else [(step, _handler(step, untracked)) for step in _steps(transform)]
+        self._steps = tuple((step, handler) for step, handler in steps if handler is not None)
+        refused = [_name(step) for step, handler in steps if handler is None]
         if refused:
             raise InvalidValueError(
                 f"cannot follow the crop box through {', '.join(dict.fromkeys(refused))}. Known are the crops, flips, "
@@ -67,14 +67,12 @@ class TrackedTransform:
                 "else crop by yourself, and give relabel.Box.from_crop(top, left, height, width, image_size) to "
                 "ScoreMap.pool"
             )
-        self._untracked = tuple(untracked)
 
     def __call__(self, image: Any) -> tuple[Any, View]:
         """The transform's output, and what it shows of the image."""
         view = View(Box.whole(), flip=False)
-        for step in self._steps:
-            handler = _handler(step, self._untracked)
-            image, part, mirrored = (handler or _still)(step, image)
+        for step, handler in self._steps:
+            image, part, mirrored = handler(step, image)
             if part is not None:
                 view = view.cropped(part)
             if mirrored:
@@ -148,9 +146,9 @@ def _watched(step: Any, method: str, image: Any) -> tuple[Any, Any]:
         answers.append(original(*given, **named))
         return answers[-1]
 
-    # On a copy, since a dataset may be asked from several threads.
-    double = copy.copy(step)
-    setattr(double, method, noting)
+    # On a copy, since a dataset may be asked from several threads; copy.copy takes as long as a small crop.
+    double = object.__new__(type(step))
+    double.__dict__.update(step.__dict__, **{method: noting})
     output = double(image)
     if len(answers) != 1:
         raise InvalidValueError(
