@@ -216,8 +216,13 @@ def roi_weights(boxes_in_cells: Tensor, grid: Grid, size_hw: tuple[int, int], *,
     if min(size_hw) < 1:
         raise InvalidValueError(f"size must be (h, w), at least (1, 1) bins; got {size_hw}")
     x0, y0, x1, y1 = boxes_in_cells.unbind(1)
-    rows, covered_y = _axis_weights(y0, y1, grid.height, size_hw[0])
-    cols, covered_x = _axis_weights(x0, x1, grid.width, size_hw[1])
+    if grid.height == grid.width and size_hw[0] == size_hw[1]:
+        # Both axes at once: a label alone costs as much as the number of tensor operations.
+        weights, covers = _axis_weights(torch.cat([y0, x0]), torch.cat([y1, x1]), grid.height, size_hw[0])
+        (rows, cols), (covered_y, covered_x) = weights.chunk(2), covers.chunk(2)
+    else:
+        rows, covered_y = _axis_weights(y0, y1, grid.height, size_hw[0])
+        cols, covered_x = _axis_weights(x0, x1, grid.width, size_hw[1])
     covered = covered_y[:, :, None] * covered_x[:, None, :]
     if not clamp_uncovered and bool((covered <= 0).any()):
         image = int((covered <= 0).flatten(1).any(1).nonzero()[0, 0])
