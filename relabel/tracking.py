@@ -61,11 +61,11 @@ class TrackedTransform:
         refused = [_name(step) for step, handler in steps if handler is None]
         if refused:
             raise InvalidValueError(
-                f"cannot follow the crop box through {', '.join(dict.fromkeys(refused))}. Known are the crops, flips, "
-                "resizes and colour steps of torchvision (v1, v2) and timm. If a step moves no pixels, or its effect "
-                "on the label may be ignored, give TrackedTransform(transform, untracked=(the step or its class,)); "
-                "else crop by yourself, and give relabel.Box.from_crop(top, left, height, width, image_size) to "
-                "ScoreMap.pool"
+                f"cannot follow the crop box through {', '.join(dict.fromkeys(refused))}. Known are the crops, "
+                "horizontal flips, resizes and colour steps of torchvision (v1, v2) and timm. If a step moves no "
+                "pixels, or its effect on the label may be ignored, give TrackedTransform(transform, untracked=(the "
+                "step or its class,)); else crop by yourself, and give "
+                "relabel.Box.from_crop(top, left, height, width, image_size) to ScoreMap.pool"
             )
 
     def __call__(self, image: Any) -> tuple[Any, View]:

@@ -90,7 +90,8 @@ def test_a_folder_becomes_labels_that_verify_and_inspect(photos: Path, tmp_path:
 
     again = run("generate", photos, store, *TEACHER, "--samples-per-shard", 4, "--json")
     summary = parsed(again.stdout)
-    assert (again.exit_code, summary["shards_published"], summary["shards_skipped"]) == (0, 0, 2)
+    assert (again.exit_code, summary["shards_published"], summary["shards_skipped"]) == (1, 0, 2)
+    assert summary["failed_earlier"] == 1
 
     verified = run("verify", "shards", store, "--images", photos, "--quiet", "--json")
     report = parsed(verified.stdout)

@@ -55,10 +55,13 @@ def generate_text(summary: GenerateSummary, store: str) -> str:
         ]
         if len(summary.failures) > _SHOWN:
             lines.append(f"and {len(summary.failures) - _SHOWN} more; the store's `error` array has them all")
-        if not summary.is_good:
-            lines.append(
-                f"more failed than --max-failures {summary.max_failures:g} accepts, or a shard is not published"
-            )
+    if summary.failed_earlier:
+        lines.append(
+            f"{summary.failed_earlier} images of the shards that were there already failed earlier; mend them, "
+            "delete the status files of their shards (status/c.SHARD.0) and run again"
+        )
+    if not summary.is_good:
+        lines.append(f"more failed than --max-failures {summary.max_failures:g} accepts, or a shard is not published")
     return "\n".join(lines)
 
 
@@ -98,7 +101,7 @@ def store_text(summary: StoreSummary, store: str) -> str:
     """What a store is."""
     m, scores = summary.manifest, summary.manifest.scores
     height, width = m.preprocessing.image_size_hw
-    footprint = "the whole image" if m.footprint == (0, 0, 1, 1) else m.footprint or "of each image its own"
+    footprint = "the whole image" if m.footprint == (0, 0, 1, 1) else m.footprint or "each image's own part"
     facts = {
         "store": store,
         "teacher": f"{m.teacher.name} ({m.teacher.weights}, sha256 {m.teacher.weights_digest[:12]}), "

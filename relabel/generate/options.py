@@ -98,8 +98,9 @@ class Waits:
 class GenerateSummary:
     """What one process of a run did.
 
-    `images` and the failures with a key are those of the shards it published. `seconds` counts from the first image
-    read, without loading and listing.
+    `images` and the failures with a key are those of the shards it published; `images_earlier` and `failed_earlier`
+    count those of its shards that were there already. `seconds` counts from the first image read, without loading and
+    listing.
     """
 
     shards: int
@@ -110,6 +111,8 @@ class GenerateSummary:
     seconds: float
     waits: Waits = field(default_factory=Waits)
     max_failures: float = 0.01
+    failed_earlier: int = 0
+    images_earlier: int = field(default=0, compare=False)
 
     @property
     def images_per_second(self) -> float:
@@ -118,6 +121,7 @@ class GenerateSummary:
 
     @property
     def is_good(self) -> bool:
-        """Whether every shard was published and at most `max_failures` of the images failed."""
+        """Whether every shard was published and at most `max_failures` of its images failed, now or earlier."""
         failed_images = sum(1 for f in self.failures if f.key)
-        return failed_images == len(self.failures) and failed_images <= self.max_failures * max(self.images, 1)
+        every = max(self.images + self.images_earlier, 1)
+        return failed_images == len(self.failures) and failed_images + self.failed_earlier <= self.max_failures * every

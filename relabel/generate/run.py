@@ -6,6 +6,7 @@ import itertools
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from relabel.images import ImageSource, open_source
 from relabel.manifest import DataRecord, Manifest, ScoreRecord, fingerprint
 from relabel.plan import ROWS_PER_SHARD, ShardTask, missing, plan, share
 from relabel.progress import Progress
-from relabel.store import StoreWriter, create_or_open
+from relabel.store import FAILED, NO_IMAGE, StoreReader, StoreWriter, create_or_open
 from relabel.teacher import Teacher, TeacherSpec, load_teacher
 
 
@@ -60,7 +61,15 @@ def generate(
         threads=options.decode_threads,
         pinned=loaded.device.type == "cuda",
     )
-    return _Run(loaded, writer, options).label(source, todo, batches, shards=len(mine))
+    summary = _Run(loaded, writer, options).label(source, todo, batches, shards=len(mine))
+    # A rerun that skips every shard must not make an earlier run's failures look mended.
+    reader = StoreReader(store, partial=True)
+    statuses = [reader.statuses(task.shard) for task in mine if task not in todo]
+    return replace(
+        summary,
+        failed_earlier=sum(int((status == FAILED).sum()) for status in statuses),
+        images_earlier=sum(int((status != NO_IMAGE).sum()) for status in statuses),
+    )
 
 
 def _listed(source: ImageSource, options: GenerateOptions) -> tuple[tuple[ShardTask, ...], DataRecord, tuple[str, ...]]:

@@ -12,7 +12,7 @@ from torch.utils.data import default_collate
 
 from relabel.errors import InvalidValueError
 from relabel.loader.crops import CropLabel
-from relabel.pooling import Space
+from relabel.pooling import Space, SparseLabels
 from relabel.score_map import ScoreMap, Uncovered
 
 
@@ -40,6 +40,12 @@ class CropLabels:
     ) -> Tensor:
         """The soft labels (B, C), or of h x w tokens with `size` (h, w), (B, C, h, w); see `ScoreMap.pool`."""
         return self.maps.pool(self.boxes, size, flip=self.flips, space=space, uncovered=uncovered)
+
+    def pool_sparse(
+        self, size: tuple[int, int] | None = None, *, space: Space = "logit", uncovered: Uncovered = "raise"
+    ) -> SparseLabels:
+        """The same without the dense target; see `SparseLabels`."""
+        return self.maps.pool(self.boxes, size, flip=self.flips, sparse=True, space=space, uncovered=uncovered)
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> CropLabels:
         """The same with maps and ground truth on another device."""

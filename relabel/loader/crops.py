@@ -55,7 +55,7 @@ class LabeledCrops(Dataset[tuple[Any, CropLabel]]):
     """A dataset of crops that know their label: item i is ``(transform(image), CropLabel)``, for `collate`.
 
     The transform runs unchanged; its crop box and flip are read off, see `relabel.tracking.TrackedTransform`. The
-    dataset's own transforms are not applied. An item's number is that of the dataset's sample, unless images without a
+    dataset must have none of its own. An item's number is that of the dataset's sample, unless images without a
     label are dropped: then `indices` lists the samples that remain.
 
     Args:
@@ -85,6 +85,12 @@ class LabeledCrops(Dataset[tuple[Any, CropLabel]]):
             raise InvalidValueError(
                 f"{type(dataset).__name__} has no {', '.join(missing)}; expected a dataset like torchvision's "
                 "ImageFolder. For another, give each item a CropLabel of your own, or use LabeledSample"
+            )
+        inner = [name for name in ("transform", "target_transform", "transforms") if getattr(dataset, name, None)]
+        if inner:
+            raise InvalidValueError(
+                f"the dataset has its own {', '.join(inner)}, which would not be followed; make it without, and "
+                "give the whole transform to LabeledCrops"
             )
         if unlabeled not in ("raise", "drop"):
             raise InvalidValueError(f"unlabeled must be 'raise' or 'drop'; got {unlabeled!r}")
@@ -158,5 +164,6 @@ def _failed(maps: LabelMaps, keys: list[str], count: int) -> LabelError:
     more = f" and {len(keys) - _SHOWN} more" if len(keys) > _SHOWN else ""
     return LabelError(
         f"{len(keys)} of {count} images failed when {maps.where} was made and have no label: "
-        f"{', '.join(map(repr, keys[:_SHOWN]))}{more}. Drop them with unlabeled='drop', or mend them and generate again"
+        f"{', '.join(map(repr, keys[:_SHOWN]))}{more}. Drop them with unlabeled='drop'; or mend them, "
+        "delete the status files of their shards (status/c.SHARD.0) and generate again"
     )

@@ -52,6 +52,7 @@ def timm_candidate(spec: TeacherSpec, device: torch.device) -> Candidate:
         f"{spec.name} does not take images of {height} x {width} pixels",
         f"Its own size is {own_hw[0]} x {own_hw[1]}; give another --image-size",
     ):
+        _check_patches(model, height, width)
         if (height, width) != own_hw and hasattr(model, "set_input_size"):
             model.set_input_size(img_size=(height, width))
         dense = DenseClassifier(model, find_layout(model, spec.name, noise))
@@ -62,6 +63,16 @@ def timm_candidate(spec: TeacherSpec, device: torch.device) -> Candidate:
         name=spec.name, weights=weights, weights_digest=digest, head=proof.kind, precision=spec.precision
     )
     return Candidate(forward=dense, preprocessing=preprocessing, record=record, proof=proof, answer=answer)
+
+
+def _check_patches(model: Any, height: int, width: int) -> None:
+    """Refuse an input that patches do not divide: its last pixels would not be seen, and every cell be misplaced."""
+    embedding = getattr(model, "patch_embed", None)
+    patch = getattr(embedding, "patch_size", None)
+    if not isinstance(patch, tuple) or len(patch) != 2 or getattr(embedding, "dynamic_img_pad", False):
+        return
+    if height % patch[0] or width % patch[1]:
+        raise ValueError(f"its patches of {patch[0]} x {patch[1]} pixels do not divide them")
 
 
 def _check_name(name: str) -> None:

@@ -167,3 +167,14 @@ def test_items_of_two_stores_or_of_two_sizes_do_not_make_a_batch(photos: Path, s
 def test_what_is_no_folder_of_images_is_refused(store: Path) -> None:
     with pytest.raises(InvalidValueError, match="list has no root, samples, loader"):
         relabel.LabeledCrops([], relabel.open(store), TRANSFORM)  # type: ignore[arg-type]
+
+
+def test_a_datasets_own_transform_is_refused_not_dropped(photos: Path, store: Path) -> None:
+    with pytest.raises(InvalidValueError, match=r"its own transform, transforms, .* whole transform to LabeledCrops"):
+        relabel.LabeledCrops(ImageFolder(photos, transform=TRANSFORM), relabel.open(store), None)
+
+
+def test_a_batch_pools_without_the_dense_target(photos: Path, store: Path) -> None:
+    dataset = crops(photos, store)
+    _, labels = relabel.collate([dataset[0], dataset[1]])
+    assert torch.equal(labels.pool_sparse((2, 2)).dense(), labels.pool((2, 2)))

@@ -97,7 +97,7 @@ def test_a_model_that_is_no_teacher_of_photographs_is_refused(arguments, why, mo
 @pytest.mark.parametrize(
     ("name", "size_hw", "why"),
     [
-        ("test_vit", (100, 100), "100 x 100 pixels: AssertionError: .*divisible by patch size"),
+        ("test_vit", (100, 100), "100 x 100 pixels: ValueError: its patches of 16 x 16 pixels do not divide them"),
         ("convit_tiny", (256, 256), "256 x 256 pixels: AssertionError: .*Its own size is 224 x 224"),
     ],
 )
@@ -139,3 +139,9 @@ def test_a_loaded_teacher_neither_trains_nor_keeps_gradients(taught, photos):
     logits = teacher(photos(teacher))
     assert logits.is_inference()
     assert torch.equal(logits, teacher(photos(teacher)))
+
+
+def test_an_input_that_patches_do_not_divide_is_refused():
+    # test_vit has patches of 16: at 170 it would never look at the last 10 pixels.
+    with pytest.raises(TeacherError, match=r"170 x 160 pixels.*patches of 16 x 16 pixels do not divide"):
+        load_teacher(TeacherSpec(name="test_vit", random_weights=0, image_size_hw=(170, 160), device="cpu"))
