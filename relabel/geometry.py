@@ -236,6 +236,30 @@ def roi_weights(boxes_in_cells: Tensor, grid: Grid, size_hw: tuple[int, int], *,
     return CellWeights(rows, cols, covered)
 
 
+def resampling_weights(grid: Grid, wanted: Grid) -> tuple[Tensor, Tensor]:
+    """What turns a map into one of another grid, ``rows @ map @ cols.T``: rows (h, H) and cols (w, W), float64.
+
+    An axis of fewer cells takes each cell's share of the area, so that the mean over the map stays what it was; one of
+    more is interpolated between the centres of cells, as torch's interpolate does with align_corners=False. Both sum to
+    1 over the map's cells.
+    """
+    return _resampled_axis(grid.height, wanted.height), _resampled_axis(grid.width, wanted.width)
+
+
+def _resampled_axis(cells: int, wanted: int) -> Tensor:
+    """One axis of `resampling_weights`, (wanted, cells)."""
+    size = cells / wanted
+    edges = torch.arange(cells, dtype=torch.float64)
+    starts = torch.arange(wanted, dtype=torch.float64)[:, None] * size
+    if wanted <= cells:
+        overlap = torch.minimum(starts + size, edges + 1) - torch.maximum(starts, edges)
+        weights = overlap.clamp(min=0)
+    else:
+        centres = (starts + size / 2 - 0.5).clamp(0, cells - 1)
+        weights = (1 - (centres - edges).abs()).clamp(min=0)
+    return weights / weights.sum(1, keepdim=True)
+
+
 def _axis_weights(start: Tensor, end: Tensor, cells: int, bins: int) -> tuple[Tensor, Tensor]:
     """One axis of `roi_weights`: weights (B, bins, cells) and the covered fraction of each bin (B, bins)."""
     # aligned=True: cell c has its centre at c + 0.5, and a map's value sits at the centre.

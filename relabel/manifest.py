@@ -28,8 +28,8 @@ class Preprocessing:
     """How a decoded image becomes the teacher's input.
 
     `image_size_hw` is (height, width) in pixels; `mean` and `std` are per channel, of pixels scaled to [0, 1];
-    `fit` is "squash" (resize to the size, whatever the aspect ratio), "center" (the largest centred crop of that aspect
-    ratio) or "letterbox" (the whole image, padded).
+    `fit` is "squash" (resize to the size, whatever the aspect ratio), "center" (a centred crop of that aspect ratio,
+    its sides `crop` times those of the largest such) or "letterbox" (the whole image, padded).
     """
 
     image_size_hw: tuple[int, int]
@@ -37,6 +37,7 @@ class Preprocessing:
     std: tuple[float, ...]
     interpolation: Interpolation = "bilinear"
     fit: Fit = "squash"
+    crop: float = 1.0
 
     def __post_init__(self) -> None:
         if len(self.image_size_hw) != 2 or min(self.image_size_hw) < 1:
@@ -48,17 +49,34 @@ class Preprocessing:
             )
         _check_choice("interpolation", self.interpolation, Interpolation)
         _check_choice("fit", self.fit, Fit)
+        if not 0 < self.crop <= 1 or (self.crop != 1 and self.fit != "center"):
+            raise InvalidValueError(
+                "crop is the part of the largest centred crop's side that fit 'center' keeps, in (0, 1]; any other fit "
+                f"takes 1. Got {self.crop} with fit {self.fit!r}"
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TeacherRecord:
-    """Which model answered. `weights_digest` is the sha256 of the state dict, so a renamed checkpoint is the same."""
+    """Which model answered. `weights_digest` is the sha256 of the state dict, so a renamed checkpoint is the same.
+
+    `classes` is "all", or says which of its classes were kept, and in which order.
+    """
 
     name: str
     weights: str
     weights_digest: str
     head: str
     precision: str = "float32"
+    classes: str = "all"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemberRecord:
+    """One of several forward passes, of another teacher or at another size."""
+
+    teacher: TeacherRecord
+    preprocessing: Preprocessing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,13 +141,16 @@ class Manifest:
     """Everything that must be equal for two runs to write into one store, plus the versions that wrote it.
 
     `footprint` is the one footprint of all maps, or None where each row stores its own. `class_names` may be None.
-    `versions` informs and is not part of the identity.
+    A map holds the probabilities of `teacher`, averaged with those of `others` if there are any; with `flip_average`,
+    each also saw the mirrored image. `versions` informs and is not part of the identity.
     """
 
     teacher: TeacherRecord
     preprocessing: Preprocessing
     scores: ScoreRecord
     data: DataRecord
+    others: tuple[MemberRecord, ...] = ()
+    flip_average: bool = False
     footprint: tuple[float, float, float, float] | None = (0.0, 0.0, 1.0, 1.0)
     class_names: tuple[str, ...] | None = None
     versions: Mapping[str, str] = field(default_factory=dict)
@@ -147,8 +168,9 @@ class Manifest:
 
     def __repr__(self) -> str:
         scores, data = self.scores, self.data
+        others = f" and {len(self.others)} more forward passes" if self.others else ""
         return (
-            f"Manifest({self.teacher.name}, {scores.planes} planes + {scores.profile} profile classes of "
+            f"Manifest({self.teacher.name}{others}, {scores.planes} planes + {scores.profile} profile classes of "
             f"{scores.num_classes}, grid {Grid(*scores.grid_hw)}, {scores.dtype}, {len(data.shards)} shards of at most "
             f"{data.rows_per_shard} images from a {data.kind})"
         )
@@ -178,10 +200,15 @@ class Manifest:
                 "Use the version of relabel that wrote it (attribute relabel.versions), or generate the store again"
             )
         try:
-            rest = {k: _frozen(v) for k, v in body.items() if k not in _RECORDS and k != "versions"}
-            records = {k: t(**{a: _frozen(b) for a, b in body[k].items()}) for k, t in _RECORDS.items()}
+            special = {*_RECORDS, "versions", "others"}
+            rest = {k: _frozen(v) for k, v in body.items() if k not in special}
+            records = {k: _record(t, body[k]) for k, t in _RECORDS.items()}
+            others = tuple(
+                MemberRecord(**{k: _record(_RECORDS[k], v) for k, v in member.items()})
+                for member in body.get("others", ())
+            )
             # `items` refuses what is no object; dict("") or dict([]) would pass as no versions.
-            return cls(**records, **rest, versions=dict(body.get("versions", {}).items()))
+            return cls(**records, **rest, others=others, versions=dict(body.get("versions", {}).items()))
         except (KeyError, TypeError, AttributeError, InvalidValueError) as error:
             raise StoreError(
                 f"the store's manifest is damaged or foreign ({type(error).__name__}: {error}). "
@@ -234,6 +261,10 @@ def _plain(value: Any) -> Any:
 
 def _frozen(value: Any) -> Any:
     return tuple(_frozen(v) for v in value) if isinstance(value, list) else value
+
+
+def _record(kind: type[Any], values: Mapping[str, Any]) -> Any:
+    return kind(**{name: _frozen(value) for name, value in values.items()})
 
 
 def _leaves(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

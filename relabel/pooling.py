@@ -1,14 +1,15 @@
 """Pooled planes to soft labels: RoIAlign and softmax over what is stored, never over a dense C x H x W tensor.
 
 Two spaces. "logit", what ReLabel (arXiv 2101.05022) and Token Labeling (arXiv 2104.10858) describe: log-probabilities
-are pooled, and the softmax comes after. "probability": probabilities are pooled.
+are pooled, and the softmax comes after. "probability": probabilities are pooled. In either, a temperature T raises the
+label to the power 1 / T: in the first that is to divide what goes into the softmax by T.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -82,16 +83,24 @@ def pool_maps(maps: Tensor, weights: CellWeights) -> Tensor:
     return pooled.to(rows.dtype)
 
 
-def soft_labels(maps: WholeMaps, weights: CellWeights, *, space: Space) -> tuple[Tensor, Tensor]:
+def soft_labels(
+    maps: WholeMaps, weights: CellWeights, *, space: Space, temperature: float = 1.0
+) -> tuple[Tensor, Tensor]:
     """The labels of one box an image: (B, K + M, h, w) of the stored classes, (B, h, w) of each other class.
 
     Args:
         maps: of B images.
         weights: from `geometry.roi_weights`, on the device of the maps.
         space: what is pooled.
+        temperature: T above 0; the labels are those of T = 1 to the power 1 / T, renormalised.
     """
+    if not 0 < temperature < math.inf:
+        raise InvalidValueError(f"temperature must be above 0 and finite, 1 for the label as it is; got {temperature}")
     if space not in _SPACES:
         raise InvalidValueError(f"space must be one of {', '.join(map(repr, _SPACES))}; got {space!r}")
+    if space == "logit" and temperature != 1:
+        # Before the softmax, where classes of next to no probability are not zero yet.
+        maps = replace(maps, unit=maps.unit / temperature, offsets=maps.offsets / temperature)
     others = maps.num_classes - maps.planes.shape[1] - maps.offsets.shape[1] + 1
     # The remaining classes share one offset, so they enter each sum once, with their number as a factor.
     counted = maps.offsets.clone()
@@ -100,7 +109,19 @@ def soft_labels(maps: WholeMaps, weights: CellWeights, *, space: Space) -> tuple
     # Without any class but the planes', every `counted` is -inf and there is no mass to share.
     share = counted.softmax(dim=1) if counted.shape[1] > 1 or others else torch.zeros_like(counted)
     shared = tail * share[:, :, None, None]
-    return torch.cat([stored, shared[:, :-1]], dim=1), shared[:, -1] / max(others, 1)
+    labels, other = torch.cat([stored, shared[:, :-1]], dim=1), shared[:, -1] / max(others, 1)
+    if space == "probability" and temperature != 1:
+        return _tempered(labels, other, others, temperature)
+    return labels, other
+
+
+def _tempered(labels: Tensor, other: Tensor, others: int, temperature: float) -> tuple[Tensor, Tensor]:
+    """(B, n, h, w) and (B, h, w), of each of `others` classes, to the power 1 / temperature, renormalised."""
+    # Relative to the largest, whose power cannot vanish.
+    most = torch.maximum(labels.amax(1), other)
+    labels, other = (labels / most.unsqueeze(1)) ** (1 / temperature), (other / most) ** (1 / temperature)
+    total = labels.sum(1) + others * other
+    return labels / total.unsqueeze(1), other / total
 
 
 def _pool_logits(maps: WholeMaps, counted: Tensor, weights: CellWeights) -> tuple[Tensor, Tensor]:

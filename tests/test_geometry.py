@@ -13,7 +13,16 @@ from hypothesis import strategies as st
 from torchvision.ops import roi_align
 
 from relabel.errors import InvalidValueError, LabelError
-from relabel.geometry import Box, Footprint, Grid, at_least_one_cell, cell_boxes, checked_boxes, roi_weights
+from relabel.geometry import (
+    Box,
+    Footprint,
+    Grid,
+    at_least_one_cell,
+    cell_boxes,
+    checked_boxes,
+    resampling_weights,
+    roi_weights,
+)
 
 GRIDS = [(15, 15), (9, 16), (1, 7), (1, 1)]
 SIZES = [(1, 1), (14, 14), (3, 5)]
@@ -220,3 +229,32 @@ def test_boxes_of_at_least_one_cell_are_what_roi_align_without_aligned_takes():
     expected = roi_align(maps[None], [small - 0.5], (2, 2), sampling_ratio=-1, aligned=False)
     found = pooled(maps, weights_of(at_least_one_cell(small), (6, 9), (2, 2)))
     torch.testing.assert_close(found, expected, atol=1e-6, rtol=0)
+
+
+@given(sides, sides, sides, sides)
+def test_a_map_of_fewer_cells_has_the_mean_of_the_map(height, width, fewer_rows, fewer_columns):
+    grid, wanted = Grid(height, width), Grid(min(fewer_rows, height), min(fewer_columns, width))
+    rows, cols = resampling_weights(grid, wanted)
+    cells = torch.randn(height, width, dtype=torch.float64, generator=torch.Generator().manual_seed(height * width))
+    torch.testing.assert_close((rows @ cells @ cols.T).mean(), cells.mean())
+
+
+@given(sides, sides, sides, sides)
+def test_a_map_of_more_cells_is_interpolated_between_their_centres(height, width, more_rows, more_columns):
+    grid, wanted = Grid(height, width), Grid(height + more_rows, width + more_columns)
+    rows, cols = resampling_weights(grid, wanted)
+    cells = torch.randn(height, width, dtype=torch.float64, generator=torch.Generator().manual_seed(height * width))
+    expected = torch.nn.functional.interpolate(cells[None, None], wanted.size_hw, mode="bilinear", align_corners=False)
+    torch.testing.assert_close(rows @ cells @ cols.T, expected[0, 0])
+
+
+def test_the_cells_of_a_coarser_map_are_the_means_of_those_that_they_cover():
+    rows, cols = resampling_weights(Grid(4, 3), Grid(2, 2))
+    torch.testing.assert_close(rows, torch.tensor([[0.5, 0.5, 0, 0], [0, 0, 0.5, 0.5]], dtype=torch.float64))
+    torch.testing.assert_close(cols, torch.tensor([[2, 1, 0], [0, 1, 2]], dtype=torch.float64) / 3)
+
+
+def test_a_map_of_the_same_grid_stays_the_same():
+    rows, cols = resampling_weights(Grid(5, 7), Grid(5, 7))
+    torch.testing.assert_close(rows, torch.eye(5, dtype=torch.float64))
+    torch.testing.assert_close(cols, torch.eye(7, dtype=torch.float64))

@@ -261,3 +261,28 @@ def test_a_crop_outside_the_footprint_raises_or_takes_the_nearest_cells():
 def test_sparse_labels_are_printed_by_shape():
     sparse = random_maps(2, (3, 3)).pool(WHOLE.expand(2, 4), (2, 2), sparse=True)
     assert repr(sparse) == f"SparseLabels((2, 16, 2, 2) of {CLASSES} classes, torch.float32)"
+
+
+@pytest.mark.parametrize("temperature", [0.05, 0.5, 3.0])
+@pytest.mark.parametrize("space", SPACES)
+def test_a_temperature_raises_the_label_to_a_power(space, temperature):
+    maps = random_maps(4, (5, 7), dtype=torch.float64)
+    boxes = torch.tensor(oracle.random_boxes(4, 3, 0.05))
+    plain = maps.pool(boxes, (2, 3), space=space)
+    powers = ((plain.log() - plain.log().amax(1, keepdim=True)) / temperature).exp()
+    found = maps.pool(boxes, (2, 3), space=space, temperature=temperature)
+    torch.testing.assert_close(found, powers / powers.sum(1, keepdim=True))
+    sparse = maps.pool(boxes, (2, 3), space=space, temperature=temperature, sparse=True)
+    torch.testing.assert_close(sparse.dense(), found, atol=0, rtol=0)
+
+
+def test_a_high_temperature_brings_back_classes_that_had_no_probability_left():
+    maps = ScoreMap.from_logits(torch.tensor([0.0, -150.0]).reshape(1, 2, 1, 1), 2, 0)
+    found = maps.pool(WHOLE, temperature=150.0)
+    torch.testing.assert_close(found, torch.tensor([[0.0, -1.0]]).softmax(1))
+
+
+@pytest.mark.parametrize("temperature", [0.0, -1.0, float("nan"), float("inf")])
+def test_a_temperature_that_is_none_is_refused(temperature):
+    with pytest.raises(InvalidValueError, match="temperature must be above 0"):
+        random_maps(1, (2, 2)).pool(WHOLE, temperature=temperature)

@@ -36,16 +36,30 @@ class CropLabels:
         return len(self.maps)
 
     def pool(
-        self, size: tuple[int, int] | None = None, *, space: Space = "logit", uncovered: Uncovered = "raise"
+        self,
+        size: tuple[int, int] | None = None,
+        *,
+        space: Space = "logit",
+        temperature: float = 1.0,
+        uncovered: Uncovered = "raise",
     ) -> Tensor:
         """The soft labels (B, C), or of h x w tokens with `size` (h, w), (B, C, h, w); see `ScoreMap.pool`."""
-        return self.maps.pool(self.boxes, size, flip=self.flips, space=space, uncovered=uncovered)
+        return self.maps.pool(
+            self.boxes, size, flip=self.flips, space=space, temperature=temperature, uncovered=uncovered
+        )
 
     def pool_sparse(
-        self, size: tuple[int, int] | None = None, *, space: Space = "logit", uncovered: Uncovered = "raise"
+        self,
+        size: tuple[int, int] | None = None,
+        *,
+        space: Space = "logit",
+        temperature: float = 1.0,
+        uncovered: Uncovered = "raise",
     ) -> SparseLabels:
         """The same without the dense target; see `SparseLabels`."""
-        return self.maps.pool(self.boxes, size, flip=self.flips, sparse=True, space=space, uncovered=uncovered)
+        return self.maps.pool(
+            self.boxes, size, flip=self.flips, sparse=True, space=space, temperature=temperature, uncovered=uncovered
+        )
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> CropLabels:
         """The same with maps and ground truth on another device."""

@@ -189,6 +189,7 @@ class ScoreMap:
         flip: Tensor | None = ...,
         sparse: Literal[False] = ...,
         space: Space = ...,
+        temperature: float = ...,
         fill: Fill = ...,
         uncovered: Uncovered = ...,
     ) -> Tensor: ...
@@ -202,6 +203,7 @@ class ScoreMap:
         flip: Tensor | None = ...,
         sparse: Literal[True],
         space: Space = ...,
+        temperature: float = ...,
         fill: Fill = ...,
         uncovered: Uncovered = ...,
     ) -> SparseLabels: ...
@@ -214,6 +216,7 @@ class ScoreMap:
         flip: Tensor | None = None,
         sparse: bool = False,
         space: Space = "logit",
+        temperature: float = 1.0,
         fill: Fill = "rest",
         uncovered: Uncovered = "raise",
     ) -> Tensor | SparseLabels:
@@ -225,6 +228,7 @@ class ScoreMap:
             flip: (B,) bool, whether the crop was mirrored afterwards; mirrors the columns of token labels.
             sparse: return `SparseLabels`, without the dense target.
             space: "logit" pools log-probabilities, "probability" pools probabilities.
+            temperature: T above 0; the label becomes its power 1 / T, renormalised: flatter above 1, sharper below.
             fill: what a class is worth where a map with holes does not store it: "rest", or "zero", the published
                 codes' logit 0, with their boxes of at least one cell, for raw logits.
             uncovered: what to do with a bin wholly outside the footprint: "raise", or take the "nearest" cells.
@@ -254,7 +258,7 @@ class ScoreMap:
                 raise InvalidValueError(f"flip must be ({len(self)},), one a box; got {tuple(flip.shape)}")
             mirrored = flip.to(weights.cols.device, torch.bool)[:, None, None]
             weights = replace(weights, cols=torch.where(mirrored, weights.cols.flip(1), weights.cols))
-        stored, other = soft_labels(whole_maps(self, fill), weights, space=space)
+        stored, other = soft_labels(whole_maps(self, fill), weights, space=space, temperature=temperature)
         covered = weights.covered
         if size is None:
             stored, other, covered = stored[:, :, 0, 0], other[:, 0, 0], covered[:, 0, 0]

@@ -23,6 +23,7 @@ class Candidate:
     record: TeacherRecord
     proof: Proof
     answer: Answer
+    class_names: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
-import os
+from dataclasses import replace
 
 import torch
 from torch import nn
 
-from relabel.errors import TeacherError
-from relabel.teacher.blame import first_line
+from relabel.teacher.candidate import Candidate
+from relabel.teacher.classes import KeptClasses, imagenet_ids, imagenet_names, kept_classes
+from relabel.teacher.devices import cast_once, find_device, find_precision
 from relabel.teacher.given import given_candidate
 from relabel.teacher.spec import TeacherSpec
 from relabel.teacher.teacher import Teacher
@@ -25,7 +26,8 @@ def load_teacher(spec: TeacherSpec) -> Teacher:
         TeacherError: unknown name, weights that cannot be had or do not fit, an input size it does not take, or a head
             that cannot be proved; says what to do.
     """
-    device = _device(spec.device)
+    device = find_device(spec.device)
+    spec = replace(spec, precision=find_precision(spec.precision, device))
     source = timm_candidate if is_timm_name(spec.name) else given_candidate
     found = source(spec, device)
     if not found.proof.localises:
@@ -34,7 +36,12 @@ def load_teacher(spec: TeacherSpec) -> Teacher:
             "may say little of where things are. Look at some before labelling many images",
             spec.name,
         )
+    found = _with_classes(found, spec, device)
     forward = found.forward
+    if isinstance(forward, nn.Module):
+        height, width = found.preprocessing.image_size_hw
+        noise = torch.randn(1, 3, height, width, generator=torch.Generator().manual_seed(0)).to(device)
+        cast_once(forward, noise, spec.precision)
     if spec.channels_last and isinstance(forward, nn.Module):
         # torch's stubs lack the overload that takes a memory format alone.
         forward.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -47,21 +54,24 @@ def load_teacher(spec: TeacherSpec) -> Teacher:
         proof=found.proof,
         device=device,
         channels_last=spec.channels_last,
+        class_names=found.class_names,
     )
 
 
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        if not torch.cuda.is_available():
-            return torch.device("cpu")
-        # torchrun and srun start a process for each GPU of a machine, and say which of them it is.
-        local = os.environ.get("LOCAL_RANK") or os.environ.get("SLURM_LOCALID") or "0"
-        return torch.device("cuda", int(local) % torch.cuda.device_count() if local.isdecimal() else 0)
-    try:
-        device = torch.device(name)
-        if device.type == "meta":
-            raise RuntimeError("the meta device computes nothing")
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise TeacherError(f"no device {name!r} here: {first_line(error)}. Use --device cpu or cuda") from error
-    return device
+def _with_classes(found: Candidate, spec: TeacherSpec, device: torch.device) -> Candidate:
+    """The same with the classes that the spec keeps, and with their names where they are known."""
+    num_classes = found.answer.num_classes
+    wordnet_ids = imagenet_ids(num_classes) if is_timm_name(spec.name) else None
+    if spec.classes is None:
+        # Of weights of one's own timm knows no more than how many classes they have, and those may be any.
+        if wordnet_ids is None or found.record.weights != "pretrained":
+            return found
+        return replace(found, class_names=imagenet_names(wordnet_ids))
+    kept = kept_classes(spec.classes, num_classes, wordnet_ids, spec.name)
+    return replace(
+        found,
+        forward=KeptClasses(found.forward, kept.numbers, device),
+        record=replace(found.record, classes=kept.record),
+        answer=replace(found.answer, num_classes=len(kept.numbers)),
+        class_names=kept.names,
+    )

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from relabel.errors import InvalidValueError
-from relabel.manifest import Fit
+from relabel.manifest import Fit, Interpolation
 
-Precision = Literal["float32", "bfloat16", "float16"]
+Precision = Literal["auto", "float32", "bfloat16", "float16"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,8 +26,13 @@ class TeacherSpec:
         random_weights: a seed for random weights, for benchmarks; excludes `checkpoint`.
         image_size_hw: the input's (height, width) in pixels; None is the model's own.
         fit: how an image is fitted to that size.
-        precision: of the forward pass; the weights stay float32. On a GPU, "float32" convolves in TF32 unless torch's
-            settings forbid it.
+        crop: with fit "center", the crop's side as a fraction of the largest centred crop's, in (0, 1]; None is 1.
+            It is what timm calls crop_pct: at its own value a teacher sees things as large as in its own evaluation.
+        mean, std: per channel, of pixels scaled to [0, 1]; None is the model's own.
+        interpolation: of the resize; None is the model's own.
+        classes: keep some of the teacher's classes, see `relabel.teacher.classes`; None keeps all.
+        precision: of the forward pass; the proof runs in float32. "auto" is bfloat16 on a GPU that computes in it, and
+            float32 elsewhere. On a GPU, "float32" convolves in TF32 unless torch's settings forbid it.
         device: "auto" takes a GPU if there is one, each local process of torchrun or srun its own.
         compile: run the model through torch.compile.
         channels_last: run it in channels-last memory order.
@@ -38,7 +43,12 @@ class TeacherSpec:
     random_weights: int | None = None
     image_size_hw: tuple[int, int] | None = None
     fit: Fit = "squash"
-    precision: Precision = "float32"
+    crop: float | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    interpolation: Interpolation | None = None
+    classes: str | None = None
+    precision: Precision = "auto"
     device: str = "auto"
     compile: bool = False
     channels_last: bool = False
@@ -50,5 +60,9 @@ class TeacherSpec:
             raise InvalidValueError(f"the seed of random weights lies in [0, 2**63); got {self.random_weights}")
         if self.image_size_hw is not None and (len(self.image_size_hw) != 2 or min(self.image_size_hw) < 1):
             raise InvalidValueError(f"image_size_hw must be (height, width), both positive; got {self.image_size_hw}")
+        for name in ("mean", "std"):
+            value = getattr(self, name)
+            if value is not None and len(value) != 3:
+                raise InvalidValueError(f"{name} needs three numbers, of red, green and blue; got {value}")
         if self.precision not in get_args(Precision):
             raise InvalidValueError(f"precision is one of {', '.join(get_args(Precision))}; got {self.precision!r}")

@@ -11,9 +11,8 @@ from torch import Tensor
 from relabel.errors import TeacherError
 from relabel.geometry import Grid
 from relabel.manifest import Preprocessing, TeacherRecord
+from relabel.teacher.devices import DTYPES
 from relabel.teacher.proof import Proof
-
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,7 +20,7 @@ class Teacher:
     """A proved teacher on its device.
 
     `forward` maps normalised images (B, 3, h, w) to logits (B, C, H, W); `grid` is (H, W) for the size in
-    `preprocessing`; `record` is what a store's manifest says of it.
+    `preprocessing`; `record` is what a store's manifest says of it; `class_names` are C names, None where not known.
     """
 
     forward: Callable[[Tensor], Tensor]
@@ -32,6 +31,7 @@ class Teacher:
     proof: Proof
     device: torch.device
     channels_last: bool = False
+    class_names: tuple[str, ...] | None = None
     _scale: Tensor = field(init=False, repr=False, compare=False)
     _shift: Tensor = field(init=False, repr=False, compare=False)
 
@@ -52,7 +52,7 @@ class Teacher:
                 f"{self.record.name} takes uint8 images (B, 3, {self.preprocessing.image_size_hw[0]}, "
                 f"{self.preprocessing.image_size_hw[1]}); got {tuple(images.shape)} of {images.dtype}"
             )
-        dtype = _DTYPES[self.record.precision]
+        dtype = DTYPES[self.record.precision]
         with torch.inference_mode():
             pixels = self.normalised(images.to(self.device, non_blocking=True))
             if self.channels_last:

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from relabel.errors import TeacherError
-from relabel.teacher import TeacherSpec, load, load_teacher
+from relabel.teacher import TeacherSpec, load_teacher
+from relabel.teacher.devices import cast_once, find_device, find_precision
 
 ROUNDING = {"bfloat16": 2**-8, "float16": 2**-11}
 
@@ -143,4 +144,43 @@ def test_each_process_of_a_machine_takes_its_own_gpu(
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
-    assert load._device("auto") == torch.device("cuda", expected)
+    assert find_device("auto") == torch.device("cuda", expected)
+
+
+@pytest.mark.parametrize("has_bfloat16", [True, False])
+def test_the_precision_is_chosen_by_the_device(has_bfloat16, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: has_bfloat16)
+    assert find_precision("auto", torch.device("cpu")) == "float32"
+    assert find_precision("auto", torch.device("cuda", 0)) == ("bfloat16" if has_bfloat16 else "float32")
+    assert find_precision("float16", torch.device("cpu")) == "float16"
+    assert _load("test_resnet").record.precision == "float32"
+
+
+@pytest.mark.parametrize("name", ["test_vit", "test_resnet", "test_convnext", "test_nfnet"])
+def test_weights_that_are_cast_once_answer_what_autocast_answers(name, taught, photos):
+    exact, cast = taught(name), _load(name, precision="bfloat16")
+    assert any(p.dtype == torch.bfloat16 for p in cast.forward.parameters())
+    pixels = exact.normalised(photos(exact))
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        expected = exact.forward(pixels).float()
+    torch.testing.assert_close(cast(photos(cast)), expected, atol=0, rtol=0)
+
+
+class _ReadsItsWeights(torch.nn.Module):
+    def __init__(self, read):
+        super().__init__()
+        self.conv = torch.nn.Conv2d(3, 5, 3)
+        self.read = read
+
+    def forward(self, images):
+        return self.conv(images).float() + self.read(self.conv.weight)
+
+
+@pytest.mark.parametrize(
+    "read", [lambda weight: weight.float().std(), lambda weight: weight[0, 0, 0].dot(torch.ones(3))]
+)
+def test_weights_that_a_model_reads_for_something_else_stay(read):
+    model = _ReadsItsWeights(read).requires_grad_(False)
+    before = model.conv.weight.clone()
+    cast_once(model, torch.randn(1, 3, 5, 5), "bfloat16")
+    torch.testing.assert_close(model.conv.weight.data, before, atol=0, rtol=0)

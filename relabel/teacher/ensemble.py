@@ -1,0 +1,192 @@
+"""`Ensemble`: what a run labels with, one proved teacher or several forward passes averaged on one grid."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from relabel.errors import InvalidValueError, TeacherError
+from relabel.geometry import Grid, resampling_weights
+from relabel.manifest import Preprocessing
+from relabel.teacher.load import load_teacher
+from relabel.teacher.spec import TeacherSpec
+from relabel.teacher.teacher import Teacher
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Averaging:
+    """How maps better than one forward pass's are made.
+
+    Attributes:
+        scales: each teacher also runs at these multiples of its image size, rounded to whole cells.
+        flip: each also sees the mirrored image.
+        grid_hw: (height, width) in cells of the map; None is the first forward pass's.
+    """
+
+    scales: tuple[float, ...] = (1.0,)
+    flip: bool = False
+    grid_hw: tuple[int, int] | None = None
+
+    def __post_init__(self) -> None:
+        if not self.scales or len(set(self.scales)) != len(self.scales) or not all(0 < s <= 8 for s in self.scales):
+            raise InvalidValueError(f"scales are different numbers in (0, 8], at least one; got {self.scales}")
+        if self.grid_hw is not None:
+            Grid(*self.grid_hw)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ensemble:
+    """Forward passes whose probabilities are averaged at every cell of one grid; most often one, whose logits stay.
+
+    A member of another grid is resampled: its log-probabilities are averaged over the cells that a larger cell covers,
+    as pooling averages them, or interpolated.
+    """
+
+    members: tuple[Teacher, ...]
+    grid: Grid
+    flip_average: bool = False
+    _resampling: tuple[tuple[Tensor, Tensor] | None, ...] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        _check(self.members)
+        # Made once: a small copy to a GPU in every call would wait for the batch before to finish.
+        made = [
+            None
+            if m.grid == self.grid
+            else tuple(w.float().to(m.device) for w in resampling_weights(m.grid, self.grid))
+            for m in self.members
+        ]
+        object.__setattr__(self, "_resampling", tuple(made))
+
+    @classmethod
+    def of(cls, teacher: Teacher) -> Ensemble:
+        """One teacher alone, on its own grid."""
+        return cls(members=(teacher,), grid=teacher.grid)
+
+    @property
+    def num_classes(self) -> int:
+        """C, the same for every member."""
+        return self.members[0].num_classes
+
+    @property
+    def class_names(self) -> tuple[str, ...] | None:
+        """The classes' names, from the first member that knows them."""
+        return next((m.class_names for m in self.members if m.class_names is not None), None)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the members run."""
+        return self.members[0].device
+
+    @property
+    def views(self) -> tuple[Preprocessing, ...]:
+        """The distinct kinds of pixels that the members need, that of the first member first."""
+        return tuple(dict.fromkeys(_pixels(m.preprocessing) for m in self.members))
+
+    def __call__(self, views: Sequence[Tensor]) -> Tensor:
+        """Logits (B, C, H, W) float32 on the members' device.
+
+        Args:
+            views: the images as uint8 (B, 3, h, w), once for each of `views`, in that order; on any device.
+        """
+        pixels = dict(zip(self.views, views, strict=True))
+        with torch.inference_mode():
+            if len(self.members) == 1 and not self.flip_average:
+                return self._resampled(0, self.members[0](views[0]))
+            mean: Tensor | None = None
+            for number, member in enumerate(self.members):
+                own = pixels[_pixels(member.preprocessing)].to(self.device, non_blocking=True)
+                for is_mirrored in (False, True) if self.flip_average else (False,):
+                    logits = member(own.flip(3) if is_mirrored else own)
+                    logits = self._resampled(number, logits.flip(3) if is_mirrored else logits)
+                    log_probabilities = logits.log_softmax(1)
+                    # Of logs, whose differences a probability that rounds to 0 would lose.
+                    mean = log_probabilities if mean is None else torch.logaddexp(mean, log_probabilities)
+            # A constant at every cell, the log of their number, changes no probability.
+            return mean  # type: ignore[return-value]  # there is a member
+
+    def _resampled(self, number: int, logits: Tensor) -> Tensor:
+        weights = self._resampling[number]
+        if weights is None:
+            return logits
+        rows, cols = weights
+        return torch.matmul(torch.matmul(rows, logits.log_softmax(1)), cols.T)
+
+
+def load_ensemble(specs: Sequence[TeacherSpec], averaging: Averaging | None = None) -> Ensemble:
+    """Load and prove every teacher at every scale.
+
+    Raises:
+        TeacherError: one cannot be loaded or proved, or they do not answer the same classes.
+    """
+    averaging = averaging or Averaging()
+    members = [member for spec in specs for member in _at_scales(spec, averaging.scales)]
+    if not members:
+        raise InvalidValueError("an ensemble needs a teacher; got none")
+    grid = Grid(*averaging.grid_hw) if averaging.grid_hw else members[0].grid
+    return Ensemble(members=tuple(members), grid=grid, flip_average=averaging.flip)
+
+
+def _at_scales(spec: TeacherSpec, scales: Sequence[float]) -> list[Teacher]:
+    if tuple(scales) == (1.0,):
+        return [load_teacher(spec)]
+    base = load_teacher(spec)
+    sizes = [_scaled(base, scale) for scale in scales]
+    if len(set(sizes)) != len(sizes):
+        raise TeacherError(
+            f"two of the scales {', '.join(map(str, scales))} of {spec.name} are one size in whole cells: {sizes}. "
+            "Give scales that differ more"
+        )
+    own = base.preprocessing.image_size_hw
+    return [base if size == own else load_teacher(replace(spec, image_size_hw=size)) for size in sizes]
+
+
+def _scaled(teacher: Teacher, scale: float) -> tuple[int, int]:
+    """(height, width) in pixels near `scale` times the teacher's, of whole cells."""
+    height, width = (
+        max(1, round(size * scale / (size / cells))) * size / cells
+        for size, cells in zip(teacher.preprocessing.image_size_hw, teacher.grid.size_hw, strict=True)
+    )
+    return round(height), round(width)
+
+
+def _pixels(preprocessing: Preprocessing) -> Preprocessing:
+    """What of a preprocessing decides uint8 pixels: mean and deviation come later, but for the colour of margins."""
+    mean = preprocessing.mean if preprocessing.fit == "letterbox" else (0.0, 0.0, 0.0)
+    return replace(preprocessing, mean=mean, std=(1.0, 1.0, 1.0))
+
+
+def _may_be_the_same(names: tuple[str, ...] | None, others: tuple[str, ...] | None) -> bool:
+    """Whether two teachers' names may be those of the same classes: sources of models word some of them differently."""
+    if names is None or others is None:
+        return True
+    mine, theirs = ([name.partition(",")[0].strip().lower() for name in each] for each in (names, others))
+    return sum(map(str.__eq__, mine, theirs)) > len(names) // 2
+
+
+def _check(members: tuple[Teacher, ...]) -> None:
+    """That all see the same part of the image, and speak of the same classes."""
+    first = members[0]
+    height, width = first.preprocessing.image_size_hw
+    for other in members[1:]:
+        if other.num_classes != first.num_classes:
+            raise TeacherError(
+                f"{first.record.name} has {first.num_classes} classes and {other.record.name} {other.num_classes}: "
+                "probabilities of different classes cannot be averaged. Give --classes to keep the same ones of each"
+            )
+        if not _may_be_the_same(first.class_names, other.class_names):
+            raise TeacherError(
+                f"{first.record.name} and {other.record.name} name their {first.num_classes} classes differently, so "
+                "they cannot be averaged. Give --classes to keep the same ones of each, in the same order"
+            )
+        its_height, its_width = other.preprocessing.image_size_hw
+        if first.preprocessing.fit != other.preprocessing.fit or first.preprocessing.crop != other.preprocessing.crop:
+            raise TeacherError(f"all teachers need one --fit and --crop; {other.record.name} has its own")
+        if first.preprocessing.fit != "squash" and height * its_width != width * its_height:
+            raise TeacherError(
+                f"with --fit {first.preprocessing.fit}, images of {height} x {width} and {its_height} x {its_width} "
+                "pixels show different parts of an image. Give sizes of one aspect ratio, or --fit squash"
+            )
