@@ -150,7 +150,11 @@ def _mosaics(options: argparse.Namespace) -> list[Line]:
 
 def _teacher(options: argparse.Namespace, size: int) -> Teacher:
     spec = TeacherSpec(
-        name=options.teacher, checkpoint=options.checkpoint, image_size_hw=(size, size), device=options.device
+        name=options.teacher,
+        checkpoint=options.checkpoint,
+        image_size_hw=(size, size),
+        device=options.device,
+        precision="float32",
     )
     return load_teacher(spec)
 

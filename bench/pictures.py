@@ -50,7 +50,7 @@ def photographs(images: Sequence[EncodedImage], like: Preprocessing, batch: int,
     for first in range(0, len(images), batch):
         chunk = images[first : first + batch]
         yield Crops(
-            torch.stack([decode_and_fit(image.data, like).pixels for image in chunk]),
+            torch.stack([decode_and_fit(image.data, [like])[0].pixels for image in chunk]),
             torch.stack([crop_boxes(_size_hw(image.data), boxes) for image in chunk]),
         )
 
@@ -60,7 +60,9 @@ def mosaics(images: Sequence[EncodedImage], like: Preprocessing, count: int, box
     height, width = like.image_size_hw
     quarter = replace(like, image_size_hw=(height // 2, width // 2))
     for _ in range(count):
-        four = [decode_and_fit(images[i].data, quarter).pixels for i in torch.randint(0, len(images), (4,)).tolist()]
+        four = [
+            decode_and_fit(images[i].data, [quarter])[0].pixels for i in torch.randint(0, len(images), (4,)).tolist()
+        ]
         pixels = torch.cat([torch.cat(four[:2], dim=2), torch.cat(four[2:], dim=2)], dim=1)
         yield Crops(pixels[None], crop_boxes((height, width), boxes)[None])
 

@@ -18,6 +18,7 @@ Fit = Literal["squash", "center", "letterbox"]
 Scores = Literal["log-probability", "logit"]
 CodeType = Literal["uint8", "float16"]
 Compression = Literal["zstd", "none"]
+Decode = Literal["cpu", "cuda"]
 Interpolation = Literal["bilinear", "bicubic"]
 Select = Literal["image", "cell"]
 Kind = Literal["webdataset", "folder"]
@@ -29,7 +30,8 @@ class Preprocessing:
 
     `image_size_hw` is (height, width) in pixels; `mean` and `std` are per channel, of pixels scaled to [0, 1];
     `fit` is "squash" (resize to the size, whatever the aspect ratio), "center" (a centred crop of that aspect ratio,
-    its sides `crop` times those of the largest such) or "letterbox" (the whole image, padded).
+    its sides `crop` times those of the largest such) or "letterbox" (the whole image, padded); `decode` is where JPEGs
+    were decoded, since a GPU's decoder rounds otherwise.
     """
 
     image_size_hw: tuple[int, int]
@@ -38,6 +40,7 @@ class Preprocessing:
     interpolation: Interpolation = "bilinear"
     fit: Fit = "squash"
     crop: float = 1.0
+    decode: Decode = "cpu"
 
     def __post_init__(self) -> None:
         if len(self.image_size_hw) != 2 or min(self.image_size_hw) < 1:
@@ -49,6 +52,7 @@ class Preprocessing:
             )
         _check_choice("interpolation", self.interpolation, Interpolation)
         _check_choice("fit", self.fit, Fit)
+        _check_choice("decode", self.decode, Decode)
         if not 0 < self.crop <= 1 or (self.crop != 1 and self.fit != "center"):
             raise InvalidValueError(
                 "crop is the part of the largest centred crop's side that fit 'center' keeps, in (0, 1]; any other fit "

@@ -22,6 +22,7 @@ import relabel.summary
 import relabel.verify
 from relabel.cli import main
 from relabel.cli.ranks import rank_and_world_size
+from relabel.cli.teachers import teacher_specs
 from relabel.cli.text import shards_text, table
 from relabel.verify import Finding, ShardsReport
 
@@ -289,13 +290,13 @@ def options(*arguments: str) -> dict[str, Any]:
         ["photos", "--image-size", "320", "480", "store"],
         ["photos", "store", "--image-size", "320x480"],
         ["--image-size=320x480", "photos", "store"],
-        ["--image-size", "99", "--image-size", "320", "480", "photos", "store"],
         ["--planes", "5", "--image-size", "320", "480", "--profile", "7", "photos", "store"],
+        ["photos", "store", "--grid", "7", "9", "--image-size", "320", "480", "--mean", "0.5", "0.5", "0.4"],
     ],
 )
 def test_the_ways_to_give_a_height_and_a_width(arguments: list[str]) -> None:
     given = options(*arguments)
-    assert (given["images"], given["store"], given["image_size"]) == ("photos", Path("store"), (320, 480))
+    assert (given["images"], given["store"], given["image_sizes"]) == ("photos", Path("store"), ((320, 480),))
 
 
 @pytest.mark.parametrize(
@@ -309,7 +310,46 @@ def test_the_ways_to_give_a_height_and_a_width(arguments: list[str]) -> None:
 )
 def test_one_number_is_a_square(arguments: list[str]) -> None:
     given = options(*arguments)
-    assert (given["images"], given["store"], given["image_size"]) == ("photos", Path("store"), (320, 320))
+    assert (given["images"], given["store"], given["image_sizes"]) == ("photos", Path("store"), ((320, 320),))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name", "value"),
+    [
+        (["--scales", "1.0", "1.25", "2", "photos", "store"], "scales", (1.0, 1.25, 2.0)),
+        (["photos", "store", "--scales", "0.5,1"], "scales", (0.5, 1.0)),
+        (["--mean", "0.5", "0.4", ".3", "--std=1,1,1", "photos", "store"], "mean", (0.5, 0.4, 0.3)),
+        (["photos", "store", "--grid", "7"], "grid", (7, 7)),
+        (["photos", "store", "--batch-size", "auto"], "batch_size", "auto"),
+        (["photos", "store"], "batch_size", 64),
+        (["--image-size", "64", "96", "--image-size", "32", "photos", "store"], "image_sizes", ((64, 96), (32, 32))),
+    ],
+)
+def test_options_of_several_numbers(arguments: list[str], name: str, value: object) -> None:
+    given = options(*arguments)
+    assert (given["images"], given["store"], given[name]) == ("photos", Path("store"), value)
+
+
+def test_an_option_given_once_serves_all_teachers_and_given_for_each_its_own(tmp_path: Path) -> None:
+    weights = tmp_path / "b.safetensors"
+    weights.touch()
+    given = options("photos", "store", "--image-size", "64", "--checkpoint", "pretrained", "--checkpoint", str(weights))
+    first, second = teacher_specs(("a", "b"), given)
+    assert (first.name, first.checkpoint, first.image_size_hw) == ("a", None, (64, 64))
+    assert (second.name, second.checkpoint, second.image_size_hw) == ("b", weights, (64, 64))
+    with pytest.raises(click.UsageError, match="3 teachers and 2 times --checkpoint: give it once for each"):
+        teacher_specs(("a", "b", "c"), given)
+
+
+def test_a_teacher_is_shown_before_anything_is_labelled() -> None:
+    arguments = ("test_vit", "--random-weights", "0", "--device", "cpu", "--grid", "5", "--flip-average")
+    text, machine = run("teacher", *arguments), run("teacher", *arguments, "--json")
+    assert (text.exit_code, machine.exit_code) == (0, 0)
+    assert "grid 10x10, a cell is 16 x 16 pixels" in text.stdout
+    assert "2 forward passes an image, averaged on a grid of 5x5 cells" in text.stdout
+    shown = parsed(machine.stdout)
+    assert (shown["grid_hw"], shown["num_classes"], shown["flip_average"]) == ([5, 5], 1000, True)
+    assert shown["members"][0]["constant_error"] < 1e-4
 
 
 @pytest.mark.parametrize(
@@ -320,6 +360,10 @@ def test_one_number_is_a_square(arguments: list[str]) -> None:
         (["--image-size", "3x4x5"], "'3x4x5' is no size"),
         (["--image-size", "²"], "'²' is no size"),
         (["--image-size", "big"], "'big' is no size"),
+        (["--scales", "big"], "'big' are no numbers"),
+        (["--mean", "red"], "'red' are no numbers"),
+        (["--batch-size", "0"], "'0' is neither a number of images, 1 or more, nor auto"),
+        (["--random-weights", "1", "--random-weights", "2"], "1 teachers and 2 times --random-weights"),
         (["--planes", "0"], "'--planes'"),
         (["--scores", "float32"], "'--scores'"),
         (["--checkpoint", "absent.pt"], "'--checkpoint'"),

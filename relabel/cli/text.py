@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     # `relabel --help` must not wait for torch and timm.
     from relabel.generate.options import GenerateSummary
+    from relabel.manifest import Manifest
     from relabel.summary import StoreSummary
     from relabel.verify.findings import ShardsReport
 
@@ -31,12 +32,18 @@ def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     return "\n".join([lines[0], "  ".join("-" * width for width in widths), *lines[1:]])
 
 
+def aligned(facts: Mapping[str, object]) -> str:
+    """A line for each fact, under one another."""
+    size = max(map(len, facts))
+    return "\n".join(f"{name:<{size}}  {printable(str(fact))}" for name, fact in facts.items())
+
+
 def printable(text: str) -> str:
     """Text from a data file on one line, without the control characters that a terminal would obey."""
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in " ".join(text.splitlines()))
 
 
-def generate_text(summary: GenerateSummary, store: str) -> str:
+def generate_text(summary: GenerateSummary, store: str, *, timings: bool = False) -> str:
     """The end of a run."""
     shares = summary.waits.shares(summary.seconds)
     lines = [
@@ -107,8 +114,10 @@ def store_text(summary: StoreSummary, store: str) -> str:
         "teacher": f"{m.teacher.name} ({m.teacher.weights}, sha256 {m.teacher.weights_digest[:12]}), "
         f"{m.teacher.head} head, {m.teacher.precision}",
         "input": f"{height} x {width} pixels, {m.preprocessing.fit}, {m.preprocessing.interpolation}",
+        **_averaged(m),
         "map": f"grid {scores.grid_hw[0]}x{scores.grid_hw[1]} of {footprint}",
-        "classes": f"{scores.num_classes}: {scores.planes} planes, {scores.profile} profile classes an image",
+        "classes": f"{scores.num_classes} ({m.teacher.classes}): {scores.planes} planes, "
+        f"{scores.profile} profile classes an image",
         "scores": f"{scores.scores}, {scores.dtype}, {scores.compression}",
         "shards": f"{summary.shards_published} of {len(m.data.shards)} published, {m.data.rows_per_shard} rows each",
         "images": f"{summary.labelled} labelled, {summary.failed} failed",
@@ -118,8 +127,18 @@ def store_text(summary: StoreSummary, store: str) -> str:
         "labels": _histogram(summary.labels),
         "versions": ", ".join(f"{name} {version}" for name, version in m.versions.items()),
     }
-    size = max(map(len, facts))
-    return "\n".join(f"{name:<{size}}  {printable(str(fact))}" for name, fact in facts.items())
+    return aligned(facts)
+
+
+def _averaged(manifest: Manifest) -> dict[str, str]:
+    """What a map is the average of, where it is one."""
+    others = [
+        f"{o.teacher.name} ({o.teacher.weights}, sha256 {o.teacher.weights_digest[:12]}) at "
+        f"{o.preprocessing.image_size_hw[0]} x {o.preprocessing.image_size_hw[1]} pixels"
+        for o in manifest.others
+    ]
+    parts = others + (["the mirrored image"] if manifest.flip_average else [])
+    return {"averaged with": "; ".join(parts)} if parts else {}
 
 
 def store_json(summary: StoreSummary) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """Teachers: any classifier turned into one that answers at every location, and proved before it is used."""
 
-from relabel.teacher.ensemble import Averaging, Ensemble, load_ensemble
+from relabel.teacher.ensemble import Ensemble, EnsembleSpec, load_ensemble
 from relabel.teacher.load import load_teacher
 from relabel.teacher.spec import TeacherSpec
 from relabel.teacher.teacher import Teacher
 
-__all__ = ["Averaging", "Ensemble", "Teacher", "TeacherSpec", "load_ensemble", "load_teacher"]
+__all__ = ["Ensemble", "EnsembleSpec", "Teacher", "TeacherSpec", "load_ensemble", "load_teacher"]

@@ -17,20 +17,24 @@ from relabel.teacher.teacher import Teacher
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Averaging:
-    """How maps better than one forward pass's are made.
+class EnsembleSpec:
+    """Which teachers label together, and how maps better than one forward pass's are made.
 
     Attributes:
+        teachers: one or more.
         scales: each teacher also runs at these multiples of its image size, rounded to whole cells.
         flip: each also sees the mirrored image.
         grid_hw: (height, width) in cells of the map; None is the first forward pass's.
     """
 
+    teachers: tuple[TeacherSpec, ...]
     scales: tuple[float, ...] = (1.0,)
     flip: bool = False
     grid_hw: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
+        if not self.teachers:
+            raise InvalidValueError("an ensemble needs a teacher; got none")
         if not self.scales or len(set(self.scales)) != len(self.scales) or not all(0 < s <= 8 for s in self.scales):
             raise InvalidValueError(f"scales are different numbers in (0, 8], at least one; got {self.scales}")
         if self.grid_hw is not None:
@@ -116,18 +120,15 @@ class Ensemble:
         return torch.matmul(torch.matmul(rows, logits.log_softmax(1)), cols.T)
 
 
-def load_ensemble(specs: Sequence[TeacherSpec], averaging: Averaging | None = None) -> Ensemble:
+def load_ensemble(spec: EnsembleSpec) -> Ensemble:
     """Load and prove every teacher at every scale.
 
     Raises:
         TeacherError: one cannot be loaded or proved, or they do not answer the same classes.
     """
-    averaging = averaging or Averaging()
-    members = [member for spec in specs for member in _at_scales(spec, averaging.scales)]
-    if not members:
-        raise InvalidValueError("an ensemble needs a teacher; got none")
-    grid = Grid(*averaging.grid_hw) if averaging.grid_hw else members[0].grid
-    return Ensemble(members=tuple(members), grid=grid, flip_average=averaging.flip)
+    members = tuple(member for teacher in spec.teachers for member in _at_scales(teacher, spec.scales))
+    grid = Grid(*spec.grid_hw) if spec.grid_hw else members[0].grid
+    return Ensemble(members=members, grid=grid, flip_average=spec.flip)
 
 
 def _at_scales(spec: TeacherSpec, scales: Sequence[float]) -> list[Teacher]:

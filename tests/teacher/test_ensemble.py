@@ -9,13 +9,17 @@ import torch
 
 from relabel.errors import InvalidValueError, TeacherError
 from relabel.geometry import Grid
-from relabel.teacher import Averaging, Ensemble, TeacherSpec, load_ensemble
+from relabel.teacher import Ensemble, EnsembleSpec, TeacherSpec, load_ensemble
 
 PIXELS = torch.randint(0, 256, (3, 3, 160, 160), dtype=torch.uint8, generator=torch.Generator().manual_seed(7))
 
 
 def _spec(name="test_resnet", **spec):
     return TeacherSpec(name=name, device="cpu", **({"random_weights": 0} | spec))
+
+
+def _loaded(*teachers, **averaging):
+    return load_ensemble(EnsembleSpec(teachers=teachers, **averaging))
 
 
 def _at(pixels, ensemble):
@@ -35,7 +39,7 @@ def test_one_teacher_alone_answers_its_own_logits(taught):
 
 def test_a_coarser_grid_averages_log_probabilities_and_leaves_their_mean(taught):
     teacher = taught("test_vit")
-    ensemble = load_ensemble([_spec("test_vit")], Averaging(grid_hw=(5, 2)))
+    ensemble = _loaded(_spec("test_vit"), grid_hw=(5, 2))
     found = ensemble([PIXELS])
     expected = teacher(PIXELS).log_softmax(1)
     assert found.shape == (3, 1000, 5, 2)
@@ -45,19 +49,19 @@ def test_a_coarser_grid_averages_log_probabilities_and_leaves_their_mean(taught)
 
 def test_flipping_averages_the_probabilities_of_an_image_and_its_mirror(taught):
     teacher = taught("test_resnet")
-    found = load_ensemble([_spec()], Averaging(flip=True))([PIXELS]).softmax(1)
+    found = _loaded(_spec(), flip=True)([PIXELS]).softmax(1)
     mirrored = teacher(PIXELS.flip(3)).softmax(1).flip(3)
     torch.testing.assert_close(found, (teacher(PIXELS).softmax(1) + mirrored) / 2)
 
 
 def test_the_map_of_a_mirrored_image_is_the_mirrored_map_when_flips_are_averaged():
-    ensemble = load_ensemble([_spec("test_vit")], Averaging(flip=True))
+    ensemble = _loaded(_spec("test_vit"), flip=True)
     upright, mirrored = (ensemble([pixels]).softmax(1) for pixels in (PIXELS, PIXELS.flip(3)))
     torch.testing.assert_close(mirrored, upright.flip(3))
 
 
 def test_teachers_and_scales_are_averaged_as_probabilities_on_the_grid_of_the_first(taught):
-    ensemble = load_ensemble([_spec(), _spec("test_vit")], Averaging(scales=(1.0, 1.5)))
+    ensemble = _loaded(_spec(), _spec("test_vit"), scales=(1.0, 1.5))
     sizes = [member.preprocessing.image_size_hw for member in ensemble.members]
     assert sizes == [(160, 160), (256, 256), (160, 160), (240, 240)]
     assert [view.image_size_hw for view in ensemble.views] == [(160, 160), (256, 256), (240, 240)]
@@ -72,48 +76,50 @@ def test_teachers_and_scales_are_averaged_as_probabilities_on_the_grid_of_the_fi
 
 
 def test_one_view_serves_all_teachers_that_see_the_same_pixels():
-    ensemble = load_ensemble([_spec(), _spec(mean=(0.1, 0.2, 0.3), random_weights=1)])
+    ensemble = _loaded(_spec(), _spec(mean=(0.1, 0.2, 0.3), random_weights=1))
     assert len(ensemble.members) == 2
     assert len(ensemble.views) == 1
-    assert len(load_ensemble([_spec(), _spec(interpolation="bicubic")]).views) == 2
+    assert len(_loaded(_spec(), _spec(interpolation="bicubic")).views) == 2
     boxed = [_spec(fit="letterbox"), _spec(fit="letterbox", mean=(0.1, 0.2, 0.3))]
-    assert len(load_ensemble(boxed).views) == 2
+    assert len(_loaded(*boxed).views) == 2
 
 
 def test_a_scale_is_rounded_to_whole_cells():
-    ensemble = load_ensemble([_spec(image_size_hw=(160, 96))], Averaging(scales=(1.0, 1.3)))
+    ensemble = _loaded(_spec(image_size_hw=(160, 96)), scales=(1.0, 1.3))
     assert [member.preprocessing.image_size_hw for member in ensemble.members] == [(160, 96), (192, 128)]
 
 
 @pytest.mark.parametrize(
-    ("specs", "averaging", "said"),
+    ("specs", "scales", "said"),
     [
-        ([_spec(), _spec(classes="imagenet-1k")], Averaging(scales=(1.0, 1.05)), "are one size in whole cells"),
-        ([_spec(fit="center"), _spec("test_vit", fit="squash")], Averaging(), "all teachers need one --fit"),
+        ([_spec(), _spec(classes="imagenet-1k")], (1.0, 1.05), "are one size in whole cells"),
+        ([_spec(fit="center"), _spec("test_vit", fit="squash")], (1.0,), "all teachers need one --fit"),
         (
             [_spec(fit="center"), _spec(fit="center", image_size_hw=(160, 192))],
-            Averaging(),
+            (1.0,),
             "160 x 160 and 160 x 192 pixels show different parts",
         ),
     ],
 )
-def test_what_cannot_be_averaged_is_refused(specs, averaging, said):
+def test_what_cannot_be_averaged_is_refused(specs, scales, said):
     with pytest.raises(TeacherError, match=said):
-        load_ensemble(specs, averaging)
+        _loaded(*specs, scales=scales)
 
 
 def test_teachers_of_different_classes_are_refused(taught, tmp_path):
     few = tmp_path / "few.txt"
     few.write_text("3\n4\n")
     with pytest.raises(TeacherError, match=r"1000 classes and test_vit 2: .* Give --classes"):
-        load_ensemble([_spec(), _spec("test_vit", classes=str(few))])
+        _loaded(_spec(), _spec("test_vit", classes=str(few)))
     named = replace(taught("test_resnet"), class_names=tuple(f"class {i}" for i in range(1000)))
     other = replace(taught("test_vit"), class_names=tuple(f"class {i + 1}" for i in range(1000)))
     with pytest.raises(TeacherError, match="name their 1000 classes differently"):
         Ensemble(members=(named, other), grid=named.grid)
 
 
-@pytest.mark.parametrize("options", [{"scales": ()}, {"scales": (1.0, 1.0)}, {"scales": (-1.0,)}, {"grid_hw": (0, 4)}])
+@pytest.mark.parametrize(
+    "options", [{"scales": ()}, {"scales": (1.0, 1.0)}, {"scales": (-1.0,)}, {"grid_hw": (0, 4)}, {"teachers": ()}]
+)
 def test_averaging_of_nothing_is_refused(options):
     with pytest.raises(InvalidValueError):
-        Averaging(**options)
+        EnsembleSpec(**({"teachers": (_spec(),)} | options))
