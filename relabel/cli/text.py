@@ -116,8 +116,8 @@ def store_text(summary: StoreSummary, store: str) -> str:
         "input": f"{height} x {width} pixels, {m.preprocessing.fit}, {m.preprocessing.interpolation}",
         **_averaged(m),
         "map": f"grid {scores.grid_hw[0]}x{scores.grid_hw[1]} of {footprint}",
-        "classes": f"{scores.num_classes} ({m.teacher.classes}): {scores.planes} planes, "
-        f"{scores.profile} profile classes an image",
+        "classes": f"{scores.num_classes}: {scores.planes} planes, {scores.profile} profile classes an image",
+        **({} if m.teacher.classes == "all" else {"kept": f"{m.teacher.classes} of the teacher's classes"}),
         "scores": f"{scores.scores}, {scores.dtype}, {scores.compression}",
         "shards": f"{summary.shards_published} of {len(m.data.shards)} published, {m.data.rows_per_shard} rows each",
         "images": f"{summary.labelled} labelled, {summary.failed} failed",
