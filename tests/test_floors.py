@@ -36,6 +36,7 @@ THIRD_PARTY = {
     "timm": {"teacher"},
     "torchvision": {"images", "teacher", "tracking"},
     "tqdm": {"progress"},
+    "transformers": {"teacher"},
     "webdataset": {"images"},
     "zarr": {"store"},
 }
