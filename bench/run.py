@@ -1,7 +1,8 @@
-"""Speed and size of the read path, each beside a peer in the same run; ``make bench``.
+"""Speed and size, each beside a peer in the same run; ``make bench``.
 
-Needs no data: score maps and photographs are synthetic. One core, except for the epoch's workers; medians over rounds
-in which ours and the peer take turns. Labels are measured in CPU time, the cache being warm; all else in wall time.
+Needs no data: score maps and photographs are synthetic. One core, except for the epoch's workers and for labelling;
+medians over rounds in which ours and the peer take turns. Labels are measured in CPU time, the cache being warm; all
+else in wall time.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from pathlib import Path
 
 import measure
 from epoch import epochs
+from generate import Plan, labelling
 from labels import image_labels, make_library, sizes, token_labels
 from measure import Figure
 from opening import opening
@@ -24,7 +26,10 @@ from opening import opening
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scale:
-    """How large a run is: rows of a store, distinct maps in it, shards of the logical one, photographs, and rounds."""
+    """How large a run is: rows of a store, distinct maps in it, shards of the logical one, photographs, and rounds.
+
+    `labelled` is the plan of the write path's run, by a teacher of random weights.
+    """
 
     shards: int
     rows: int
@@ -33,10 +38,32 @@ class Scale:
     photographs: int
     batch: int
     rounds: int
+    teacher: str
+    labelled: Plan
 
 
-FULL = Scale(shards=5, rows=4096, distinct=2048, logical_shards=313, photographs=1024, batch=256, rounds=15)
-QUICK = Scale(shards=2, rows=64, distinct=32, logical_shards=6, photographs=16, batch=8, rounds=1)
+FULL = Scale(
+    shards=5,
+    rows=4096,
+    distinct=2048,
+    logical_shards=313,
+    photographs=1024,
+    batch=256,
+    rounds=15,
+    teacher="resnet50",
+    labelled=Plan(count=96, batch_size=32, rounds=3),
+)
+QUICK = Scale(
+    shards=2,
+    rows=64,
+    distinct=32,
+    logical_shards=6,
+    photographs=16,
+    batch=8,
+    rounds=1,
+    teacher="test_resnet",
+    labelled=Plan(count=16, batch_size=8, rounds=1),
+)
 
 
 def main() -> None:
@@ -72,6 +99,8 @@ def _figures(folder: Path, scale: Scale) -> list[Figure]:
             figures += opening(folder, library.store, scale.logical_shards, min(scale.rounds, 5), scale.batch)
     with _step("epochs"):
         figures += epochs(folder, scale.photographs, min(scale.rounds, 9), min(scale.batch, 128))
+    with _step("labelling"):
+        figures.append(labelling(folder / "labelling", scale.teacher, scale.labelled))
     return figures
 
 

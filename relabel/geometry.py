@@ -50,12 +50,20 @@ class Box:
 
         This is the only door from torchvision's ``(i, j, h, w)``: rows come first there, and second in a box.
 
+        Raises:
+            InvalidValueError: the crop is empty, or has nothing of the image.
+
         >>> Box.from_crop(top=10, left=40, height=50, width=80, image_size=(100, 200))
         Box(x0=0.2, y0=0.1, x1=0.6, y1=0.6)
         """
         image_height, image_width = image_size
         if image_height <= 0 or image_width <= 0:
             raise InvalidValueError(f"image_size must be (height, width), both positive; got {image_size}")
+        if left >= image_width or top >= image_height or left + width <= 0 or top + height <= 0:
+            raise InvalidValueError(
+                f"the crop (top {top}, left {left}, height {height}, width {width}) has nothing of an image of height "
+                f"{image_height} and width {image_width}. image_size is (height, width), the reverse of PIL's size"
+            )
         return cls(
             left / image_width,
             top / image_height,
@@ -167,6 +175,10 @@ def cell_boxes(boxes_xyxy: Tensor, footprints_xyxy: Tensor, grid: Grid) -> Tenso
     return (boxes_xyxy - origin) / extent * cells.to(boxes_xyxy.device)
 
 
+_FAR = 8
+"""Sides of the image: no crop but a padded one of a tiny image reaches so far."""
+
+
 def checked_boxes(boxes_xyxy: Tensor) -> Tensor:
     """The boxes as a float32 or float64 tensor (B, 4), or an error that says which is empty or not a number."""
     if not isinstance(boxes_xyxy, Tensor):
@@ -180,14 +192,29 @@ def checked_boxes(boxes_xyxy: Tensor) -> Tensor:
             f"got {tuple(boxes_xyxy.shape)} of {boxes_xyxy.dtype}"
         )
     boxes = boxes_xyxy if boxes_xyxy.dtype == torch.float64 else boxes_xyxy.float()
-    wrong = ~((boxes[:, 2:] > boxes[:, :2]).all(1) & boxes.isfinite().all(1))
-    if bool(wrong.any()):
-        row = int(wrong.nonzero()[0, 0])
+    # One look at every batch spares nearly all of them a second one.
+    if not bool(((boxes[:, 2:] > boxes[:, :2]).all(1) & (boxes.abs() <= _FAR).all(1)).all()):
+        _refuse_boxes(boxes)
+    return boxes
+
+
+def _refuse_boxes(boxes: Tensor) -> None:
+    """Raise for the first box that is empty, not finite, or in pixels; a padded crop of a tiny image may reach far."""
+    empty = ~((boxes[:, 2:] > boxes[:, :2]).all(1) & boxes.isfinite().all(1))
+    if bool(empty.any()):
+        row = int(empty.nonzero()[0, 0])
         raise InvalidValueError(
             "every box needs x0 < x1 and y0 < y1, all finite, fractions of the whole image; "
             f"box {row} is {boxes[row].tolist()}"
         )
-    return boxes
+    # Padding is around an image: a crop that reaches far to the right and below starts left of it or above.
+    pixels = (boxes[:, :2] >= 0).all(1) & (boxes[:, 2:] > _FAR).all(1)
+    if bool(pixels.any()):
+        row = int(pixels.nonzero()[0, 0])
+        raise InvalidValueError(
+            "boxes are (x0, y0, x1, y1) in fractions of the whole image, 0 to 1; "
+            f"box {row}, {boxes[row].tolist()}, looks like pixels: divide x by the image's width and y by its height"
+        )
 
 
 def at_least_one_cell(boxes_in_cells: Tensor) -> Tensor:

@@ -40,6 +40,16 @@ class Progress:
                 self._bar.set_postfix_str(note, refresh=False)
             self._bar.update(count)
 
+    def reach(self, count: int, total: int | None, note: str = "") -> None:
+        """Set the count and the total, where others count too; a count that is behind the last one changes nothing."""
+        if self._bar is None:
+            return
+        with self._lock:
+            self._bar.total = math.inf if total is None else total
+            if note:
+                self._bar.set_postfix_str(note, refresh=False)
+            self._bar.update(max(0, count - int(self._bar.n)))
+
     def __enter__(self) -> Self:
         return self
 
@@ -54,9 +64,9 @@ class _Lines:
     """The part of tqdm that is used here, for a log: no bar, no carriage returns."""
 
     def __init__(self, what: str, total: int | None, unit: str) -> None:
-        # tqdm's way to say that the total is not known.
-        self._what, self._total, self._unit = what, math.inf if total is None else total, unit
-        self._count = 0
+        # tqdm's names, and its way to say that the total is not known.
+        self._what, self.total, self._unit = what, math.inf if total is None else total, unit
+        self.n = 0
         self._note = ""
         self._started = self._printed = time.monotonic()
 
@@ -64,7 +74,7 @@ class _Lines:
         self._note = note
 
     def update(self, count: int) -> None:
-        self._count += count
+        self.n += count
         if time.monotonic() - self._printed >= _LOG_SECONDS:
             self._print()
 
@@ -74,8 +84,8 @@ class _Lines:
     def _print(self) -> None:
         self._printed = time.monotonic()
         line = tqdm.format_meter(
-            self._count,
-            self._total,
+            self.n,
+            self.total,
             self._printed - self._started,
             ncols=0,
             prefix=self._what,

@@ -49,11 +49,11 @@ class LabeledImage:
         if len(self.score_map) != 1:
             raise InvalidValueError(f"score_map must hold one image's map; got {self.score_map!r}")
         for crop in self.crops:
-            classes = {len(values) for values in (crop.label, crop.truth) if values is not None}
-            if classes != {self.score_map.num_classes}:
+            shapes = {np.shape(values) for values in (crop.label, crop.truth) if values is not None}
+            if shapes != {(self.score_map.num_classes,)}:
                 raise InvalidValueError(
                     f"a crop's label and truth must each be ({self.score_map.num_classes},), as the score map has "
-                    f"classes; got lengths {sorted(classes)}"
+                    f"classes; got {', '.join(map(str, sorted(shapes)))}"
                 )
 
 
@@ -66,14 +66,21 @@ def draw_labels(
         images: the rows, from top to bottom.
         path: the PNG to write; its folder is made.
         class_names: C names; None prints the class numbers.
-        planes: how many planes to draw, at most K.
+        planes: how many planes to draw, from 1 to K.
 
     Raises:
-        InvalidValueError: no images.
+        InvalidValueError: no images, no planes, or not a name for every class.
         RelabelError: matplotlib is not installed.
     """
     if not images:
         raise InvalidValueError("a picture needs at least one image; got none")
+    classes = max(image.score_map.num_classes for image in images)
+    names = class_names or [str(i) for i in range(classes)]
+    if planes < 1 or len(names) < classes:
+        raise InvalidValueError(
+            f"a picture needs planes of at least 1 and a name for each of {classes} classes; "
+            f"got planes {planes} and {len(names)} names"
+        )
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
@@ -83,7 +90,6 @@ def draw_labels(
     ratios = [1.35, *[1.0] * planes, *[0.8, 1.25] * crops]
     figure = Figure(figsize=(2.45 * sum(ratios), 2.55 * len(images) + 0.8), layout="constrained")
     grid = figure.subplots(len(images), len(ratios), squeeze=False, width_ratios=ratios)
-    names = class_names or [str(i) for i in range(images[0].score_map.num_classes)]
     for row, image in zip(grid, images, strict=True):
         for axes in row:
             axes.set_axis_off()
@@ -108,7 +114,7 @@ def _draw_image(axes: Axes, image: LabeledImage) -> None:
 
     height, width = image.pixels.shape[:2]
     axes.imshow(image.pixels)
-    axes.set_title(image.title, fontsize=12)
+    axes.set_title(image.title, fontsize=12, parse_math=False)
     for number, crop in enumerate(image.crops):
         x0, y0, x1, y1 = crop.box.xyxy
         colour = _CROP_COLOURS[number % len(_CROP_COLOURS)]
@@ -129,20 +135,26 @@ def _draw_planes(row: Sequence[Axes], image: LabeledImage, names: Sequence[str])
         probability = maps.planes[0, number].exp().nan_to_num(0.0).numpy()
         heat = axes.imshow(probability, cmap="inferno", vmin=0, vmax=1, alpha=0.65, extent=extent)
         axes.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5))
-        axes.set_title(f"plane {number + 1}: “{names[int(maps.classes[0, number])]}”", fontsize=12)
+        name = names[int(maps.classes[0, number])]
+        axes.set_title(f"plane {number + 1}: “{name}”", fontsize=12, parse_math=False)
     return heat
 
 
 def _draw_crop(axes: Axes, pixels: NDArray[np.uint8], crop: LabeledCrop, colour: str, number: int) -> None:
     height, width = pixels.shape[:2]
     x0, y0, x1, y1 = np.array(crop.box.xyxy) * [width, height, width, height]
-    rows, columns = slice(max(0, round(y0)), max(1, round(y1))), slice(max(0, round(x0)), max(1, round(x1)))
     axes.set_axis_on()
-    axes.imshow(pixels[rows, columns])
+    axes.imshow(pixels[_pixels(y0, y1, height), _pixels(x0, x1, width)])
     axes.set(xticks=[], yticks=[])
     axes.set_title(f"crop {number + 1}", fontsize=12)
     for spine in axes.spines.values():
         spine.set(edgecolor=colour, linewidth=3)
+
+
+def _pixels(start: float, end: float, size: int) -> slice:
+    """The pixels of a side of `size` that a crop shows, at least one."""
+    first = min(max(0, round(start)), size - 1)
+    return slice(first, max(first + 1, round(end)))
 
 
 def _draw_bars(axes: Axes, crop: LabeledCrop, names: Sequence[str]) -> None:
@@ -157,7 +169,11 @@ def _draw_bars(axes: Axes, crop: LabeledCrop, names: Sequence[str]) -> None:
     axes.set(ylim=(0, 1.05), xlim=(-0.7, len(shown) - 0.3), yticks=[0, 0.5, 1], box_aspect=0.72)
     crowded = max(len(names[i]) for i in shown) > 3
     axes.set_xticks(
-        places, [names[i] for i in shown], rotation=60 if crowded else 0, ha="right" if crowded else "center"
+        places,
+        [names[i] for i in shown],
+        rotation=60 if crowded else 0,
+        ha="right" if crowded else "center",
+        parse_math=False,
     )
     axes.tick_params(labelsize=10, length=0)
     axes.spines[["top", "right"]].set_visible(False)

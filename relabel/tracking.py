@@ -90,12 +90,15 @@ _Moved = tuple[Any, Box | None, bool]
 _Handler = Callable[[Any, Any], _Moved]
 
 
+_SEQUENCES = ((v1.Compose, "__call__"), (v2.Compose, "forward"), (nn.Sequential, "forward"))
+
+
 def _steps(transform: Any) -> Iterator[Any]:
-    if isinstance(transform, (v1.Compose, v2.Compose)):
-        for step in transform.transforms:
-            yield from _steps(step)
-    elif isinstance(transform, nn.Sequential):
-        for step in transform:
+    # One that runs its steps by a rule of its own (twice, for two views) is a step that is not known.
+    if any(
+        isinstance(transform, kind) and getattr(type(transform), run) is getattr(kind, run) for kind, run in _SEQUENCES
+    ):
+        for step in transform if isinstance(transform, nn.Sequential) else transform.transforms:
             yield from _steps(step)
     else:
         yield transform
@@ -175,6 +178,13 @@ def _padded_crop_v1(step: Any, image: Any) -> _Moved:
     return output, Box.from_crop(top - pad_top, left - pad_left, height, width, (image_height, image_width)), False
 
 
+def _padded(step: Any, image: Any) -> _Moved:
+    left, top, right, bottom = _ltrb(step.padding)
+    height, width = _size_hw(image)
+    box = Box.from_crop(-top, -left, height + top + bottom, width + left + right, (height, width))
+    return step(image), box, False
+
+
 def _ltrb(padding: Any) -> tuple[int, int, int, int]:
     """torchvision's padding, one number, two (x, y) or four, as left, top, right, bottom."""
     if padding is None:
@@ -202,6 +212,12 @@ def _center_crop(step: Any, image: Any) -> _Moved:
     return step(image), Box.from_crop(top, left, step.size[0], step.size[1], image_hw), False
 
 
+def _random_crop_or_pad(step: Any, image: Any) -> _Moved:
+    """timm's, whose ``get_params`` answers (top, left), negative where it pads."""
+    output, (top, left) = _watched(step, "get_params", image)
+    return output, Box.from_crop(top, left, step.size[0], step.size[1], _size_hw(image)), False
+
+
 _CONTAINERS = (v2.RandomApply, v2.RandomChoice, v2.RandomOrder)
 _STILL_IN_BOTH = (
     "ColorJitter", "ConvertImageDtype", "GaussianBlur", "Grayscale", "Normalize", "PILToTensor",
@@ -218,16 +234,20 @@ _TORCHVISION: dict[type, _Handler] = {
     v1.RandomResizedCrop: _crop_v1,
     v1.RandomCrop: _padded_crop_v1,
     v1.CenterCrop: _center_crop,
+    v1.Pad: _padded,
     v1.RandomHorizontalFlip: _mirrored,
     v2.RandomResizedCrop: _crop_v2,
     v2.RandomCrop: _crop_v2,
     v2.CenterCrop: _center_crop,
+    v2.Pad: _padded,
     v2.RandomHorizontalFlip: _mirrored,
 }
 _TIMM: dict[str, _Handler] = {
     # By name: a trainer that uses timm has loaded it, and no other should have to.
+    "CenterCropOrPad": _center_crop,
     "MaybePILToTensor": _still,
     "MaybeToTensor": _still,
+    "RandomCropOrPad": _random_crop_or_pad,
     "RandomErasing": _still,
     "RandomResizedCropAndInterpolation": _crop_v1,
     "ResizeKeepRatio": _still,

@@ -67,10 +67,32 @@ def test_a_terminal_gets_a_bar_with_the_note(stderr):
 
 
 @pytest.mark.parametrize("stream", [io.StringIO, Terminal])
+def test_a_count_that_others_have_a_part_in_is_shown_with_its_total(stream, stderr):
+    shown = stderr(stream())
+    with Progress("labelling", None, unit="images") as bar:
+        bar.reach(3, 10, "waiting for data 3%")
+        bar.reach(7, 20)
+        # Overtaken by another thread on the way.
+        bar.reach(5, 20)
+    assert "labelling:  35%" in shown.getvalue().splitlines()[-1]
+    assert "7/20 [" in shown.getvalue()
+    assert "waiting for data 3%" in shown.getvalue()
+
+
+@pytest.mark.parametrize("stream", [io.StringIO, Terminal])
+def test_a_count_without_a_total_is_shown_alone(stream, stderr):
+    shown = stderr(stream())
+    with Progress("labelling", 9, unit="images") as bar:
+        bar.reach(3, None)
+    assert "labelling: 3 images [" in shown.getvalue()
+
+
+@pytest.mark.parametrize("stream", [io.StringIO, Terminal])
 def test_what_is_not_shown_prints_nothing(stderr, stream):
     silent = stderr(stream())
     with Progress("labelling", 4, unit="images", shown=False) as bar:
         bar.advance(4, "note")
+        bar.reach(4, 9, "note")
     assert silent.getvalue() == ""
 
 

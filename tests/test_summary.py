@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import zarr
 from stores import make_store, random_logits
 
+from relabel import summary
 from relabel.errors import StoreError
 from relabel.summary import summarise
 
@@ -55,6 +58,25 @@ def test_what_cannot_be_known_is_none(tmp_path: Path) -> None:
     make_store(tmp_path / "s.zarr", [["0"]], LOGITS[:1], failed=frozenset({"0"}))
     found = summarise(tmp_path / "s.zarr")
     assert (found.sampled, found.unstored_mass, found.first_class_is_label, found.labels) == (0, None, None, {})
+
+
+@pytest.mark.parametrize(
+    ("scores", "expected"),
+    [
+        # Two planes of one cell, then the rest: 0.6065 + 0.4169 are above 1 by coding alone.
+        (np.array([4, 7, 80], np.uint8), 0.0),
+        (np.array([4, 255, 8], np.uint8), 1 - np.exp(-0.5)),
+        (np.array([-0.5, np.nan, -1], np.float16), 1 - np.exp(-0.5)),
+    ],
+)
+def test_a_plane_that_is_not_stored_holds_no_mass_and_none_is_below_zero(scores: Any, expected: float) -> None:
+    read = SimpleNamespace(scores=scores.reshape(1, 3, 1, 1), classes=np.zeros((1, 2), np.uint16))
+    record = SimpleNamespace(scores=SimpleNamespace(scores="log-probability"))
+    reader: Any = SimpleNamespace(manifest=record, read=lambda rows: read)
+    mass, _ = summary._sampled(reader, np.array([0]), np.array([-1], np.int32))
+    assert mass == pytest.approx(expected, abs=1e-6)
+    assert mass is not None
+    assert mass >= 0
 
 
 def test_raw_logits_have_no_mass(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 from timm.data import create_transform
-from timm.data.transforms import RandomResizedCropAndInterpolation
+from timm.data.transforms import CenterCropOrPad, RandomCropOrPad, RandomResizedCropAndInterpolation
 from torch import Tensor, nn
 from torchvision.transforms import transforms as v1
 from torchvision.transforms import v2
@@ -66,9 +66,20 @@ PIPELINES: dict[str, Any] = {
     "v1 crop with four paddings": lambda: v1.Compose([v1.RandomCrop(60, padding=(4, 3, 2, 1)), v1.ToTensor()]),
     "v2 crop with padding": lambda: v2.Compose([v2.RandomCrop(60, padding=(4, 3, 2, 1)), v1.ToTensor()]),
     "v1 crop padded to size": lambda: v1.Compose([v1.RandomCrop(160, pad_if_needed=True), v1.ToTensor()]),
+    "v1 crop padded and padded to size": lambda: v1.Compose(
+        [v1.RandomCrop((170, 190), padding=(4, 3, 7, 9), pad_if_needed=True), v1.ToTensor()]
+    ),
     "v2 crop padded to size": lambda: v2.Compose([v2.RandomCrop(160, pad_if_needed=True), v1.ToTensor()]),
     "v1 center": lambda: v1.Compose([v1.Resize(90), v1.CenterCrop(71), v1.ToTensor()]),
     "v2 center beyond the image": lambda: v2.Compose([v2.CenterCrop((171, 121)), v1.ToTensor()]),
+    "v1 pad, flip and crop": lambda: v1.Compose(
+        [v1.Pad((4, 9, 2, 1)), v1.RandomHorizontalFlip(), v1.RandomCrop(60), v1.ToTensor()]
+    ),
+    "v2 flip, pad and resize": lambda: v2.Compose(
+        [v2.RandomHorizontalFlip(), v2.Pad((20, 5)), v2.Resize(90, max_size=110), v1.ToTensor()]
+    ),
+    "timm random crop or pad": lambda: v1.Compose([RandomCropOrPad((160, 120)), v1.ToTensor()]),
+    "timm center crop or pad": lambda: v1.Compose([CenterCropOrPad((71, 161)), v1.ToTensor()]),
     "sequential": lambda: nn.Sequential(v2.ToImage(), v2.RandomResizedCrop(96), v2.ToDtype(torch.float32, scale=True)),
 }
 
@@ -145,6 +156,39 @@ def test_a_step_that_moves_pixels_otherwise_or_is_unknown_is_refused_by_name(ste
     assert allowed(place_image(8, 8))[1].box == Box.whole()
 
 
+@pytest.mark.parametrize("kind", [v1.CenterCrop, v2.CenterCrop])
+@pytest.mark.parametrize("size_hw", [(8, 9), (7, 11), (4, 5)])
+def test_a_centre_crop_is_that_to_the_pixel(kind: Any, size_hw: tuple[int, int]) -> None:
+    image = torch.arange(1, 1 + size_hw[0] * size_hw[1]).reshape(1, *size_hw)
+    output, view = TrackedTransform(kind((5, 6)))(image)
+    left, top, right, bottom = (
+        round(v * s) for v, s in zip(view.box.xyxy, (*size_hw[::-1], *size_hw[::-1]), strict=True)
+    )
+    padded = torch.nn.functional.pad(image, (9, 9, 9, 9))
+    assert torch.equal(output, padded[:, top + 9 : bottom + 9, left + 9 : right + 9])
+
+
+def test_a_foreign_step_of_a_known_name_is_not_taken_for_timms() -> None:
+    class ToNumpy:
+        def __call__(self, image: Any) -> Any:
+            return np.asarray(image)[::-1]
+
+    with pytest.raises(InvalidValueError, match=r"through ToNumpy\."):
+        TrackedTransform(v1.Compose([ToNumpy()]))
+
+
+def test_a_refused_step_is_named_once() -> None:
+    with pytest.raises(InvalidValueError, match=r"through RandomRotation, RandomVerticalFlip\. Known"):
+        TrackedTransform(v1.Compose([v1.RandomRotation(1), v1.RandomVerticalFlip(), v1.RandomRotation(9)]))
+
+
+def test_a_step_is_left_as_it_was() -> None:
+    step = v1.RandomResizedCrop(8)
+    before = dict(step.__dict__)
+    TrackedTransform(step)(place_image(20, 20))
+    assert step.__dict__ == before
+
+
 def test_a_class_of_steps_may_be_left_untracked() -> None:
     transform = create_transform(32, is_training=True, auto_augment="rand-m9-mstd0.5-inc1")
     with pytest.raises(InvalidValueError, match="through RandAugment\\."):
@@ -160,10 +204,43 @@ def test_containers_of_colour_steps_pass() -> None:
     assert view == View(Box(0.25, 0.0, 0.75, 1.0), False)
 
 
+@pytest.mark.parametrize("mode", ["rkrc", "rkrr"])
+def test_timms_other_crop_modes_are_followed(mode: str) -> None:
+    transform = create_transform(64, is_training=True, train_crop_mode=mode, color_jitter=None, hflip=0)
+    for seed in range(8):
+        random.seed(seed)
+        _, view = TrackedTransform(transform)(place_image(80, 160))
+        # The shorter side becomes 64 pixels, so that much of the longer one is left out.
+        assert view.box.size_hw == pytest.approx((1.0, 0.5), rel=0.4)
+        assert view.box.size_hw != (1.0, 1.0)
+
+
+def test_several_crops_of_one_image_are_refused_by_name() -> None:
+    class TwoViews(v2.Compose):
+        def forward(self, *inputs: Any) -> Any:
+            return [super(TwoViews, self).forward(*inputs) for _ in range(2)]
+
+    for transform in (TwoViews([v2.RandomResizedCrop(8)]), v1.FiveCrop(8), (v1.CenterCrop(8), v1.ToTensor())):
+        with pytest.raises(InvalidValueError, match=f"through {type(transform).__name__}\\."):
+            TrackedTransform(transform)  # type: ignore[arg-type]
+
+
+def test_a_crop_that_has_nothing_of_the_image_is_an_error() -> None:
+    for top, left in ((0, 30), (20, 0), (-5, 0), (0, -5)):
+        with pytest.raises(InvalidValueError, match="has nothing of an image of height 20 and width 30"):
+            Box.from_crop(top, left, 5, 5, (20, 30))
+        assert Box.from_crop(top * 0.9, left * 0.9, 5, 5, (20, 30))
+
+
 def test_a_crop_that_is_drawn_behind_the_back_of_get_params_is_an_error_not_a_guess() -> None:
     class Own(v1.RandomResizedCrop):
         def forward(self, img: Any) -> Any:
             return img.resize((8, 8))
 
-    with pytest.raises(InvalidValueError, match="get_params 0 times"):
-        TrackedTransform(Own(8))(place_image(20, 20))
+    class Twice(v1.RandomResizedCrop):
+        def forward(self, img: Any) -> Any:
+            return super().forward(super().forward(img))
+
+    for kind, times in ((Own, 0), (Twice, 2)):
+        with pytest.raises(InvalidValueError, match=f"get_params {times} times"):
+            TrackedTransform(kind(8))(place_image(20, 20))

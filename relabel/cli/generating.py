@@ -64,13 +64,6 @@ def _batch_size(ctx: click.Context, param: click.Parameter, value: str) -> int |
     metavar="N|auto",
     help="Images of a forward pass; auto tries which is fastest. Halved where memory runs out.",
 )
-@click.option(
-    "--decode",
-    type=click.Choice(["cpu", "cuda"]),
-    default="cpu",
-    show_default=True,
-    help="Where JPEGs are decoded; the pixels of a GPU's decoder differ slightly.",
-)
 @click.option("--workers", type=click.IntRange(1), help="Threads that decode and resize [by the cores].")
 @click.option("--rank", type=click.IntRange(0), help="This process among --world-size [as torchrun or srun says].")
 @click.option("--world-size", type=click.IntRange(1), help="Processes that share the work [as torchrun or srun says].")
@@ -108,6 +101,9 @@ def generate(images: str, store: Path, teachers: tuple[str, ...], as_json: bool,
 
     options = _options(given)
     summary = run(images, store, ensemble_spec(teachers, given), options)
+    if summary.is_part:
+        # The first process tells of all, in its exit code too: torchrun stops every process as soon as one says no.
+        return
     show(generate_json(summary) if as_json else generate_text(summary, str(store), timings=timings))
     sys.exit(0 if summary.is_good else _EXIT_FINDINGS)
 
@@ -125,6 +121,7 @@ def _options(given: dict[str, Any]) -> GenerateOptions:
         rank=rank,
         world_size=world_size,
         max_failures=given["max_failures"],
+        retry_failed=given["retry_failed"],
         dtype=given["scores"],
         compression=given["compression"],
         show_progress=not given["quiet"],

@@ -24,11 +24,11 @@ OWN_WEIGHTS = "pretrained"
 ALL_CLASSES = "all"
 
 
-def _weights(ctx: click.Context, param: click.Parameter, value: str) -> Path | None:
-    if value == OWN_WEIGHTS:
-        return None
-    path: Path = click.Path(exists=True, dir_okay=False, path_type=Path).convert(value, param, ctx)
-    return path
+class _Weights(click.Path):
+    """A file, or the word for the teacher's own weights."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return value if value == OWN_WEIGHTS else super().convert(value, param, ctx)
 
 
 _OPTIONS = (
@@ -37,7 +37,7 @@ _OPTIONS = (
         "checkpoints",
         metavar="FILE",
         multiple=True,
-        callback=each(_weights),
+        type=_Weights(exists=True, dir_okay=False, path_type=Path),
         help="The teacher's weights: a safetensors file or a torch state dict. Default: its pretrained weights.",
     ),
     click.option("--random-weights", type=int, metavar="SEED", multiple=True, help="Random weights, for benchmarks."),
@@ -69,6 +69,13 @@ _OPTIONS = (
     ),
     click.option(
         "--interpolation", type=click.Choice(["bilinear", "bicubic"]), help="Of the resize [the teacher's own]."
+    ),
+    click.option(
+        "--decode",
+        type=click.Choice(["cpu", "cuda"]),
+        default="cpu",
+        show_default=True,
+        help="Where JPEGs are decoded; the pixels of a GPU's decoder differ by rounding.",
     ),
     click.option("--mean", callback=numbers, metavar="R G B", help="Of pixels in [0, 1] [the teacher's own]."),
     click.option("--std", callback=numbers, metavar="R G B", help="Of pixels in [0, 1] [the teacher's own]."),
@@ -128,7 +135,7 @@ def teacher_specs(names: Sequence[str], given: dict[str, Any]) -> list[TeacherSp
     return [
         TeacherSpec(
             name=name,
-            checkpoint=checkpoint,
+            checkpoint=None if checkpoint == OWN_WEIGHTS else checkpoint,
             random_weights=seed,
             image_size_hw=size_hw,
             fit=given["fit"],
@@ -136,6 +143,7 @@ def teacher_specs(names: Sequence[str], given: dict[str, Any]) -> list[TeacherSp
             mean=given["mean"],
             std=given["std"],
             interpolation=given["interpolation"],
+            decode=given["decode"],
             classes=None if kept == ALL_CLASSES else kept,
             precision=given["precision"],
             device=given["device"],

@@ -46,26 +46,33 @@ def printable(text: str) -> str:
 def generate_text(summary: GenerateSummary, store: str, *, timings: bool = False) -> str:
     """The end of a run."""
     shares = summary.waits.shares(summary.seconds)
-    lines = [
-        f"{printable(store)}: {summary.shards_published} shards published, {summary.shards_skipped} were there "
-        f"already, of {summary.shards}",
-        f"{summary.images} images in {summary.seconds:.1f} s, {summary.images_per_second:.1f} images/s; waited for "
-        + ", ".join(f"{name} {share:.0%}" for name, share in shares.items()),
-    ]
-    if summary.failures:
+    if summary.had_nothing_to_do:
+        lines = [f"{printable(store)}: nothing to do, all {summary.shards} shards were there already"]
+    else:
+        lines = [
+            f"{printable(store)}: {summary.shards_published} shards published, {summary.shards_skipped} were there "
+            f"already, of {summary.shards}",
+            f"{summary.images} images in {summary.seconds:.1f} s, {summary.images_per_second:.1f} images/s; waited for "
+            + ", ".join(f"{name} {share:.0%}" for name, share in shares.items()),
+        ]
+    if timings:
+        rows = [(stage, f"{waited:.0%}", f"{busy:.0%}") for stage, waited, busy in summary.timings_table()]
+        lines.append(table(("stage", "waited for", "at work"), rows))
+    failed = len(summary.failures) + summary.failures_unlisted
+    if failed:
         lines += [
-            f"{len(summary.failures)} failures:",
+            f"{failed} failures:",
             table(
                 ("shard", "key", "why"),
                 [(f.shard, f.key or "(whole shard)", f.reason) for f in summary.failures[:_SHOWN]],
             ),
         ]
-        if len(summary.failures) > _SHOWN:
-            lines.append(f"and {len(summary.failures) - _SHOWN} more; the store's `error` array has them all")
+        if failed > _SHOWN:
+            lines.append(f"and {failed - _SHOWN} more; the store's `error` array has them all")
     if summary.failed_earlier:
         lines.append(
-            f"{summary.failed_earlier} images of the shards that were there already failed earlier; mend them, "
-            "delete the status files of their shards (status/c.SHARD.0) and run again"
+            f"{summary.failed_earlier} images of the shards that were there already failed earlier; mend them "
+            "and run again with --retry-failed"
         )
     if not summary.is_good:
         lines.append(f"more failed than --max-failures {summary.max_failures:g} accepts, or a shard is not published")
@@ -74,8 +81,9 @@ def generate_text(summary: GenerateSummary, store: str, *, timings: bool = False
 
 def generate_json(summary: GenerateSummary) -> dict[str, Any]:
     """The same for a machine."""
-    derived = {"images_per_second": summary.images_per_second, "is_good": summary.is_good}
-    return asdict(summary) | derived | {"waits": summary.waits.shares(summary.seconds)}
+    derived = {name: getattr(summary, name) for name in ("images_per_second", "is_good", "had_nothing_to_do")}
+    shares = {name: getattr(summary, name).shares(summary.seconds) for name in ("waits", "busy")}
+    return asdict(summary) | derived | shares
 
 
 def shards_text(report: ShardsReport) -> str:

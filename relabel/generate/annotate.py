@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import gc
+import logging
+import sys
+import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,61 +16,160 @@ from torch import Tensor
 
 from relabel.errors import TeacherError
 from relabel.manifest import ScoreRecord
+from relabel.plan import even_batches
 from relabel.score_map import ScoreMap
 from relabel.store import RowBatch
-from relabel.teacher import Teacher
+from relabel.teacher import Ensemble
+
+_log = logging.getLogger(__name__)
 
 _LARGEST = 1e30
 """Logits beyond this are as bad as infinite ones: their sums over classes and cells would be."""
 _LEAST_HALF = torch.finfo(torch.float16).min
+_NO_MEMORY = ("CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED", "can't allocate memory")
+"""What the libraries below torch, and its allocator on the CPU, say when memory runs out."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """Score maps of one forward pass, on their way; `events` are its begin and its end on a device that has such."""
+
+    tensors: dict[str, Tensor]
+    events: tuple[torch.cuda.Event, torch.cuda.Event] | None
+    host_seconds: float
+
+    def arrays(self) -> dict[str, NDArray[np.generic]]:
+        if self.events is not None:
+            self.events[1].synchronize()
+        return {name: tensor.numpy() for name, tensor in self.tensors.items()}
+
+    def seconds(self) -> float:
+        """How long the device took."""
+        return self.host_seconds if self.events is None else self.events[0].elapsed_time(self.events[1]) / 1000
+
+
+@dataclass(frozen=True, slots=True)
+class AnnotatedBatch:
+    """Coded maps of n images; `finite` (n,) says which had finite scores only, and the others' maps mean nothing.
+
+    `seconds` is how long the device took.
+    """
+
+    scores: RowBatch
+    finite: NDArray[np.bool_]
+    seconds: float
 
 
 @dataclass(frozen=True, slots=True)
 class PendingScores:
-    """Score maps on their way from the device."""
+    """Score maps of a batch on their way from the device, in one part or more."""
 
-    tensors: dict[str, Tensor]
+    parts: tuple[_Part, ...]
     id_dtype: str
-    arrived: torch.cuda.Event | None
 
-    def wait(self) -> tuple[RowBatch, NDArray[np.bool_]]:
-        """The coded maps, and which images (n,) had finite scores only; the maps of the others mean nothing."""
-        if self.arrived is not None:
-            self.arrived.synchronize()
-        arrays = {name: tensor.numpy() for name, tensor in self.tensors.items()}
-        finite = arrays.pop("finite")
+    def wait(self) -> AnnotatedBatch:
+        """The maps, once they are there."""
+        found = [part.arrays() for part in self.parts]
+        # Without a copy where there is one part, as there nearly always is.
+        joined = {name: np.concatenate([f[name] for f in found]) if found[1:] else found[0][name] for name in found[0]}
+        finite = joined.pop("finite").astype(np.bool_, copy=False)
         # torch neither sorts nor gathers by unsigned ids, so they become unsigned only here.
-        ids = arrays.pop("classes").astype(self.id_dtype)
-        return RowBatch(classes=ids, footprint=None, **arrays), finite
+        ids = joined.pop("classes").astype(self.id_dtype)
+        batch = RowBatch(classes=ids, scores=joined["scores"], profile=joined["profile"].astype(np.int8, copy=False))
+        return AnnotatedBatch(batch, finite, sum(part.seconds() for part in self.parts))
 
 
 class Annotator:
-    """A teacher and the coding of its score maps; `id_dtype` is that of the store's array of classes."""
+    """Teachers and the coding of their score maps; `id_dtype` is that of the store's array of classes."""
 
-    def __init__(self, teacher: Teacher, record: ScoreRecord, id_dtype: str) -> None:
-        self._teacher, self._record, self._id_dtype = teacher, record, id_dtype
+    def __init__(self, ensemble: Ensemble, record: ScoreRecord, id_dtype: str) -> None:
+        self._ensemble, self._record, self._id_dtype = ensemble, record, id_dtype
+        device = ensemble.device
+        # Pixels travel while the device computes; in its own stream their copy would wait for the batch before.
+        is_cuda = device.type == "cuda"
+        self._copying = torch.cuda.Stream(device) if is_cuda else None  # type: ignore[no-untyped-call]
+        self._fitting = sys.maxsize
+        self._refusal = ""
 
-    def annotate(self, pixels: Tensor) -> PendingScores:
-        """Start the score maps of pixels uint8 (n, 3, h, w); the device works on after this returns.
+    def annotate(self, views: Sequence[Tensor]) -> PendingScores:
+        """Start the score maps of images, uint8 (n, 3, h, w) for each view; the device works on after this returns.
+
+        A batch that does not fit into the device's memory is halved until its parts do, and later ones are cut at once.
 
         Raises:
-            TeacherError: the batch does not fit into the device's memory.
+            TeacherError: not even one image fits.
         """
-        device = self._teacher.device
+        parts: list[_Part] = []
+        left, before = [tuple(views)], self._fitting
+        while left:
+            piece = left.pop()
+            count = len(piece[0])
+            if count > self._fitting:
+                sizes = even_batches(count, self._fitting)
+                left += reversed(list(zip(*(torch.split(view, sizes) for view in piece), strict=True)))
+                continue
+            part = self._started(piece)
+            if part is not None:
+                parts.append(part)
+                continue
+            if count == 1:
+                raise TeacherError(
+                    f"not even one image fits into the memory of {self._ensemble.device}: {self._refusal}. Free it of "
+                    "other programs, or give a smaller --image-size, fewer teachers, --precision bfloat16 or another "
+                    "--device"
+                )
+            self._fitting = (count + 1) // 2
+            left.append(piece)
+        if self._fitting < before:
+            _log.warning(
+                "a batch of %d images does not fit into the memory of %s; %d at a time do, and so it goes on. "
+                "Give --batch-size %d to be as fast from the start",
+                len(views[0]),
+                self._ensemble.device,
+                self._fitting,
+                self._fitting,
+            )
+        return PendingScores(tuple(parts), self._id_dtype)
+
+    def try_whole(self, views: Sequence[Tensor]) -> PendingScores | None:
+        """The same in one part, or None if that does not fit."""
+        part = self._started(tuple(views))
+        return None if part is None else PendingScores((part,), self._id_dtype)
+
+    def _started(self, views: tuple[Tensor, ...]) -> _Part | None:
         try:
             with torch.inference_mode():
-                tensors = self._coded(self._teacher(pixels.to(device, non_blocking=True)))
-        except torch.cuda.OutOfMemoryError as error:
-            raise TeacherError(
-                f"a batch of {len(pixels)} images does not fit into the memory of {device}: {error}. "
-                "Give a smaller --batch-size"
-            ) from error
-        if device.type != "cuda":
-            return PendingScores(tensors, self._id_dtype, None)
-        # To the CPU without blocking means into page-locked memory; its stream is that of the teacher's device, which
-        # need not be the current one.
+                return self._start(views)
+        except RuntimeError as error:
+            if not isinstance(error, torch.OutOfMemoryError) and not any(what in str(error) for what in _NO_MEMORY):
+                raise
+            self._refusal = str(error).partition("\n")[0].rstrip(". ")
+        # Not before the handler is left: the error holds the frames, and they the tensors, that memory is needed for.
+        gc.collect()
+        if self._copying is not None:
+            torch.cuda.empty_cache()
+        return None
+
+    def _start(self, views: tuple[Tensor, ...]) -> _Part:
+        device = self._ensemble.device
+        if self._copying is None:
+            started = time.perf_counter()
+            tensors = self._coded(self._ensemble(views))
+            return _Part(tensors, None, time.perf_counter() - started)
+        # The stream of the teacher's device, which need not be the current one.
+        computing = torch.cuda.current_stream(device)
+        with torch.cuda.stream(self._copying):
+            there = [view.to(device, non_blocking=True) for view in views]
+        computing.wait_stream(self._copying)
+        for view in there:
+            view.record_stream(computing)
+        begin, end = (_timed_event() for _ in range(2))
+        begin.record(computing)
+        tensors = self._coded(self._ensemble(there))
+        # To the CPU without blocking means into page-locked memory.
         copies = {name: tensor.to("cpu", non_blocking=True) for name, tensor in tensors.items()}
-        return PendingScores(copies, self._id_dtype, torch.cuda.current_stream(device).record_event())
+        end.record(computing)
+        return _Part(copies, (begin, end), 0.0)
 
     def _coded(self, logits: Tensor) -> dict[str, Tensor]:
         # Two small reductions rather than a mask as large as the logits; NaN is neither above nor below anything.
@@ -83,3 +187,7 @@ class Annotator:
         if profile is None:
             profile = torch.zeros(len(coded), 1, dtype=torch.int8, device=logits.device)
         return {"classes": coded.classes, "scores": scores, "profile": profile, "finite": finite}
+
+
+def _timed_event() -> torch.cuda.Event:
+    return torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]

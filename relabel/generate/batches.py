@@ -10,43 +10,48 @@ import contextlib
 import itertools
 import queue
 import threading
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from relabel.errors import ImageError, SourceError
-from relabel.geometry import Footprint
-from relabel.images import EncodedImage, ImageSource, decode_and_fit, image_hash
-from relabel.manifest import Preprocessing, fingerprint
+from relabel.errors import SourceError
+from relabel.generate.decoders import CpuDecoder, Decoder, DeviceDecoder, Pixels, RowInfo
+from relabel.images import EncodedImage, ImageSource
+from relabel.manifest import Decode, Preprocessing, fingerprint
 from relabel.plan import ShardTask, even_batches
 
-
-@dataclass(frozen=True, slots=True)
-class RowInfo:
-    """What is known of one image besides its score map; `error` is empty unless it could not be decoded."""
-
-    key: str
-    hash: int
-    label: int
-    footprint: Footprint
-    error: str
+__all__ = [
+    "BatchPlan",
+    "Decode",
+    "DecodedBatch",
+    "DecodedBatches",
+    "RowInfo",
+    "ShardFailure",
+    "default_decode_threads",
+]
 
 
 @dataclass(frozen=True, slots=True)
 class DecodedBatch:
-    """Images `first` .. of a task: pixels uint8 (n, 3, h, w), zeros where an image could not be decoded.
+    """Images `first` .. of a task, uint8 (n, 3, h, w) once for each of the plan's views; zeros for failed images.
 
-    `is_last` says that the task ends here, and that its images were those that were listed.
+    `is_last` says that the task ends here, and that its images were those that were listed; `seconds` is how long the
+    decoding threads worked on it, their mean.
     """
 
     task: ShardTask
     first: int
-    pixels: Tensor
+    views: tuple[Tensor, ...]
     rows: list[RowInfo]
     is_last: bool
+    seconds: float = 0.0
+
+    @property
+    def fallbacks(self) -> int:
+        """How many of its images a slower decoder had to read."""
+        return sum(row.is_fallback for row in self.rows)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +66,7 @@ class ShardFailure:
 class _Pending:
     task: ShardTask
     first: int
-    pixels: Tensor
-    rows: list[Future[RowInfo]]
+    pixels: Callable[[], Pixels]
     is_last: bool
 
 
@@ -70,17 +74,35 @@ class _Pending:
 class BatchPlan:
     """How batches are cut and how far ahead they are read.
 
+    `device` is the teacher's; where the views say so ("cuda"), JPEGs are decoded on it.
     `fingerprints` holds the digest of each shard's listed keys. Without a listing it is empty; then a task's count is
     an upper bound, and its batches are not evened out. At most `ahead` + 2 batches of pixels are held at a time,
     besides those that were handed out.
     """
 
-    preprocessing: Preprocessing
+    views: tuple[Preprocessing, ...]
     batch_size: int
     fingerprints: tuple[str, ...]
     threads: int
-    pinned: bool
+    device: torch.device
     ahead: int = 4
+
+    def decoder(self) -> Decoder:
+        """A decoder for these batches, its threads started."""
+        if any(view.decode == "cuda" for view in self.views):
+            return DeviceDecoder(self.views, self.threads, self.device)
+        return CpuDecoder(self.views, self.threads, pinned=self.device.type == "cuda")
+
+
+def default_decode_threads(device_type: str, cores: int, processes: int = 1) -> int:
+    """How many threads decode, by default.
+
+    Args:
+        device_type: the teacher's: "cpu", "cuda", ...
+        cores: those that this process may use.
+        processes: those of this run that share the cores.
+    """
+    return max(1, cores // processes)
 
 
 class DecodedBatches:
@@ -90,7 +112,7 @@ class DecodedBatches:
         self._source, self._tasks, self._plan = source, tasks, plan
         self._queue: queue.Queue[_Pending | ShardFailure | BaseException | None] = queue.Queue(plan.ahead)
         self._stopped = threading.Event()
-        self._pool = _single_threaded_pool(plan.threads)
+        self._decoder = plan.decoder()
         self._feeder = threading.Thread(target=self._feed, name="read-images", daemon=True)
         self._feeder.start()
 
@@ -105,7 +127,7 @@ class DecodedBatches:
         self._stopped.set()
         # A reader stuck on a dead connection must not keep the run alive: the thread is a daemon.
         self._feeder.join(timeout=5)
-        self._pool.shutdown(wait=True, cancel_futures=True)
+        self._decoder.close()
 
     def __iter__(self) -> Iterator[DecodedBatch | ShardFailure]:
         while (item := self._queue.get()) is not None:
@@ -114,8 +136,8 @@ class DecodedBatches:
             if isinstance(item, ShardFailure):
                 yield item
             else:
-                rows = [future.result() for future in item.rows]
-                yield DecodedBatch(item.task, item.first, item.pixels, rows, item.is_last)
+                found = item.pixels()
+                yield DecodedBatch(item.task, item.first, found.views, found.rows, item.is_last, found.seconds)
 
     def _feed(self) -> None:
         try:
@@ -150,7 +172,7 @@ class DecodedBatches:
         while chunk:
             # Read before its predecessor is handed out, so that a last batch is known as such.
             following = list(itertools.islice(images, next(sizes, plan.batch_size)))
-            yield self._submit(task, first, chunk, is_last=not following)
+            yield _Pending(task, first, self._decoder.submit(chunk), is_last=not following)
             first, chunk = first + len(chunk), following
 
     def _images(self, task: ShardTask) -> Iterator[EncodedImage]:
@@ -165,22 +187,6 @@ class DecodedBatches:
         if not keys or (listed and fingerprint(keys) != listed[task.shard]):
             raise _changed(task, len(keys))
 
-    def _submit(self, task: ShardTask, first: int, chunk: list[EncodedImage], *, is_last: bool) -> _Pending:
-        height, width = self._plan.preprocessing.image_size_hw
-        pixels = torch.empty(len(chunk), 3, height, width, dtype=torch.uint8, pin_memory=self._plan.pinned)
-        rows = [self._pool.submit(self._decode, image, pixels[i]) for i, image in enumerate(chunk)]
-        return _Pending(task, first, pixels, rows, is_last)
-
-    def _decode(self, image: EncodedImage, target: Tensor) -> RowInfo:
-        digest = image_hash(image.data)
-        try:
-            decoded = decode_and_fit(image.data, self._plan.preprocessing)
-        except ImageError as error:
-            target.zero_()
-            return RowInfo(image.key, digest, image.label, Footprint(), str(error))
-        target.copy_(decoded.pixels)
-        return RowInfo(image.key, digest, image.label, decoded.footprint, "")
-
 
 def _changed(task: ShardTask, found: int) -> SourceError:
     return SourceError(
@@ -193,21 +199,3 @@ def _changed(task: ShardTask, found: int) -> SourceError:
 
 class _StoppedError(Exception):
     """The iterator was closed while its threads were at work."""
-
-
-def _single_threaded_pool(threads: int) -> ThreadPoolExecutor:
-    """A pool of threads that each keep to themselves: an inner pool for every one would fight it for the cores."""
-    process_wide = torch.get_num_threads()
-    # With a limit: where the system refuses a thread, the others must not wait for it for ever.
-    started = threading.Barrier(threads, timeout=60)
-
-    def to_itself(_: int) -> None:
-        torch.set_num_threads(1)
-        # Only a thread that has looked at the number keeps it when another thread sets it.
-        torch.get_num_threads()
-        started.wait()
-
-    pool = ThreadPoolExecutor(threads, "decode")
-    list(pool.map(to_itself, range(threads)))
-    torch.set_num_threads(process_wide)
-    return pool

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import queue
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
@@ -64,14 +65,15 @@ class OpenShard:
 class Publisher:
     """A thread that compresses batches and publishes shards; its errors are raised by the next `put` or `finish`.
 
-    `failures`, `published` and `images` are those of the published shards; `advance` is called with the number of
-    images of each batch that is done.
+    `failures`, `published` and `images` are those of the published shards, `busy_seconds` is how long the thread was at
+    work; `advance` is called with the number of images of each batch that is done.
     """
 
     def __init__(self, advance: Callable[[int], None]) -> None:
         self.failures: list[Failure] = []
         self.published = 0
         self.images = 0
+        self.busy_seconds = 0.0
         self._advance = advance
         self._open: list[OpenShard] = []
         self._queue: queue.Queue[_Job | OpenShard | None] = queue.Queue(8)
@@ -121,6 +123,7 @@ class Publisher:
             # After an error or a stop the loop only empties the queue, so that a waiting `put` is let through.
             if self._stopped or self._error is not None:
                 continue
+            started = time.perf_counter()
             try:
                 if isinstance(job, OpenShard):
                     self._close(job)
@@ -128,6 +131,7 @@ class Publisher:
                     self._do(job)
             except BaseException as error:
                 self._error = error
+            self.busy_seconds += time.perf_counter() - started
 
     def _do(self, job: _Job) -> None:
         job.shard.add(job.rows, job.scores, job.finite)

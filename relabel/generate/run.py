@@ -2,164 +2,185 @@
 
 from __future__ import annotations
 
-import itertools
+import os
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from importlib import metadata
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from relabel.generate.annotate import Annotator, PendingScores
-from relabel.generate.batches import BatchPlan, DecodedBatch, DecodedBatches, ShardFailure
-from relabel.generate.options import Failure, GenerateOptions, GenerateSummary, Waits
+from relabel.generate.batch_size import fastest_batch_size
+from relabel.generate.batches import BatchPlan, DecodedBatch, DecodedBatches, ShardFailure, default_decode_threads
+from relabel.generate.options import Failure, GenerateOptions, GenerateSummary, StageSeconds, merged
+from relabel.generate.peers import Peers
+from relabel.generate.planning import listed, manifest_of
 from relabel.generate.publish import OpenShard, Publisher
 from relabel.images import ImageSource, open_source
-from relabel.manifest import DataRecord, Manifest, ScoreRecord, fingerprint
-from relabel.plan import ROWS_PER_SHARD, ShardTask, missing, plan, share
+from relabel.plan import ShardTask, missing, share
 from relabel.progress import Progress
 from relabel.store import FAILED, NO_IMAGE, StoreReader, StoreWriter, create_or_open
-from relabel.teacher import Teacher, TeacherSpec, load_teacher
+from relabel.teacher import Ensemble, EnsembleSpec, Teacher, TeacherSpec, load_ensemble
 
 
 def generate(
-    images: str, store: str | Path, teacher: TeacherSpec | Teacher, options: GenerateOptions | None = None
+    images: str,
+    store: str | Path,
+    teacher: TeacherSpec | EnsembleSpec | Teacher | Ensemble,
+    options: GenerateOptions | None = None,
 ) -> GenerateSummary:
     """Label every image of a source and publish the store's missing shards.
+
+    Under torchrun the first process waits in the end for the others, and its summary tells of all.
 
     Args:
         images: a folder of class folders; a webdataset tar, glob, brace pattern or URL.
         store: the store's folder, made if it is not there.
-        teacher: what to load, or a loaded teacher.
+        teacher: what to load, one teacher or several, or what was loaded.
         options: everything else.
 
     Raises:
         SourceError: the images cannot be listed, or hold duplicate keys.
-        TeacherError: the teacher cannot be loaded or proved.
+        TeacherError: the teacher cannot be loaded or proved, or not even one image fits into the device's memory.
         ManifestMismatchError: the store was made by another teacher, other preprocessing or other images.
         StoreError: the store cannot be written.
     """
     options = options or GenerateOptions()
     source = open_source(images)
-    loaded = teacher if isinstance(teacher, Teacher) else load_teacher(teacher)
-    tasks, data, fingerprints = _listed(source, options)
-    manifest = Manifest(
-        teacher=loaded.record,
-        preprocessing=loaded.preprocessing,
-        scores=_score_record(loaded, options),
-        data=data,
-        footprint=(0.0, 0.0, 1.0, 1.0) if loaded.preprocessing.fit == "squash" else None,
-        versions={name: _version(name) for name in ("relabel", "torch", "torchvision", "timm")},
+    ensemble = _loaded(teacher)
+    peers = Peers.of_run(options.rank, options.world_size)
+    shown = options.show_progress and peers.leads
+    listing = listed(source, options, title=peers.title("listing images"), shown=shown)
+    writer = create_or_open(Path(store), manifest_of(ensemble, listing.record, options))
+    mine = share(listing.tasks, options.rank, options.world_size)
+    if options.retry_failed:
+        _retract_failed(writer, mine)
+    published = writer.published()
+    todo = missing(mine, published)
+    # Of the shards that are there: skipping them must not make an earlier run's failures look mended.
+    earlier = [statuses for _, statuses in _statuses(writer, mine)]
+    annotator = Annotator(ensemble, writer.manifest.scores, writer.arrays["classes"].dtype)
+    plan = BatchPlan(
+        views=ensemble.views,
+        batch_size=_batch_size(options, annotator, ensemble, todo, peers),
+        fingerprints=listing.fingerprints,
+        threads=options.workers or default_decode_threads(ensemble.device.type, len(os.sched_getaffinity(0))),
+        device=ensemble.device,
     )
-    writer = create_or_open(Path(store), manifest)
-    mine = share(tasks, options.rank, options.world_size)
-    todo = missing(mine, writer.published())
-    batches = BatchPlan(
-        preprocessing=loaded.preprocessing,
-        batch_size=options.batch_size,
-        fingerprints=fingerprints,
-        threads=options.decode_threads,
-        pinned=loaded.device.type == "cuda",
-    )
-    summary = _Run(loaded, writer, options).label(source, todo, batches, shards=len(mine))
-    # A rerun that skips every shard must not make an earlier run's failures look mended.
-    reader = StoreReader(store, partial=True)
-    statuses = [reader.statuses(task.shard) for task in mine if task not in todo]
-    return replace(
-        summary,
-        failed_earlier=sum(int((status == FAILED).sum()) for status in statuses),
-        images_earlier=sum(int((status != NO_IMAGE).sum()) for status in statuses),
-    )
+    # Where others may still retract theirs, what is missing is not known yet.
+    is_idle = not missing(listing.tasks if peers.are_shared else mine, published) and not options.retry_failed
+    with Progress(peers.title("labelling"), None, unit="images", shown=shown and not is_idle) as progress:
+        run = _Run(annotator, writer, peers, progress)
+        summary = replace(
+            run.label(source, todo, plan),
+            shards=len(mine),
+            shards_skipped=len(mine) - len(todo),
+            max_failures=options.max_failures,
+            failed_earlier=sum(int((statuses == FAILED).sum()) for statuses in earlier),
+            images_earlier=sum(int((statuses != NO_IMAGE).sum()) for statuses in earlier),
+        )
+        told = peers.gather(summary, run.tell)
+    return _of_all(told, listing.tasks, writer, peers)
 
 
-def _listed(source: ImageSource, options: GenerateOptions) -> tuple[tuple[ShardTask, ...], DataRecord, tuple[str, ...]]:
-    """The run's tasks, the record of its data, and the fingerprint of each task's keys.
-
-    One pass over the keys; where the user skipped it there are no counts and no fingerprints.
-    """
-    if source.kind == "webdataset" and options.samples_per_shard is not None:
-        tasks = plan([(name, options.samples_per_shard) for name in source.parts()])
-        keys: Iterable[str] = source.parts()
-        fingerprints: tuple[str, ...] = ()
-    else:
-        with Progress("listing images", None, unit="images", shown=options.show_progress) as progress:
-            listing = source.listing(workers=options.decode_threads, progress=progress.advance)
-        parts = {part.name: part.keys for part in listing}
-        rows = (options.samples_per_shard or ROWS_PER_SHARD) if source.kind == "folder" else None
-        tasks = plan([(name, len(keys)) for name, keys in parts.items()], rows_per_shard=rows)
-        keys = itertools.chain.from_iterable(parts.values())
-        fingerprints = tuple(fingerprint(parts[t.source][t.first : t.first + t.count]) for t in tasks)
-    names = tuple(
-        task.source if source.kind == "webdataset" else f"images {task.first} to {task.first + task.count}"
-        for task in tasks
-    )
-    record = DataRecord(
-        kind=source.kind,
-        shards=names,
-        counts=tuple(task.count for task in tasks) if fingerprints else (),
-        rows_per_shard=max(task.count for task in tasks),
-        fingerprint=fingerprint(keys),
-    )
-    return tasks, record, fingerprints
+def _loaded(teacher: TeacherSpec | EnsembleSpec | Teacher | Ensemble) -> Ensemble:
+    if isinstance(teacher, TeacherSpec):
+        teacher = EnsembleSpec(teachers=(teacher,))
+    if isinstance(teacher, EnsembleSpec):
+        return load_ensemble(teacher)
+    return Ensemble.of(teacher) if isinstance(teacher, Teacher) else teacher
 
 
-def _score_record(teacher: Teacher, options: GenerateOptions) -> ScoreRecord:
-    planes = min(options.planes, teacher.num_classes)
-    return ScoreRecord(
-        num_classes=teacher.num_classes,
-        planes=planes,
-        profile=min(options.profile, teacher.num_classes - planes),
-        grid_hw=teacher.grid.size_hw,
-        dtype=options.dtype,
-        compression=options.compression,
+def _statuses(writer: StoreWriter, tasks: Sequence[ShardTask]) -> Iterator[tuple[ShardTask, NDArray[np.uint8]]]:
+    """The statuses of each task's shard, of those that are published."""
+    reader = StoreReader(writer.path, partial=True)
+    return ((task, reader.statuses(task.shard)) for task in tasks if task.shard in reader.published)
+
+
+def _retract_failed(writer: StoreWriter, tasks: Sequence[ShardTask]) -> None:
+    for task, statuses in _statuses(writer, tasks):
+        if (statuses == FAILED).any():
+            writer.retract(task.shard)
+
+
+def _batch_size(
+    options: GenerateOptions, annotator: Annotator, ensemble: Ensemble, tasks: Sequence[ShardTask], peers: Peers
+) -> int:
+    if options.batch_size != "auto":
+        return options.batch_size
+    if not tasks:
+        # Nothing will be labelled, and other processes need not hear of it.
+        return 1
+    most = max(task.count for task in tasks)
+    return peers.agree(
+        lambda: fastest_batch_size(annotator, ensemble.views, ensemble.device, most=most, shown=options.show_progress)
     )
 
 
-def _version(package: str) -> str:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        # Run from a source tree that is not installed.
-        return "unknown"
+def _of_all(
+    told: Mapping[int, GenerateSummary], tasks: Sequence[ShardTask], writer: StoreWriter, peers: Peers
+) -> GenerateSummary:
+    """The summary that this process returns: its own, or that of all; who did not tell is judged by the store."""
+    if peers.rank or not peers.are_shared:
+        return told[peers.rank]
+    failures = [
+        Failure(task.shard, "", f"process {rank} did not publish it, and has said nothing for long. Run again")
+        for rank in set(range(peers.world_size)) - told.keys()
+        for task in missing(share(tasks, rank, peers.world_size), writer.published())
+    ]
+    summary = merged(list(told.values()))
+    return replace(summary, shards=len(tasks), failures=(*failures, *summary.failures))
 
 
 class _Run:
     """One process's share of a run: three stages, two batches between the device and the disk."""
 
-    def __init__(self, teacher: Teacher, writer: StoreWriter, options: GenerateOptions) -> None:
-        self._writer, self._options = writer, options
-        self._annotator = Annotator(teacher, writer.manifest.scores, writer.arrays["classes"].dtype)
-        self._waits = Waits()
+    def __init__(self, annotator: Annotator, writer: StoreWriter, peers: Peers, progress: Progress) -> None:
+        self._annotator, self._writer, self._peers, self._progress = annotator, writer, peers, progress
+        self._waits, self._busy = StageSeconds(), StageSeconds()
+        self._fallbacks = 0
+        self._is_listed = True
         self._shard: OpenShard | None = None
         self._in_flight: deque[tuple[OpenShard, DecodedBatch, PendingScores]] = deque()
 
-    def label(
-        self, source: ImageSource, tasks: Sequence[ShardTask], batches: BatchPlan, *, shards: int
-    ) -> GenerateSummary:
-        """Label the tasks' images and publish their shards; `shards` is the number of this process's, all told."""
-        total = sum(task.count for task in tasks) if batches.fingerprints else None
+    def label(self, source: ImageSource, tasks: Sequence[ShardTask], plan: BatchPlan) -> GenerateSummary:
+        """Label the tasks' images and publish their shards."""
+        self._is_listed = bool(plan.fingerprints)
+        self._peers.count(total=sum(task.count for task in tasks))
         started = time.perf_counter()
-        with Progress("labelling", total, unit="images", shown=self._options.show_progress and bool(tasks)) as progress:
-            publisher = Publisher(
-                lambda count: progress.advance(count, self._waits.note(time.perf_counter() - started))
-            )
-            try:
-                with DecodedBatches(source, tasks, batches) as decoded:
-                    unread = self._drive(decoded, publisher)
-                with self._waits.on("disk"):
-                    publisher.finish()
-            finally:
-                publisher.close()
+        publisher = Publisher(lambda count: self._advance(count, time.perf_counter() - started))
+        try:
+            with DecodedBatches(source, tasks, plan) as decoded:
+                unread = self._drive(decoded, publisher)
+            with self._waits.on("disk"):
+                publisher.finish()
+        finally:
+            publisher.close()
+        self._busy.disk = publisher.busy_seconds
         return GenerateSummary(
-            shards=shards,
-            shards_skipped=shards - len(tasks),
+            shards=len(tasks),
+            shards_skipped=0,
             shards_published=publisher.published,
             images=publisher.images,
             failures=(*unread, *publisher.failures),
             seconds=time.perf_counter() - started,
             waits=self._waits,
-            max_failures=self._options.max_failures,
+            busy=self._busy,
+            batch_size=plan.batch_size if tasks else 0,
+            fallbacks=self._fallbacks,
         )
+
+    def tell(self, done: int = 0, note: str = "") -> int:
+        """Count images that are done, and show how far all processes are; returns how many are done in all."""
+        count, total = self._peers.count(done=done)
+        self._progress.reach(count, total if self._is_listed else None, note)
+        return count
+
+    def _advance(self, count: int, seconds: float) -> None:
+        self.tell(count, self._waits.note(seconds))
 
     def _drive(self, batches: DecodedBatches, publisher: Publisher) -> list[Failure]:
         """Push every batch through the device to the publisher; returns the shards that could not be read."""
@@ -174,7 +195,7 @@ class _Run:
                 continue
             shard = self._open(item.task, publisher)
             with self._waits.on("device"):
-                self._in_flight.append((shard, item, self._annotator.annotate(item.pixels)))
+                self._in_flight.append((shard, item, self._annotator.annotate(item.views)))
             # One batch stays on the device while the one before it is fetched.
             self._drain(publisher, keep=1)
         self._drain(publisher, keep=0)
@@ -195,6 +216,9 @@ class _Run:
         while len(self._in_flight) > keep:
             shard, batch, pending = self._in_flight.popleft()
             with self._waits.on("device"):
-                scores, finite = pending.wait()
+                found = pending.wait()
+            self._busy.data += batch.seconds
+            self._busy.device += found.seconds
+            self._fallbacks += batch.fallbacks
             with self._waits.on("disk"):
-                publisher.put(shard, batch, scores, finite)
+                publisher.put(shard, batch, found.scores, found.finite)

@@ -6,7 +6,7 @@ Called from many threads at once: the heavy parts, decoding and resizing, run ou
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +19,7 @@ from torchvision.transforms.v2 import functional as F
 
 from relabel.errors import ImageError
 from relabel.geometry import Box, Footprint
+from relabel.images.jpeg import jpeg_header
 from relabel.manifest import Preprocessing
 
 MAX_MEGAPIXELS = 200
@@ -26,43 +27,92 @@ MAX_MEGAPIXELS = 200
 
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000")
 
+_Fitted = tuple[Tensor, Footprint]
+
 
 @dataclass(frozen=True, slots=True)
 class DecodedImage:
-    """Pixels uint8 (3, h, w) at the teacher's size, and the part of the image that they show."""
+    """Pixels uint8 (3, h, w) at the teacher's size, and the part of the image that they show.
+
+    `is_fallback` says that the decoder whose turn it was refused the image, and a slower one read it.
+    """
 
     pixels: Tensor
     footprint: Footprint
+    is_fallback: bool = False
 
 
-def decode_and_fit(data: bytes, preprocessing: Preprocessing) -> DecodedImage:
-    """Decode an image, without EXIF rotation, and fit it to the teacher's input.
+def decode_and_fit(data: bytes, views: Sequence[Preprocessing]) -> list[DecodedImage]:
+    """Decode an image once, without EXIF rotation, and fit it to each of the teachers' inputs, in their order.
 
     Raises:
         ImageError: not an image, cut, or too large; says which.
     """
-    return _FITS[preprocessing.fit](decode(data), preprocessing)
+    pixels, is_fallback = decode(data)
+    return [DecodedImage(*fitted(pixels, view), is_fallback) for view in views]
 
 
-def decode(data: bytes) -> Tensor:
-    """Pixels uint8 (3, H, W), RGB, of an encoded image.
+def fitted(pixels: Tensor, view: Preprocessing) -> tuple[Tensor, Footprint]:
+    """Pixels uint8 (3, H, W) on any device, at a teacher's size (3, h, w), and the part of the image that they show."""
+    return _FITS[view.fit](pixels, view)
 
-    Grey, palette and CMYK images are converted, transparency is dropped, and of 16 bits the upper 8 are kept.
+
+def decode(data: bytes) -> tuple[Tensor, bool]:
+    """Pixels uint8 (3, H, W), RGB, of an encoded image, and whether Pillow read a JPEG that torchvision refused.
+
+    Grey, palette and CMYK images are converted, transparency is dropped, and of 16 bits the upper 8 are kept. JPEGs
+    have the same pixels from both decoders.
 
     Raises:
         ImageError: not an image, cut, or too large; says which.
     """
     try:
-        with _open(data) as image:
-            _refuse_unusable(image)
-            if image.format in ("JPEG", "MPO") and image.mode in ("RGB", "L"):
-                return _decode_jpeg(data, image)
-            return _to_tensor(image)
+        header = jpeg_header(data)
+        if header is not None:
+            # Most images by far, so Pillow, which is slower to open one, only sees those that something is amiss with.
+            refuse_too_large(header.height, header.width)
+            pixels = _by_torchvision(data)
+            if pixels is not None:
+                return pixels, False
+        return _by_pillow(data, is_refused=header is not None)
     except ImageError:
         raise
     except Exception as error:
         # A damaged header may lead a decoder to any error, and none of them may end a run over a million images.
         raise ImageError(f"not a readable image: {_reason(error)}") from error
+
+
+def refuse_too_large(height: int, width: int) -> None:
+    """Raise an ImageError for an image of more than `MAX_MEGAPIXELS`."""
+    if height * width > MAX_MEGAPIXELS * 1_000_000:
+        raise ImageError(f"too large: {width} x {height} pixels, above {MAX_MEGAPIXELS} megapixels; resize it")
+
+
+def as_tensor(data: bytes) -> Tensor:
+    """Encoded bytes as uint8 (n,), a copy: torch refuses memory that it must not write to."""
+    return torch.frombuffer(bytearray(data), dtype=torch.uint8)
+
+
+def _by_torchvision(data: bytes) -> Tensor | None:
+    """A JPEG's pixels, or None where libjpeg refuses it."""
+    try:
+        pixels: Tensor = decode_jpeg(as_tensor(data), mode=ImageReadMode.RGB)
+    except RuntimeError:
+        return None
+    return pixels
+
+
+def _by_pillow(data: bytes, *, is_refused: bool) -> tuple[Tensor, bool]:
+    """Any image's pixels; a JPEG's from torchvision, unless it has refused it already."""
+    with _open(data) as image:
+        _refuse_unusable(image)
+        is_jpeg = image.format in ("JPEG", "MPO") and image.mode in ("RGB", "L")
+        if is_jpeg and not is_refused:
+            pixels = _by_torchvision(data)
+            if pixels is not None:
+                return pixels, False
+        # libjpeg refuses a few files that Pillow reads; where both refuse, Pillow's reason is the clearer one.
+        return _to_tensor(image), is_jpeg
 
 
 def _open(data: bytes) -> Image.Image:
@@ -76,22 +126,9 @@ def _open(data: bytes) -> Image.Image:
 
 
 def _refuse_unusable(image: Image.Image) -> None:
-    if image.width * image.height > MAX_MEGAPIXELS * 1_000_000:
-        raise ImageError(
-            f"too large: {image.width} x {image.height} pixels, above {MAX_MEGAPIXELS} megapixels; resize it"
-        )
+    refuse_too_large(image.height, image.width)
     if image.mode in ("I", "F"):
         raise ImageError(f"its pixels are 32-bit numbers (mode {image.mode}) of unknown range; convert it to 8 bits")
-
-
-def _decode_jpeg(data: bytes, image: Image.Image) -> Tensor:
-    encoded = torch.from_numpy(np.frombuffer(data, np.uint8).copy())
-    try:
-        pixels: Tensor = decode_jpeg(encoded, mode=ImageReadMode.RGB)
-    except RuntimeError:
-        # libjpeg refuses a few files that Pillow reads; where both refuse, Pillow's reason is the clearer one.
-        return _to_tensor(image)
-    return pixels
 
 
 def _to_tensor(image: Image.Image) -> Tensor:
@@ -117,36 +154,36 @@ def _resize(pixels: Tensor, size_hw: tuple[int, int], preprocessing: Preprocessi
     return resized
 
 
-def _squash(pixels: Tensor, preprocessing: Preprocessing) -> DecodedImage:
-    return DecodedImage(_resize(pixels, preprocessing.image_size_hw, preprocessing), Footprint())
+def _squash(pixels: Tensor, preprocessing: Preprocessing) -> _Fitted:
+    return _resize(pixels, preprocessing.image_size_hw, preprocessing), Footprint()
 
 
-def _center(pixels: Tensor, preprocessing: Preprocessing) -> DecodedImage:
-    """The largest centred crop of the input's aspect ratio."""
+def _center(pixels: Tensor, preprocessing: Preprocessing) -> _Fitted:
+    """A centred crop of the input's aspect ratio, its sides `crop` times those of the largest such."""
     height, width = pixels.shape[1:]
-    scale = min(height / preprocessing.image_size_hw[0], width / preprocessing.image_size_hw[1])
+    scale = min(height / preprocessing.image_size_hw[0], width / preprocessing.image_size_hw[1]) * preprocessing.crop
     crop_hw = [max(1, round(side * scale)) for side in preprocessing.image_size_hw]
     top, left = (height - crop_hw[0]) // 2, (width - crop_hw[1]) // 2
     crop = pixels[:, top : top + crop_hw[0], left : left + crop_hw[1]]
     box = Box.from_crop(top, left, crop_hw[0], crop_hw[1], (height, width))
-    return DecodedImage(_resize(crop, preprocessing.image_size_hw, preprocessing), Footprint(*box.xyxy))
+    return _resize(crop, preprocessing.image_size_hw, preprocessing), Footprint(*box.xyxy)
 
 
-def _letterbox(pixels: Tensor, preprocessing: Preprocessing) -> DecodedImage:
+def _letterbox(pixels: Tensor, preprocessing: Preprocessing) -> _Fitted:
     """The whole image, as large as fits, in the middle of the teacher's mean colour; the map covers the margins too."""
     height, width = pixels.shape[1:]
     target_h, target_w = preprocessing.image_size_hw
     scale = min(target_h / height, target_w / width)
     inner_h, inner_w = max(1, round(height * scale)), max(1, round(width * scale))
     top, left = (target_h - inner_h) // 2, (target_w - inner_w) // 2
-    colour = (torch.tensor(preprocessing.mean) * 255).round().to(torch.uint8)
+    colour = (torch.tensor(preprocessing.mean) * 255).round().to(pixels.device, torch.uint8)
     canvas = colour[:, None, None].expand(3, target_h, target_w).clone()
     canvas[:, top : top + inner_h, left : left + inner_w] = _resize(pixels, (inner_h, inner_w), preprocessing)
     margins = Box.from_crop(-top, -left, target_h, target_w, (inner_h, inner_w))
-    return DecodedImage(canvas, Footprint(*margins.xyxy))
+    return canvas, Footprint(*margins.xyxy)
 
 
-_FITS: dict[str, Callable[[Tensor, Preprocessing], DecodedImage]] = {
+_FITS: dict[str, Callable[[Tensor, Preprocessing], _Fitted]] = {
     "squash": _squash,
     "center": _center,
     "letterbox": _letterbox,

@@ -11,6 +11,7 @@ import contextlib
 import gzip
 import io
 import lzma
+import re
 import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -32,7 +33,7 @@ def tar_files(location: Path | str, name: str, is_wanted: Callable[[str], bool])
     gzip, bzip2 or xz. `name` is what errors call the tar.
 
     Raises:
-        SourceError: the tar is missing, cut, damaged or followed by something, or its download failed.
+        SourceError: the tar is missing, cut, damaged or followed by something, or could not be fetched.
     """
     try:
         stream = _opened(location)
@@ -45,6 +46,11 @@ def tar_files(location: Path | str, name: str, is_wanted: Callable[[str], bool])
             # A command whose output is left unread may well complain.
             with contextlib.suppress(OSError):
                 stream.close()
+    except _FetchError as error:
+        raise SourceError(
+            f"{_without_secrets(str(location), name)} could not be fetched: {error}. Check the address, your access to "
+            "it and the network"
+        ) from error
     except Exception as error:
         # Damage leads tarfile, the decompressors and the downloaders to two dozen kinds of errors.
         raise SourceError(f"{name} is damaged or cannot be read: {_reason(error)}") from error
@@ -58,7 +64,16 @@ def _opened(location: Path | str) -> io.BufferedReader:
     try:
         return io.BufferedReader(_Fetched(gopen(location)), _STREAM)
     except FileNotFoundError as error:
-        raise OSError(f"{error.filename}, which is to fetch it, is not here") from error
+        raise _FetchError(f"{error.filename}, which is to fetch it, is not here") from error
+    except ValueError as error:
+        raise _FetchError(_reason(error)) from error
+
+
+def _without_secrets(location: str, name: str) -> str:
+    """A URL without the user, the query and the fragment, where signatures and tokens stand; of a command, the name."""
+    if location.startswith("pipe:"):
+        return name
+    return re.sub(r"//[^/]*@", "//", re.split("[?#]", location)[0])
 
 
 def _unpacked(stream: io.BufferedReader) -> IO[bytes]:
@@ -105,6 +120,10 @@ class _StrictTarInfo(tarfile.TarInfo):
         return info
 
 
+class _FetchError(OSError):
+    """What went wrong is the fetching: nothing is known of the tar."""
+
+
 class _Fetched(io.RawIOBase):
     """A stream that webdataset opened; its end is reached only where the command that fetches it did well.
 
@@ -130,7 +149,7 @@ class _Fetched(io.RawIOBase):
                 self._stream.close()
         except OSError as error:
             status = getattr(getattr(self._stream, "proc", None), "returncode", None)
-            raise OSError(
+            raise _FetchError(
                 f"the command that fetches it ended with exit {status}" if status else _reason(error)
             ) from None
         buffer[: len(data)] = data

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import glob
+from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 from relabel.errors import SourceError
-from relabel.images.encoded import EncodedImage, ImageSource, SourcePart, image_hash
+from relabel.images.encoded import EncodedImage, ImageSource, SourcePart, image_hash, is_image_name
 from relabel.images.folder import FolderSource
 from relabel.images.tars import TarSource
 
@@ -25,10 +26,19 @@ def open_source(images: str) -> ImageSource:
         raise SourceError("IMAGES is empty: give a folder, tars or a URL (an unset variable of the shell?)")
     try:
         if not _is_url(images) and Path(images).exists():
-            return FolderSource(Path(images)) if Path(images).is_dir() else TarSource([Path(images)])
-        return TarSource([location for pattern in _expanded(images) for location in _found(pattern)])
+            return FolderSource(Path(images)) if Path(images).is_dir() else TarSource(_tars([Path(images)]))
+        return TarSource(_tars([location for pattern in _expanded(images) for location in _found(pattern)]))
     except OSError as error:
         raise SourceError(f"cannot look for {images}: {error.strerror}") from error
+
+
+def _tars(locations: Sequence[Path | str]) -> Sequence[Path | str]:
+    for location in locations:
+        if isinstance(location, Path) and is_image_name(location.name):
+            raise SourceError(
+                f"{location} is a single image. IMAGES is the folder that holds images, or webdataset tars of them"
+            )
+    return locations
 
 
 def _is_url(pattern: str) -> bool:

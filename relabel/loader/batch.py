@@ -14,6 +14,7 @@ from relabel.errors import InvalidValueError
 from relabel.loader.crops import CropLabel
 from relabel.pooling import Space, SparseLabels
 from relabel.score_map import ScoreMap, Uncovered
+from relabel.score_map.checks import Size
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -37,20 +38,20 @@ class CropLabels:
 
     def pool(
         self,
-        size: tuple[int, int] | None = None,
+        size: Size | None = None,
         *,
         space: Space = "logit",
         temperature: float = 1.0,
         uncovered: Uncovered = "raise",
     ) -> Tensor:
-        """The soft labels (B, C), or of h x w tokens with `size` (h, w), (B, C, h, w); see `ScoreMap.pool`."""
+        """The soft labels (B, C), or (B, C, h, w) of tokens with `size` (h, w) or n for (n, n); see `ScoreMap.pool`."""
         return self.maps.pool(
             self.boxes, size, flip=self.flips, space=space, temperature=temperature, uncovered=uncovered
         )
 
     def pool_sparse(
         self,
-        size: tuple[int, int] | None = None,
+        size: Size | None = None,
         *,
         space: Space = "logit",
         temperature: float = 1.0,

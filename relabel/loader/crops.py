@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, Subset
 
 from relabel.errors import InvalidValueError, LabelError
 from relabel.geometry import Box
@@ -16,6 +16,7 @@ from relabel.loader.maps import LabelMaps
 from relabel.tracking import tracked
 
 _SHOWN = 8
+_IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp", "bmp", "gif", "pgm", "ppm", "tif", "tiff")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +44,8 @@ class CropLabel:
 class ImageDataset(Protocol):
     """What `LabeledCrops` asks of a dataset; torchvision's ``ImageFolder`` and ``ImageNet`` have it.
 
-    `samples` lists (path, class), `root` is the folder that keys are relative to, `loader` opens a path.
+    `samples` lists (path, class), `root` is the folder that keys are relative to (or `split_folder`, of a dataset that
+    has one, as ``ImageNet``), `loader` opens a path.
     """
 
     root: str | Path
@@ -59,11 +61,11 @@ class LabeledCrops(Dataset[tuple[Any, CropLabel]]):
     label are dropped: then `indices` lists the samples that remain.
 
     Args:
-        dataset: images on the disk, as torchvision's ``ImageFolder`` keeps them.
+        dataset: images on the disk, as torchvision's ``ImageFolder`` keeps them, or a ``Subset`` of such.
         maps: the store.
         transform: from a loaded image to what the trainer takes; None keeps the image. A `TrackedTransform` may say
             which steps are not to be followed.
-        key: from a sample's path to its key; None is the path below the dataset's root, with forward slashes.
+        key: from a sample's path to its key; None is the path below the dataset's folder, with forward slashes.
         unlabeled: what to do with samples that the store has no label for: "raise", or "drop" them.
 
     Raises:
@@ -73,38 +75,26 @@ class LabeledCrops(Dataset[tuple[Any, CropLabel]]):
 
     def __init__(
         self,
-        dataset: ImageDataset,
+        dataset: ImageDataset | Subset[Any],
         maps: LabelMaps,
         transform: Callable[[Any], Any] | None,
         *,
         key: Callable[[str], str] | None = None,
         unlabeled: Literal["raise", "drop"] = "raise",
     ) -> None:
-        missing = [name for name in ("root", "samples", "loader") if not hasattr(dataset, name)]
-        if missing:
-            raise InvalidValueError(
-                f"{type(dataset).__name__} has no {', '.join(missing)}; expected a dataset like torchvision's "
-                "ImageFolder. For another, give each item a CropLabel of your own, or use LabeledSample"
-            )
-        inner = [name for name in ("transform", "target_transform", "transforms") if getattr(dataset, name, None)]
-        if inner:
-            raise InvalidValueError(
-                f"the dataset has its own {', '.join(inner)}, which would not be followed; make it without, and "
-                "give the whole transform to LabeledCrops"
-            )
-        if unlabeled not in ("raise", "drop"):
-            raise InvalidValueError(f"unlabeled must be 'raise' or 'drop'; got {unlabeled!r}")
+        folder, samples = _folder_and_samples(dataset)
+        _check_unlabeled(unlabeled)
         self.maps = maps
-        self._load = dataset.loader
+        self._load = folder.loader
         self._transform = tracked(transform)
-        keys = [(key or _KeyBelow(dataset.root))(path) for path, _ in dataset.samples]
+        key = key or _KeyBelow(getattr(folder, "split_folder", folder.root))
+        keys = [key(path) for path, _ in samples]
         rows = maps.rows(keys) if unlabeled == "raise" else maps.find(keys)
-        labelled = (rows >= 0) & maps.has_label(rows.clamp(min=0))
+        labelled = maps.has_label(rows)
         if unlabeled == "raise" and not bool(labelled.all()):
             raise _failed(maps, [keys[i] for i in (~labelled).nonzero()[:, 0].tolist()], len(keys))
         self.indices = labelled.nonzero()[:, 0]
-        every = bool(labelled.all())
-        self._samples = dataset.samples if every else [dataset.samples[i] for i in self.indices.tolist()]
+        self._samples = samples if bool(labelled.all()) else [samples[i] for i in self.indices.tolist()]
         self._rows = rows[self.indices]
 
     def __len__(self) -> int:
@@ -124,7 +114,9 @@ class LabeledSample:
     Args:
         maps: the store.
         transform: as for `LabeledCrops`.
-        image_suffixes: the names under which a sample may hold its image.
+        image_suffixes: the names under which a sample may hold its image; the first that it has is taken.
+        unlabeled: what to do with a sample that the store has no label for: "raise", or "drop", that is, answer None,
+            which webdataset's ``map`` leaves out.
     """
 
     def __init__(
@@ -132,24 +124,44 @@ class LabeledSample:
         maps: LabelMaps,
         transform: Callable[[Any], Any] | None,
         *,
-        image_suffixes: Sequence[str] = ("jpg", "jpeg", "png", "webp"),
+        image_suffixes: Sequence[str] = _IMAGE_SUFFIXES,
+        unlabeled: Literal["raise", "drop"] = "raise",
     ) -> None:
+        _check_unlabeled(unlabeled)
         self.maps = maps
         self._suffixes = tuple(image_suffixes)
+        self._drop = unlabeled == "drop"
         self._transform = tracked(transform)
-        # Read here, so that forked workers share the keys and spawned ones receive them.
-        maps.find([])
+        # Read here, so that forked workers share them and spawned ones receive them.
+        maps.has_label(maps.find([]))
 
-    def __call__(self, sample: Mapping[str, Any]) -> tuple[Any, CropLabel]:
-        """The transformed image of a sample, and which label it has; its ground truth is what ``cls`` says."""
+    def __call__(self, sample: Mapping[str, Any]) -> tuple[Any, CropLabel] | None:
+        """The transformed image of a sample, and which label it has; its ground truth is what ``cls`` says.
+
+        Raises:
+            LabelError: the store has no label for it, with `unlabeled` "raise".
+            InvalidValueError: the sample is no mapping, or has no key or no decoded image.
+        """
+        if not isinstance(sample, Mapping):
+            raise InvalidValueError(
+                f"a sample is a mapping of names to values, with __key__; got a {type(sample).__name__}. Map "
+                "LabeledSample before to_tuple and batched, or in their place"
+            )
         image = next((sample[name] for name in self._suffixes if name in sample), None)
         if image is None or "__key__" not in sample:
             raise InvalidValueError(
-                f"a sample needs __key__ and an image under one of {', '.join(self._suffixes)}; got {sorted(sample)}"
+                f"a sample needs __key__ and an image under one of {', '.join(self._suffixes)}; got {sorted(sample)}. "
+                "Give image_suffixes if it has another name"
             )
-        row = int(self.maps.rows([sample["__key__"]])[0])
+        if isinstance(image, bytes):
+            raise InvalidValueError('the image is still encoded; put .decode("pil") before .map(LabeledSample(...))')
+        rows = self.maps.find([sample["__key__"]]) if self._drop else self.maps.rows([sample["__key__"]])
+        if not self.maps.has_label(rows):
+            if self._drop:
+                return None
+            raise _failed(self.maps, [sample["__key__"]], 1)
         output, view = self._transform(image)
-        return output, CropLabel(row, view.box, view.flip, int(sample.get("cls", -1)), self.maps)
+        return output, CropLabel(int(rows[0]), view.box, view.flip, int(sample.get("cls", -1)), self.maps)
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +170,32 @@ class _KeyBelow:
 
     def __call__(self, path: str) -> str:
         return os.path.relpath(path, self.root).replace(os.sep, "/")
+
+
+def _folder_and_samples(dataset: ImageDataset | Subset[Any]) -> tuple[ImageDataset, Sequence[tuple[str, int]]]:
+    """The dataset below any subsets, and the samples that they leave."""
+    if isinstance(dataset, Subset):
+        below: Any = dataset.dataset
+        folder, every = _folder_and_samples(below)
+        return folder, [every[int(i)] for i in dataset.indices]
+    missing = [name for name in ("root", "samples", "loader") if not hasattr(dataset, name)]
+    if missing:
+        raise InvalidValueError(
+            f"{type(dataset).__name__} has no {', '.join(missing)}; expected a dataset like torchvision's "
+            "ImageFolder, or a Subset of one. For another, give each item a CropLabel of your own, or use LabeledSample"
+        )
+    inner = [name for name in ("transform", "target_transform", "transforms") if getattr(dataset, name, None)]
+    if inner:
+        raise InvalidValueError(
+            f"the dataset has its own {', '.join(inner)}, which would not be followed; make it without, and "
+            "give the whole transform to LabeledCrops"
+        )
+    return dataset, dataset.samples
+
+
+def _check_unlabeled(unlabeled: str) -> None:
+    if unlabeled not in ("raise", "drop"):
+        raise InvalidValueError(f"unlabeled must be 'raise' or 'drop'; got {unlabeled!r}")
 
 
 def _failed(maps: LabelMaps, keys: list[str], count: int) -> LabelError:

@@ -53,5 +53,6 @@ class KeyIndex:
 
 def _digests(keys: Sequence[str]) -> NDArray[np.uint64]:
     # Python's own hash differs from process to process, and an index is sent to workers.
-    joined = b"".join([hashlib.blake2b(key.encode(), digest_size=8).digest() for key in keys])
+    # A file's name that is no UTF-8 can be asked for, and is in no store.
+    joined = b"".join([hashlib.blake2b(key.encode(errors="surrogatepass"), digest_size=8).digest() for key in keys])
     return np.frombuffer(joined, "<u8").astype(np.uint64)

@@ -17,6 +17,8 @@ from relabel.manifest import Manifest
 from relabel.score_map import ScoreMap
 from relabel.store import LABELLED, StoreReader
 
+Rows = Tensor | NDArray[np.int64] | Sequence[int]
+
 _SHOWN = 8
 
 
@@ -94,25 +96,33 @@ class LabelMaps:
         """As `rows`, with -1 for a key that the store does not have."""
         if isinstance(keys, str):
             raise LabelError(f"keys are a sequence of strings, one an image; got the one string {keys!r}")
+        keys = list(keys)
+        other = next((key for key in keys if not isinstance(key, str)), None)
+        if other is not None:
+            raise LabelError(f"keys are strings, as {self._example()!r}; got {other!r}, a {type(other).__name__}")
         if self._keys is None:
             reader = self._reader
             self._keys = KeyIndex(
                 (shard * reader.rows_per_shard, reader.keys(shard)) for shard in sorted(reader.published)
             )
-        return torch.from_numpy(self._keys.rows(list(keys)))
+        return torch.from_numpy(self._keys.rows(keys))
 
-    def has_label(self, rows: Tensor) -> Tensor:
-        """(B,) bool: whether rows (B,) have a map; a failed image's row has none."""
-        return torch.from_numpy(self._status()[rows.numpy()] == LABELLED)
+    def has_label(self, rows: Rows) -> Tensor:
+        """(B,) bool: whether rows (B,) have a map; a failed image's row has none, nor has -1, `find`'s unknown key."""
+        numbers, statuses = self._numbers(rows), self._status()
+        inside = (numbers >= 0) & (numbers < len(statuses))
+        return torch.from_numpy(inside & (statuses[np.where(inside, numbers, 0)] == LABELLED))
 
-    def __getitem__(self, rows: Tensor | NDArray[np.int64] | Sequence[int]) -> ScoreMap:
+    def __getitem__(self, rows: Rows | slice) -> ScoreMap:
         """The score maps of rows (B,), in their order, as the codes that the store keeps, on the CPU.
 
         Raises:
-            LabelError: a row without a label; says why.
+            LabelError: a row without a label; says why. Or what is no row: a key, a mask.
             DamagedStoreError: a file was changed, cut or removed.
         """
-        batch = self._reader.read(np.asarray(rows, np.int64))
+        if isinstance(rows, slice):
+            rows = np.arange(*rows.indices(self._reader.num_shards * self._reader.rows_per_shard))
+        batch = self._reader.read(self._numbers(rows))
         scores = torch.from_numpy(batch.scores)
         return ScoreMap(
             torch.from_numpy(batch.classes),
@@ -123,6 +133,16 @@ class LabelMaps:
             footprint=self._footprint(batch.footprint, len(batch)),
             holes=self.manifest.scores.select == "cell",
         )
+
+    def _numbers(self, rows: Rows) -> NDArray[np.int64]:
+        # Never converted: a mask, a fraction, and a key of digits would all become the number of some row.
+        numbers = rows.cpu().numpy() if isinstance(rows, Tensor) else np.asarray(rows)
+        if numbers.ndim != 1 or (len(numbers) and numbers.dtype.kind not in "iu"):
+            raise LabelError(
+                f"rows are whole numbers (B,), what LabelMaps.rows(keys) answers; got {numbers.dtype} of shape "
+                f"{numbers.shape}. For keys maps[maps.rows(keys)], for a mask maps[mask.nonzero()[:, 0]]"
+            )
+        return numbers.astype(np.int64, copy=False)
 
     def _footprint(self, stored: NDArray[np.float32] | None, count: int) -> Tensor | None:
         if stored is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,6 +14,27 @@ from relabel.score_map.coding import NOT_STORED, STEP, is_code
 
 if TYPE_CHECKING:
     from relabel.score_map.score_map import ScoreMap
+
+
+Size = int | tuple[int, int]
+
+
+def bins_hw(size: Size | None) -> tuple[int, int]:
+    """The bins (h, w) of each box that a `size` asks for; (1, 1) for None."""
+    both = (1, 1) if size is None else (size, size) if isinstance(size, int) else size
+    if not isinstance(both, Sequence) or len(both) != 2 or not all(isinstance(n, int) and n > 0 for n in both):
+        raise InvalidValueError(
+            "size must be None (one label a crop), n or (h, w) (a label for each of h x w tokens), whole numbers of at "
+            f"least 1; got {size!r}"
+        )
+    return both[0], both[1]
+
+
+def check_flip(flip: Tensor, count: int) -> None:
+    """Refuse what is not one value a box."""
+    got = tuple(flip.shape) if isinstance(flip, Tensor) else f"a {type(flip).__name__}"
+    if got != (count,):
+        raise InvalidValueError(f"flip must be ({count},), one a box; got {got}")
 
 
 def check(maps: ScoreMap) -> None:

@@ -16,7 +16,7 @@ from torch import Tensor
 from relabel.errors import InvalidValueError
 from relabel.geometry import CellWeights, Grid, at_least_one_cell, cell_boxes, checked_boxes, roi_weights
 from relabel.pooling import Space, SparseLabels, soft_labels
-from relabel.score_map.checks import check, check_classes, check_log_probabilities
+from relabel.score_map.checks import Size, bins_hw, check, check_classes, check_flip, check_log_probabilities
 from relabel.score_map.choice import cell_planes, image_planes
 from relabel.score_map.coding import decode_offsets, decode_scores, encode_offsets, encode_scores, is_code
 from relabel.score_map.filling import Fill, whole_maps
@@ -101,10 +101,9 @@ class ScoreMap:
         >>> maps.pool(torch.tensor([[0.0, 0.0, 1.0, 1.0]]))
         tensor([[0.7000, 0.1500, 0.1500]])
         """
-        if logits.ndim != 4 or not logits.is_floating_point():
-            raise InvalidValueError(
-                f"logits must be floating (B, C, H, W); got {tuple(logits.shape)} of {logits.dtype}"
-            )
+        if not isinstance(logits, Tensor) or logits.ndim != 4 or not logits.is_floating_point():
+            what = f"{tuple(logits.shape)} of {logits.dtype}" if isinstance(logits, Tensor) else type(logits).__name__
+            raise InvalidValueError(f"logits must be a floating tensor (B, C, H, W); got {what}")
         num_classes = logits.shape[1]
         if planes < 1 or profile < 0:
             raise InvalidValueError(f"planes must be at least 1 and profile at least 0; got {planes} and {profile}")
@@ -184,7 +183,7 @@ class ScoreMap:
     def pool(
         self,
         boxes_xyxy: Tensor,
-        size: tuple[int, int] | None = ...,
+        size: Size | None = ...,
         *,
         flip: Tensor | None = ...,
         sparse: Literal[False] = ...,
@@ -198,7 +197,7 @@ class ScoreMap:
     def pool(
         self,
         boxes_xyxy: Tensor,
-        size: tuple[int, int] | None = ...,
+        size: Size | None = ...,
         *,
         flip: Tensor | None = ...,
         sparse: Literal[True],
@@ -211,7 +210,7 @@ class ScoreMap:
     def pool(
         self,
         boxes_xyxy: Tensor,
-        size: tuple[int, int] | None = None,
+        size: Size | None = None,
         *,
         flip: Tensor | None = None,
         sparse: bool = False,
@@ -224,7 +223,7 @@ class ScoreMap:
 
         Args:
             boxes_xyxy: (B, 4) floating, fractions of the whole image; on the CPU, or a device is waited for.
-            size: None for image labels, (h, w) for the labels of h x w tokens.
+            size: None for image labels, (h, w) for the labels of h x w tokens, n for (n, n).
             flip: (B,) bool, whether the crop was mirrored afterwards; mirrors the columns of token labels.
             sparse: return `SparseLabels`, without the dense target.
             space: "logit" pools log-probabilities, "probability" pools probabilities.
@@ -252,10 +251,9 @@ class ScoreMap:
                 "fill must be 'rest', or 'zero' for maps with holes and raw logits (ScoreMap.from_cell_topk); "
                 f"got {fill!r} for {self!r}"
             )
-        weights = self._weights(boxes_xyxy, size or (1, 1), uncovered, one_cell=fill == "zero")
+        weights = self._weights(boxes_xyxy, bins_hw(size), uncovered, one_cell=fill == "zero")
         if flip is not None:
-            if tuple(flip.shape) != (len(self),):
-                raise InvalidValueError(f"flip must be ({len(self)},), one a box; got {tuple(flip.shape)}")
+            check_flip(flip, len(self))
             mirrored = flip.to(weights.cols.device, torch.bool)[:, None, None]
             weights = replace(weights, cols=torch.where(mirrored, weights.cols.flip(1), weights.cols))
         stored, other = soft_labels(whole_maps(self, fill), weights, space=space, temperature=temperature)
@@ -265,9 +263,9 @@ class ScoreMap:
         labels = SparseLabels(self.classes, stored, other, covered, self.num_classes)
         return labels if sparse else labels.dense()
 
-    def covered(self, boxes_xyxy: Tensor, size: tuple[int, int] | None = None) -> Tensor:
+    def covered(self, boxes_xyxy: Tensor, size: Size | None = None) -> Tensor:
         """(B,) or (B, h, w): the fraction of each crop, or of each of its bins, that the map covers."""
-        covered = self._weights(boxes_xyxy, size or (1, 1), "nearest").covered
+        covered = self._weights(boxes_xyxy, bins_hw(size), "nearest").covered
         return covered[:, 0, 0] if size is None else covered
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> ScoreMap:
@@ -280,6 +278,8 @@ class ScoreMap:
 
     def __getitem__(self, index: slice | Tensor) -> ScoreMap:
         """The maps of some of the images, in the order of `index`: a slice, ids (n,) or a mask (B,)."""
+        if isinstance(index, int):
+            raise InvalidValueError(f"a ScoreMap is of a batch: for image {index} give [{index}:{index + 1}]")
         footprint = self.footprint
         if footprint is not None:
             footprint = footprint[index.to(footprint.device) if isinstance(index, Tensor) else index]

@@ -41,9 +41,10 @@ def create_or_open(path: Path, manifest: Manifest) -> StoreWriter:
         if not files.local("zarr.json").exists():
             raise StoreError(f"{path} is not a relabel store: something else is there. Give a new or an empty folder")
         theirs = load_manifest(files)
-        _refuse_differences(path, theirs.difference(manifest))
-        check_arrays(files, theirs)
         writer = StoreWriter(path, theirs)
+        if differences := theirs.difference(manifest):
+            raise _mismatch(path, differences, is_empty=not writer.published())
+        check_arrays(files, theirs)
         writer.sweep()
     return writer
 
@@ -52,15 +53,14 @@ def _is_taken(path: Path) -> bool:
     return path.exists() and not (path.is_dir() and not any(path.iterdir()))
 
 
-def _refuse_differences(path: Path, differences: list[str]) -> None:
-    if not differences:
-        return
+def _mismatch(path: Path, differences: list[str], *, is_empty: bool) -> ManifestMismatchError:
     more = f"\n  and {len(differences) - _SHOWN} more" if len(differences) > _SHOWN else ""
-    raise ManifestMismatchError(
+    return ManifestMismatchError(
         f"{path} was made otherwise, so this run must not add to it (the store's value != this run's):"
         + "".join(f"\n  {line}" for line in differences[:_SHOWN])
         + more
         + "\nGive another STORE, or the teacher, options and images that made this one"
+        + ("; or delete it, for it holds no shard yet, unless another process is filling it" if is_empty else "")
     )
 
 

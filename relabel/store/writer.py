@@ -49,22 +49,26 @@ class StoreWriter:
             StoreBusyError: another process has it, or has just published it.
             StoreError: the folder cannot be written, or its file system has no locks.
         """
-        if not 0 <= shard < len(self.manifest.data.shards):
-            raise InvalidValueError(f"the store has {len(self.manifest.data.shards)} shards; got shard {shard}")
-        status = self.arrays["status"]
-        temporary = self.temporary(status, shard)
-        with disk_errors(self.path):
-            lock = lock_file(temporary, patience_seconds=patience_seconds)
-            if lock is None:
-                raise StoreBusyError(
-                    f"another process is writing shard {shard} of {self.path}. "
-                    "Let it finish, or give each process a --rank"
-                )
-            if (self.path / status.name / status.file_name(shard)).exists():
-                temporary.unlink()
-                lock.release()
-                raise StoreBusyError(f"another process has published shard {shard} of {self.path}; run again")
+        lock = self._locked(shard, patience_seconds)
+        if self._status_file(shard).exists():
+            self._let_go(shard, lock)
+            raise StoreBusyError(f"another process has published shard {shard} of {self.path}; run again")
         return ShardWriter(self, shard, lock)
+
+    def retract(self, shard: int) -> None:
+        """Make a finished shard a missing one, so that it can be written anew; a reader that has it open may lose it.
+
+        Raises:
+            StoreBusyError: another process is writing it.
+            StoreError: the folder cannot be written.
+        """
+        lock = self._locked(shard, patience_seconds=1.0)
+        try:
+            with disk_errors(self.path):
+                self._status_file(shard).unlink(missing_ok=True)
+                sync(self._status_file(shard).parent)
+        finally:
+            self._let_go(shard, lock)
 
     def temporary(self, spec: ArraySpec, shard: int) -> Path:
         """Where a shard's file of an array is written before it is renamed."""
@@ -82,16 +86,33 @@ class StoreWriter:
             names = files.names(spec.name)
             left |= {s for s in range(len(self.manifest.data.shards)) if spec.temporary_name(s) in names}
         for shard in left:
-            with contextlib.suppress(StoreBusyError), self.claim(shard, patience_seconds=0):
-                pass
-        # Nobody can be writing these any more.
-        for shard in left & self.published():
-            self._remove_temporaries(shard)
+            with contextlib.suppress(StoreBusyError):
+                self._let_go(shard, self._locked(shard, patience_seconds=0))
 
-    def _remove_temporaries(self, shard: int) -> None:
+    def _locked(self, shard: int, patience_seconds: float) -> FileLock:
+        """A shard that nobody else writes, sweeps or retracts until it is let go of."""
+        if not 0 <= shard < len(self.manifest.data.shards):
+            raise InvalidValueError(f"the store has {len(self.manifest.data.shards)} shards; got shard {shard}")
         with disk_errors(self.path):
-            for spec in self.arrays.values():
-                self.temporary(spec, shard).unlink(missing_ok=True)
+            lock = lock_file(self.temporary(self.arrays["status"], shard), patience_seconds=patience_seconds)
+        if lock is None:
+            raise StoreBusyError(
+                f"another process is writing shard {shard} of {self.path}. Let it finish, or give each process a --rank"
+            )
+        return lock
+
+    def _let_go(self, shard: int, lock: FileLock) -> None:
+        """Remove a locked shard's temporary files, the lock's own last, and let go of it."""
+        try:
+            with disk_errors(self.path):
+                for spec in self.arrays.values():
+                    self.temporary(spec, shard).unlink(missing_ok=True)
+        finally:
+            lock.release()
+
+    def _status_file(self, shard: int) -> Path:
+        status = self.arrays["status"]
+        return self.path / status.name / status.file_name(shard)
 
 
 class ShardWriter:
@@ -170,10 +191,7 @@ class ShardWriter:
     def close(self) -> None:
         """Let go of the shard; what was not published leaves no temporary file behind."""
         if self._lock.is_held:
-            try:
-                self._store._remove_temporaries(self.shard)
-            finally:
-                self._lock.release()
+            self._store._let_go(self.shard, self._lock)
 
     def _require_open(self) -> None:
         if not self._lock.is_held:

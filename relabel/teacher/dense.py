@@ -23,9 +23,6 @@ WAY_OUT = (
 
 Layout = Literal["NCHW", "NHWC", "NLC"]
 
-_CLASS_ATTENTION = frozenset({"Cait", "Xcit", "VOLO"})
-"""timm classes whose last blocks attend from the class token: their locations' vectors never saw those blocks."""
-
 
 @dataclass(frozen=True, slots=True)
 class FeatureLayout:
@@ -60,12 +57,20 @@ class FeatureLayout:
 
 
 class DenseClassifier(nn.Module):
-    """A timm classifier that answers at every location: images (B, 3, h, w) to logits (B, C, H, W)."""
+    """A timm classifier that answers at every location: images (B, 3, h, w) to logits (B, C, H, W).
 
-    def __init__(self, model: Any, layout: FeatureLayout) -> None:
+    `repeated` gives the head each location's vector at every place of the grid, one location after another, instead of
+    alone: the same by definition for any head, at the cost of H * W heads.
+    """
+
+    def __init__(self, model: Any, layout: FeatureLayout, repeated: bool = False) -> None:
         super().__init__()
         self.model = model
         self.layout = layout
+        self.repeated = repeated
+        # Class attention asks how many locations stand beside the one.
+        for_one = getattr(model, "for_one", None)
+        self._for_one = for_one(layout.grid.height * layout.grid.width) if for_one and not repeated else None
         self.train(model.training)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -75,8 +80,16 @@ class DenseClassifier(nn.Module):
     def head(self, features: Tensor) -> Tensor:
         """Dense logits of a backbone's features."""
         cells = self.layout.cells(features)
-        logits: Tensor = self.model.forward_head(self.layout.alone(cells))
+        if self.repeated:
+            each = [self.model.forward_head(self.layout.everywhere(v)) for v in cells.flatten(1, 2).unbind(1)]
+            return torch.stack(each, dim=2).reshape(len(cells), -1, *self.layout.grid.size_hw)
+        model = self.model if self._for_one is None else self._for_one
+        logits: Tensor = model.forward_head(self.layout.alone(cells))
         return logits.reshape(*cells.shape[:3], -1).permute(0, 3, 1, 2)
+
+    def on(self, layout: FeatureLayout) -> DenseClassifier:
+        """The same for images of another size."""
+        return DenseClassifier(self.model, layout, self.repeated)
 
 
 def find_layout(model: Any, name: str, images: Tensor) -> FeatureLayout:
@@ -85,8 +98,6 @@ def find_layout(model: Any, name: str, images: Tensor) -> FeatureLayout:
     Raises:
         TeacherError: the features are of no known layout.
     """
-    if type(model).__name__ in _CLASS_ATTENTION:
-        raise TeacherError(refusal(name, "only its class token passes through its last blocks, no location does"))
     with torch.inference_mode():
         features = model.forward_features(images)
         grid = _grid(model, images)
@@ -94,8 +105,9 @@ def find_layout(model: Any, name: str, images: Tensor) -> FeatureLayout:
         kind = tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__
         raise TeacherError(refusal(name, f"its features are {kind}, not one map or one sequence of tokens"))
     if features.ndim == 4:
-        nhwc = getattr(model, "output_fmt", None) == "NHWC" or (
-            features.shape[1] != model.num_features and features.shape[3] == model.num_features
+        known = getattr(model, "output_fmt", None)
+        nhwc = known == "NHWC" or (
+            known != "NCHW" and features.shape[1] != model.num_features and features.shape[3] == model.num_features
         )
         height, width = features.shape[1:3] if nhwc else features.shape[2:]
         return FeatureLayout("NHWC" if nhwc else "NCHW", Grid(height, width))
@@ -108,7 +120,9 @@ def find_layout(model: Any, name: str, images: Tensor) -> FeatureLayout:
 
 
 def _grid(model: Any, images: Tensor) -> Grid | None:
-    """The size of the last intermediate map, where the model can tell; timm gives these maps as NCHW."""
+    """What an adapted model says; else the size of the last intermediate map, which timm gives as NCHW."""
+    if hasattr(model, "grid_hw"):
+        return Grid(*model.grid_hw)
     if not hasattr(model, "forward_intermediates"):
         return None
     maps = model.forward_intermediates(images, indices=1, intermediates_only=True)

@@ -1,4 +1,7 @@
-"""A user's own teacher, ``package.module:function``: what it returns answers (B, C, H, W) by itself."""
+"""A user's own teacher, ``package.module:function``.
+
+What it returns answers (B, C, H, W) by itself, or is a module that answers (B, C) and is made dense.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +9,15 @@ import importlib
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from relabel.errors import TeacherError
 from relabel.manifest import Preprocessing, TeacherRecord
 from relabel.teacher.blame import blaming
 from relabel.teacher.candidate import Candidate, answer_of
+from relabel.teacher.classifier import Classifier, candidate_of, noise_of, split_place
 from relabel.teacher.orientation import localises
+from relabel.teacher.preprocessing import chosen
 from relabel.teacher.proof import Proof
 from relabel.teacher.spec import TeacherSpec
 from relabel.teacher.weights import digest_of
@@ -26,20 +31,32 @@ def given_candidate(spec: TeacherSpec, device: torch.device) -> Candidate:
     """
     if spec.checkpoint is not None or spec.random_weights is not None:
         raise TeacherError(f"{spec.name} brings its own weights; leave --checkpoint and --random-weights out")
-    model = _called(spec.name)
+    name, place = split_place(spec.name)
+    model = _called(name)
     digest = digest_of(model)
     preprocessing = _preprocessing(spec, model)
-    height, width = preprocessing.image_size_hw
-    noise = torch.randn(2, 3, height, width, generator=torch.Generator().manual_seed(0)).to(device)
+    noise = noise_of(preprocessing, device)
     with blaming(f"{spec.name} fails on images {tuple(noise.shape)} on {device}", "Mend it, or give its --image-size"):
         if isinstance(model, nn.Module):
             model = model.to(device).eval().requires_grad_(False)
+            if place or _is_classifier(model, noise):
+                found = Classifier(
+                    model=model, weights="given", digest=digest, preprocessing=preprocessing, place=place
+                )
+                return candidate_of(found, spec, device)
         answer = answer_of(model, spec.name, noise)
         proof = Proof("given", 0.0, 0.0, localises(model, spec.name, noise[:1]))
     record = TeacherRecord(
         name=spec.name, weights="given", weights_digest=digest, head=proof.kind, precision=spec.precision
     )
     return Candidate(forward=model, preprocessing=preprocessing, record=record, proof=proof, answer=answer)
+
+
+def _is_classifier(model: nn.Module, images: Tensor) -> bool:
+    """Whether it answers (B, C)."""
+    with torch.inference_mode():
+        answer: object = model(images)
+    return isinstance(answer, Tensor) and answer.ndim == 2 and len(answer) == len(images)
 
 
 def _called(name: str) -> Any:
@@ -69,8 +86,7 @@ def _preprocessing(spec: TeacherSpec, model: object) -> Preprocessing:
         f"{spec.name} says of its images what cannot be used",
         "Expected image_size_hw = (height, width), mean and std of three numbers, interpolation bilinear or bicubic",
     ):
-        size_hw: Any = spec.image_size_hw or getattr(model, "image_size_hw", (224, 224))
-        height, width = size_hw
+        height, width = getattr(model, "image_size_hw", (224, 224))
         mean, std = (
             tuple(float(v) for v in getattr(model, name, default))
             for name, default in (("mean", (0.0,) * 3), ("std", (1.0,) * 3))
@@ -78,6 +94,5 @@ def _preprocessing(spec: TeacherSpec, model: object) -> Preprocessing:
         interpolation: Any = getattr(model, "interpolation", "bilinear")
         if len(mean) != 3 or len(std) != 3 or interpolation not in ("bilinear", "bicubic"):
             raise ValueError(f"mean {mean}, std {std}, interpolation {interpolation!r}")
-        return Preprocessing(
-            image_size_hw=(int(height), int(width)), mean=mean, std=std, interpolation=interpolation, fit=spec.fit
-        )
+        own = Preprocessing(image_size_hw=(int(height), int(width)), mean=mean, std=std, interpolation=interpolation)
+    return chosen(spec, own)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
 from torch import nn
 
+from relabel.errors import TeacherError
+from relabel.teacher import torchvision_source, transformers_source
 from relabel.teacher.candidate import Candidate
 from relabel.teacher.classes import KeptClasses, imagenet_ids, imagenet_names, kept_classes
 from relabel.teacher.devices import cast_once, find_device, find_precision
@@ -28,8 +31,11 @@ def load_teacher(spec: TeacherSpec) -> Teacher:
     """
     device = find_device(spec.device)
     spec = replace(spec, precision=find_precision(spec.precision, device))
-    source = timm_candidate if is_timm_name(spec.name) else given_candidate
-    found = source(spec, device)
+    if spec.decode == "cuda" and device.type != "cuda":
+        raise TeacherError(
+            f"a GPU cannot decode for a teacher on {device}: leave --decode cuda out, or give --device cuda"
+        )
+    found = _source(spec.name)(spec, device)
     if not found.proof.localises:
         _log.warning(
             "a change in a corner of a noise image does not show most in that corner of the map of %s: its score maps "
@@ -58,13 +64,24 @@ def load_teacher(spec: TeacherSpec) -> Teacher:
     )
 
 
+def _source(name: str) -> Callable[[TeacherSpec, torch.device], Candidate]:
+    if is_timm_name(name):
+        return timm_candidate
+    if name.startswith(torchvision_source.PREFIX):
+        return torchvision_source.torchvision_candidate
+    if name.startswith(transformers_source.PREFIX):
+        return transformers_source.transformers_candidate
+    return given_candidate
+
+
 def _with_classes(found: Candidate, spec: TeacherSpec, device: torch.device) -> Candidate:
     """The same with the classes that the spec keeps, and with their names where they are known."""
     num_classes = found.answer.num_classes
-    wordnet_ids = imagenet_ids(num_classes) if is_timm_name(spec.name) else None
+    is_imagenet = is_timm_name(spec.name) or spec.name.startswith(torchvision_source.PREFIX)
+    wordnet_ids = imagenet_ids(num_classes) if is_imagenet else None
     if spec.classes is None:
         # Of weights of one's own timm knows no more than how many classes they have, and those may be any.
-        if wordnet_ids is None or found.record.weights != "pretrained":
+        if wordnet_ids is None or found.record.weights != "pretrained" or found.class_names is not None:
             return found
         return replace(found, class_names=imagenet_names(wordnet_ids))
     kept = kept_classes(spec.classes, num_classes, wordnet_ids, spec.name)

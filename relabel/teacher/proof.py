@@ -13,13 +13,19 @@ from torch import Tensor
 
 from relabel.errors import TeacherError
 from relabel.teacher.blame import blaming
-from relabel.teacher.dense import WAY_OUT, DenseClassifier, find_layout, refusal
+from relabel.teacher.dense import WAY_OUT, DenseClassifier, FeatureLayout, find_layout, refusal
 from relabel.teacher.orientation import localises
 
 _log = logging.getLogger(__name__)
 
 TOLERANCE = 1e-4
 """Relative to the spread of the own logits over the classes, in float32."""
+
+_LINEAR = 1e-5
+"""A linear head's mean is ten times nearer than this; attention that hardly attends comes within `TOLERANCE`."""
+
+MOST_REPEATED = 256
+"""The largest number of cells whose heads are each run over a whole grid."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,13 +35,39 @@ class Proof:
     `kind` is "linear" where the mean of the dense logits over the cells is the model's own answer, "constant-field"
     where every cell's answer is the model's own for features made equal everywhere, "given" where a model answers
     (B, C, H, W) by itself. The errors are relative. `localises` says whether a change in each corner of the image shows
-    most in that corner's cell.
+    most in that corner's cell. `repeated` says that the head knows places, so that it is run over a whole grid for
+    every cell.
     """
 
     kind: Literal["linear", "constant-field", "given"]
     linear_error: float
     constant_error: float
     localises: bool
+    repeated: bool = False
+
+
+class _NotAlone(TeacherError):
+    """A head that answers otherwise to one location alone than to a whole grid of it."""
+
+
+def proved(model: Any, layout: FeatureLayout, name: str, images: Tensor) -> tuple[DenseClassifier, Proof]:
+    """A model that answers at every location, with its proof; see `prove`.
+
+    A head that does not take one location alone, because it knows places, is run over a whole grid of each of them,
+    where the grid is of at most `MOST_REPEATED` cells.
+    """
+    dense = DenseClassifier(model, layout)
+    try:
+        return dense, prove(dense, name, images)
+    except _NotAlone as error:
+        cells = layout.grid.height * layout.grid.width
+        if cells > MOST_REPEATED:
+            raise
+        _log.debug("%s", error)
+    dense = DenseClassifier(model, layout, repeated=True)
+    proof = prove(dense, name, images)
+    _log.warning("the head of %s knows places: it is run %d times for an image, once for each cell", name, cells)
+    return dense, proof
 
 
 def prove(dense: DenseClassifier, name: str, images: Tensor) -> Proof:
@@ -51,8 +83,7 @@ def prove(dense: DenseClassifier, name: str, images: Tensor) -> Proof:
         if own.ndim != 2:
             raise TeacherError(f"{name} is not a classifier: it answers {tuple(own.shape)} for {len(images)} images")
         composed = model.forward_head(features)
-        with blaming(f"the head of {name} does not take one location alone", WAY_OUT):
-            logits = dense.head(features)
+        logits = _dense_logits(dense, name, features)
         _check_answers(name, own, logits)
         if (error := _relative(composed, own)) > TOLERANCE:
             why = f"its answer is not forward_head(forward_features(images)), but {error:.1e} away from it"
@@ -62,9 +93,10 @@ def prove(dense: DenseClassifier, name: str, images: Tensor) -> Proof:
         constant_error = _relative(dense.head(constant), model.forward_head(constant)[:, :, None, None])
         if constant_error > TOLERANCE:
             why = f"with equal features everywhere its dense logits are {constant_error:.1e} away from the model's own"
-            raise TeacherError(refusal(name, f"{why} ({TOLERANCE:.0e} is allowed), so its head cannot be proved"))
+            raise _NotAlone(refusal(name, f"{why} ({TOLERANCE:.0e} is allowed), so its head cannot be proved"))
         is_localised = localises(*_on_wide_images(dense, name, images[:1]))
-    return Proof("linear" if linear <= TOLERANCE else "constant-field", linear, constant_error, is_localised)
+    kind: Literal["linear", "constant-field"] = "linear" if linear <= _LINEAR else "constant-field"
+    return Proof(kind, linear, constant_error, is_localised, dense.repeated)
 
 
 @contextmanager
@@ -89,6 +121,14 @@ def exact_float32() -> Iterator[None]:
             torch.set_float32_matmul_precision(old_switch)
         for switch, precision in zip(switches, before, strict=True):
             switch.fp32_precision = precision
+
+
+def _dense_logits(dense: DenseClassifier, name: str, features: Tensor) -> Tensor:
+    try:
+        with blaming(f"the head of {name} does not take one location alone", WAY_OUT):
+            return dense.head(features)
+    except TeacherError as error:
+        raise _NotAlone(str(error)) from error
 
 
 def _check_answers(name: str, own: Tensor, logits: Tensor) -> None:
@@ -143,4 +183,4 @@ def _on_wide_images(dense: DenseClassifier, name: str, images: Tensor) -> tuple[
             f"{name} answers a grid of {layout.grid} for a wide image of {images.shape[2]} x {wide.shape[3]} pixels: "
             "its feature layout is not understood; take another"
         )
-    return DenseClassifier(dense.model, layout), name, wide
+    return dense.on(layout), name, wide

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from relabel.errors import InvalidValueError
-from relabel.manifest import Fit, Interpolation
+from relabel.manifest import Decode, Fit, Interpolation
 
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 
@@ -30,6 +30,7 @@ class TeacherSpec:
             It is what timm calls crop_pct: at its own value a teacher sees things as large as in its own evaluation.
         mean, std: per channel, of pixels scaled to [0, 1]; None is the model's own.
         interpolation: of the resize; None is the model's own.
+        decode: where JPEGs are decoded, "cpu" or "cuda"; a GPU's decoder rounds otherwise.
         classes: keep some of the teacher's classes, see `relabel.teacher.classes`; None keeps all.
         precision: of the forward pass; the proof runs in float32. "auto" is bfloat16 on a GPU that computes in it, and
             float32 elsewhere. On a GPU, "float32" convolves in TF32 unless torch's settings forbid it.
@@ -47,6 +48,7 @@ class TeacherSpec:
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     interpolation: Interpolation | None = None
+    decode: Decode = "cpu"
     classes: str | None = None
     precision: Precision = "auto"
     device: str = "auto"

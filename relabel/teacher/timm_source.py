@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import logging
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -13,10 +15,14 @@ from relabel.errors import TeacherError
 from relabel.manifest import Preprocessing, TeacherRecord
 from relabel.teacher.blame import blaming
 from relabel.teacher.candidate import Candidate, answer_of
-from relabel.teacher.dense import WAY_OUT, DenseClassifier, find_layout
-from relabel.teacher.proof import prove
+from relabel.teacher.dense import WAY_OUT, find_layout
+from relabel.teacher.families import adapted
+from relabel.teacher.preprocessing import chosen
+from relabel.teacher.proof import proved
 from relabel.teacher.spec import TeacherSpec
 from relabel.teacher.weights import digest_of, load_weights, randomise, read_state_dict
+
+_log = logging.getLogger(__name__)
 
 _HUB = ("hf-hub:", "hf_hub:")
 
@@ -55,9 +61,10 @@ def timm_candidate(spec: TeacherSpec, device: torch.device) -> Candidate:
         _check_patches(model, height, width)
         if (height, width) != own_hw and hasattr(model, "set_input_size"):
             model.set_input_size(img_size=(height, width))
-        dense = DenseClassifier(model, find_layout(model, spec.name, noise))
+        model = adapted(model)
+        layout = find_layout(model, spec.name, noise)
     with blaming(f"the head of {spec.name} cannot be proved", WAY_OUT):
-        proof = prove(dense, spec.name, noise)
+        dense, proof = proved(model, layout, spec.name, noise)
         answer = answer_of(dense, spec.name, noise[:1])
     record = TeacherRecord(
         name=spec.name, weights=weights, weights_digest=digest, head=proof.kind, precision=spec.precision
@@ -67,9 +74,12 @@ def timm_candidate(spec: TeacherSpec, device: torch.device) -> Candidate:
 
 def _check_patches(model: Any, height: int, width: int) -> None:
     """Refuse an input that patches do not divide: its last pixels would not be seen, and every cell be misplaced."""
-    embedding = getattr(model, "patch_embed", None)
+    embedding: Any = getattr(model, "patch_embed", None)
     patch = getattr(embedding, "patch_size", None)
     if not isinstance(patch, tuple) or len(patch) != 2 or getattr(embedding, "dynamic_img_pad", False):
+        return
+    if any(isinstance(m, nn.Conv2d) and m.kernel_size == patch != m.stride for m in embedding.modules()):
+        # Patches that overlap (PVTv2) do not tile the image.
         return
     if height % patch[0] or width % patch[1]:
         raise ValueError(f"its patches of {patch[0]} x {patch[1]} pixels do not divide them")
@@ -127,6 +137,7 @@ def _with_random_weights(name: str, seed: int) -> Any:
 
 def _with_checkpoint(spec: TeacherSpec, tensors: dict[str, Tensor]) -> Any:
     model = _create(spec.name)
+    tensors = _in_timms_names(model, tensors)
     classes = _classes_in(model, tensors)
     if classes is not None and classes != model.num_classes:
         model = _create(spec.name, classes)
@@ -141,6 +152,23 @@ def _with_checkpoint(spec: TeacherSpec, tensors: dict[str, Tensor]) -> Any:
             model.set_input_size(img_size=spec.image_size_hw)
         load_weights(model, tensors, f"{spec.name} at {height} x {width}")
     return model
+
+
+def _in_timms_names(model: nn.Module, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A checkpoint in its authors' names as timm renames it; as it was, if timm does not, or has to make up numbers."""
+    convert = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
+    own = (name for name in model.state_dict() if not name.endswith("num_batches_tracked"))
+    if convert is None or all(name in tensors for name in own):
+        return tensors
+    try:
+        renamed: dict[str, Tensor] = convert(dict(tensors), model)
+    except Exception as error:
+        # It knows the names of one publication, and what it makes of others is an error of any kind.
+        _log.debug("timm does not rename these weights: %r", error)
+        return tensors
+    # Resampled position embeddings, or a classifier out of a projection of CLIP, are not the teacher that was trained.
+    given = {tensor.untyped_storage().data_ptr() for tensor in tensors.values()}
+    return renamed if all(tensor.untyped_storage().data_ptr() in given for tensor in renamed.values()) else tensors
 
 
 def _classes_in(model: nn.Module, tensors: dict[str, Tensor]) -> int | None:
@@ -161,11 +189,10 @@ def _preprocessing(spec: TeacherSpec, model: nn.Module) -> tuple[Preprocessing, 
     if channels != 3:
         raise TeacherError(f"{spec.name} takes images of {channels} channels; a teacher takes 3. Take another")
     height, width = own_hw
-    preprocessing = Preprocessing(
-        image_size_hw=spec.image_size_hw or (height, width),
+    own = Preprocessing(
+        image_size_hw=(height, width),
         mean=tuple(config["mean"]),
         std=tuple(config["std"]),
         interpolation="bilinear" if config["interpolation"] == "bilinear" else "bicubic",
-        fit=spec.fit,
     )
-    return preprocessing, (height, width)
+    return chosen(spec, own), (height, width)

@@ -6,6 +6,8 @@ import argparse
 import hashlib
 import pickle
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -107,6 +109,13 @@ def load_weights(model: nn.Module, tensors: dict[str, Tensor], what: str) -> Non
     model.load_state_dict(tensors, strict=False)
 
 
+def classes_in(model: nn.Module, tensors: dict[str, Tensor]) -> int | None:
+    """The number of classes that a checkpoint was made for, by the shape of the model's last layer."""
+    layers = [name for name, module in model.named_modules() if isinstance(module, (nn.Linear, nn.Conv2d))]
+    weight = tensors.get(f"{layers[-1]}.weight")
+    return weight.shape[0] if weight is not None and weight.ndim > 1 else None
+
+
 def digest_of(model: object) -> str:
     """sha256 over names, dtypes, shapes and bytes of a module's state dict; of nothing for what has none.
 
@@ -120,6 +129,15 @@ def digest_of(model: object) -> str:
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\0".encode())
         digest.update(memoryview(tensor.reshape(-1).view(torch.uint8).numpy()))
     return digest.hexdigest()
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Random numbers of the CPU from a seed, as they were before on leaving."""
+    with torch.random.fork_rng(devices=[]):
+        # Not torch.manual_seed, which seeds the GPUs too, and they are not restored.
+        torch.default_generator.manual_seed(seed)
+        yield
 
 
 def randomise(model: nn.Module) -> None:

@@ -6,7 +6,10 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
+
 from relabel.store import StoreReader
+from relabel.verify.rows import contradicts
 
 _GROUP_FIELDS = frozenset({"zarr_format", "node_type", "attributes", "consolidated_metadata"})
 _ARRAY_FIELDS = frozenset(
@@ -53,10 +56,13 @@ def _manifest_findings(reader: StoreReader) -> Iterator[str]:
             f"the manifest's largest count is {max(data.counts)}, and its rows_per_shard {data.rows_per_shard}: "
             "they must be equal"
         )
-    if manifest.preprocessing.fit == "squash" and manifest.footprint != (0, 0, 1, 1):
-        yield (
-            f"the manifest says that whole images were squashed, and that the maps cover {manifest.footprint} of them"
-        )
+    fit, one = manifest.preprocessing.fit, manifest.footprint
+    if one is None and fit == "squash":
+        yield "the manifest says that whole images were squashed, and that each row has a footprint of its own"
+    if one is not None and contradicts(np.array([one]), fit)[0]:
+        yield f"the manifest says that images were fitted by {fit!r}, and that the maps cover {one} of them"
+    if manifest.scores.scores == "logit" and manifest.scores.dtype == "uint8":
+        yield "the manifest says that scores are raw logits, and codes (uint8) are of log-probabilities"
 
 
 def _stray_files(reader: StoreReader) -> Iterator[str]:

@@ -8,17 +8,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from relabel.manifest import Fit
 from relabel.store import FAILED, LABELLED, NO_IMAGE
 from relabel.store.layout import ArraySpec
 
 Columns = Mapping[str, NDArray[Any]]
 """The row arrays of a shard by name, (R, *tail), strings as objects; a damaged one is left out."""
 
+_ROUNDING = 1e-5
 _OF_A_MAP = ("classes", "profile", "footprint")
 _OF_AN_IMAGE = ("image_hash", "label")
 
 
-def row_findings(columns: Columns, specs: Mapping[str, ArraySpec]) -> Iterator[tuple[int, str]]:
+def row_findings(columns: Columns, specs: Mapping[str, ArraySpec], fit: Fit) -> Iterator[tuple[int, str]]:
     """(row, what is wrong) for every broken promise; arrays that are not there are not looked at."""
     status = columns.get("status")
     if status is None:
@@ -39,7 +41,7 @@ def row_findings(columns: Columns, specs: Mapping[str, ArraySpec]) -> Iterator[t
         for row in _rows(columns["label"] < -1):
             yield row, f"label {columns['label'][row]} is neither a class nor -1 (unknown)"
     if "footprint" in columns:
-        yield from _footprint_findings(columns["footprint"], status == LABELLED)
+        yield from _footprint_findings(columns["footprint"], status == LABELLED, fit)
     for names, empty, why in (
         (_OF_A_MAP, status != LABELLED, "no score map"),
         (_OF_AN_IMAGE, status == NO_IMAGE, "no image"),
@@ -50,12 +52,29 @@ def row_findings(columns: Columns, specs: Mapping[str, ArraySpec]) -> Iterator[t
                     yield row, f"a row with {why} must have the fill value {specs[name].fill} in {name}"
 
 
-def _footprint_findings(boxes: NDArray[Any], labelled: NDArray[np.bool_]) -> Iterator[tuple[int, str]]:
+def contradicts(boxes: NDArray[Any], fit: Fit) -> NDArray[np.bool_]:
+    """(n,) whether footprints (n, 4) cannot be those of a fit: a crop lies in its image, a letterbox holds it whole."""
+    start, end = boxes[:, :2], boxes[:, 2:]
+    if fit == "center":
+        wrong = (start < -_ROUNDING) | (end > 1 + _ROUNDING)
+    elif fit == "letterbox":
+        wrong = (start > _ROUNDING) | (end < 1 - _ROUNDING)
+    else:
+        wrong = (start != 0) | (end != 1)
+    found: NDArray[np.bool_] = np.logical_or.reduce(wrong, axis=1)
+    return found
+
+
+def _footprint_findings(boxes: NDArray[Any], labelled: NDArray[np.bool_], fit: Fit) -> Iterator[tuple[int, str]]:
     x0, y0, x1, y1 = boxes.T
     # Comparisons with NaN are false, so this is the sound case and its opposite the findings.
     sound = (x0 < x1) & (y0 < y1) & (x0 < 1) & (y0 < 1) & (x1 > 0) & (y1 > 0) & np.isfinite(boxes).all(axis=1)
     for row in _rows(labelled & ~sound):
         yield row, f"its footprint {boxes[row].tolist()} is no box (x0, y0, x1, y1) that overlaps the image"
+    # A whole footprint in each row would do no harm, and the manifest's record is looked at as such.
+    if fit != "squash":
+        for row in _rows(labelled & sound & contradicts(boxes, fit)):
+            yield row, f"its footprint {boxes[row].tolist()} is none of an image that was fitted by {fit!r}"
 
 
 def _is_fill(column: NDArray[Any], fill: float | str) -> NDArray[np.bool_]:

@@ -133,7 +133,7 @@ def _check_shard(reader: StoreReader, shard: int, advance: Callable[[int], None]
                 columns[spec.name] = read_column(reader, spec.name, shard)
             except RelabelError as error:
                 found(-1, str(error))
-    for row, what in row_findings(columns, reader.arrays):
+    for row, what in row_findings(columns, reader.arrays, reader.manifest.preprocessing.fit):
         found(row, what)
     for row, what in _map_findings(reader, shard, columns, advance):
         found(row, what)

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import generating
 import pytest
 import torch
+from PIL import Image
 
-from relabel.errors import SourceError
-from relabel.generate import batches
+from relabel.errors import ImageError, SourceError
+from relabel.generate import batches, decoders
 from relabel.generate.batches import BatchPlan, DecodedBatch, DecodedBatches, ShardFailure
-from relabel.images import EncodedImage, decode_and_fit, image_hash
+from relabel.geometry import Footprint
+from relabel.images import DecodedImage, EncodedImage, decode_and_fit, image_hash
 from relabel.manifest import Preprocessing, fingerprint
 from relabel.plan import ShardTask, plan
 
@@ -45,8 +49,8 @@ def pictures(count: int) -> Callable[[], Iterator[EncodedImage]]:
 def run(source: Source, tasks: tuple[ShardTask, ...], *, listed: bool = True, **given: Any) -> DecodedBatches:
     listing = [[f"{n:04d}" for n in range(t.first, t.first + t.count)] for t in tasks] if listed else []
     prints = tuple(map(fingerprint, listing))
-    settings = {"batch_size": 4, "threads": 2, "pinned": False} | given
-    return DecodedBatches(source, tasks, BatchPlan(preprocessing=PREPROCESSING, fingerprints=prints, **settings))
+    settings = {"batch_size": 4, "threads": 2, "views": (PREPROCESSING,), "device": torch.device("cpu")} | given
+    return DecodedBatches(source, tasks, BatchPlan(fingerprints=prints, **settings))
 
 
 def collected(source: Source, tasks: tuple[ShardTask, ...], **given: Any) -> list[DecodedBatch | ShardFailure]:
@@ -57,11 +61,11 @@ def collected(source: Source, tasks: tuple[ShardTask, ...], **given: Any) -> lis
 def test_every_image_arrives_in_order_as_it_would_alone():
     found = collected(Source(a=pictures(10)), plan([("a", 10)]))
     rows = [row for batch in found for row in batch.rows]
-    pixels = torch.cat([batch.pixels for batch in found])
+    pixels = torch.cat([batch.views[0] for batch in found])
     assert [row.key for row in rows] == [f"{n:04d}" for n in range(10)]
     for number, (row, shown) in enumerate(zip(rows, pixels, strict=True)):
         assert (row.hash, row.label, row.error) == (image_hash(generating.picture(number)), number % 7, "")
-        assert shown.equal(decode_and_fit(generating.picture(number), PREPROCESSING).pixels)
+        assert shown.equal(decode_and_fit(generating.picture(number), [PREPROCESSING])[0].pixels)
 
 
 @pytest.mark.parametrize(("listed", "sizes"), [(True, [4, 3, 3]), (False, [4, 4, 2])])
@@ -87,7 +91,7 @@ def test_an_image_that_cannot_be_decoded_is_black_and_says_why():
     assert [bool(row.error) for row in batch.rows] == [False, True, False]
     assert "not a readable image" in batch.rows[1].error
     assert batch.rows[1].hash == image_hash(b"no picture")
-    assert batch.pixels.flatten(1).any(1).tolist() == [True, False, True]
+    assert batch.views[0].flatten(1).any(1).tolist() == [True, False, True]
 
 
 def cut(count: int) -> Callable[[], Iterator[EncodedImage]]:
@@ -136,10 +140,10 @@ def test_a_fault_in_the_source_is_raised_where_batches_are_taken():
 
 
 def test_a_fault_in_a_decoding_thread_is_raised_where_batches_are_taken(monkeypatch):
-    def faulty(data: bytes, preprocessing: Preprocessing) -> None:
+    def faulty(data: bytes, views: object) -> None:
         raise ZeroDivisionError("a fault, not a damaged image")
 
-    monkeypatch.setattr(batches, "decode_and_fit", faulty)
+    monkeypatch.setattr(decoders, "decode_and_fit", faulty)
     with pytest.raises(ZeroDivisionError, match="a fault"):
         collected(Source(a=pictures(50)), plan([("a", 50)]))
 
@@ -158,6 +162,96 @@ def test_closing_early_ends_a_source_that_never_does(taken, batch_size, seconds)
     with run(source, plan([("a", 10**9)]), listed=False, batch_size=batch_size) as decoded:
         assert len(list(itertools.islice(decoded, taken))) == taken
     # That no thread is left is looked at after every test.
+
+
+def jpeg(number: int) -> bytes:
+    stream = io.BytesIO()
+    Image.open(io.BytesIO(generating.picture(number))).save(stream, "JPEG", quality=95)
+    return stream.getvalue()
+
+
+def hollow(data: bytes) -> bytes:
+    """A JPEG whose header and end are whole, and nothing between."""
+    return data[: data.index(b"\xff\xda")] + b"\xff\xd9"
+
+
+def mixed() -> Iterator[EncodedImage]:
+    """JPEGs, PNGs, what is no image, and a JPEG that looks whole until it is decoded."""
+    kinds = [lambda n: jpeg(n), generating.picture, lambda n: b"no picture", lambda n: hollow(jpeg(n))]
+    for number in range(21):
+        yield EncodedImage(f"{number:04d}", kinds[number % 4](number), number)
+
+
+VIEWS = (
+    replace(PREPROCESSING, fit="center", crop=0.5),
+    replace(PREPROCESSING, image_size_hw=(9, 40)),
+    replace(PREPROCESSING, fit="letterbox", interpolation="bicubic"),
+)
+
+
+def alone(data: bytes, views: tuple[Preprocessing, ...]) -> tuple[list[DecodedImage], str]:
+    """What an image is in each view, or no views and why."""
+    try:
+        return decode_and_fit(data, views), ""
+    except ImageError as error:
+        return [], str(error)
+
+
+@pytest.mark.parametrize("decode", ["cpu", "cuda"])
+def test_every_view_of_every_image_is_what_it_would_be_alone(decode):
+    views = tuple(replace(view, decode=decode) for view in VIEWS)
+    found = collected(Source(a=mixed), plan([("a", 21)]), views=views, batch_size=8)
+    rows = [row for batch in found for row in batch.rows]
+    pixels = [torch.cat([batch.views[i] for batch in found]) for i in range(3)]
+    assert [row.key for row in rows] == [f"{n:04d}" for n in range(21)]
+    for image, row, *shown in zip(mixed(), rows, *pixels, strict=True):
+        expected, reason = alone(image.data, views)
+        assert (row.hash, row.label, row.error) == (image_hash(image.data), image.label, reason)
+        assert row.footprint == (Footprint() if reason else expected[0].footprint)
+        for view, one in itertools.zip_longest(shown, expected):
+            assert view.equal(one.pixels) if one else not view.any()
+
+
+@pytest.mark.parametrize("decode", ["cpu", "cuda"])
+def test_images_that_took_a_slower_decoder_are_counted(monkeypatch, decode):
+    def refusing(encoded: Any, **_: Any) -> None:
+        raise RuntimeError("unsupported")
+
+    # For the one the CPU's own decoder refuses JPEGs, for the other the device does.
+    monkeypatch.setattr(f"relabel.images.{'decode' if decode == 'cpu' else 'device'}.decode_jpeg", refusing)
+    views = (replace(PREPROCESSING, decode=decode),)
+    found = collected(Source(a=mixed), plan([("a", 21)]), views=views, batch_size=8)
+    assert [row.key for batch in found for row in batch.rows if row.is_fallback] == [
+        f"{n:04d}" for n in range(0, 21, 4)
+    ]
+    assert sum(batch.fallbacks for batch in found) == 6
+
+
+@pytest.mark.parametrize("decode", ["cpu", "cuda"])
+def test_a_teacher_on_any_device_gets_the_same_images(device, decode):
+    views = tuple(replace(view, decode=decode) for view in VIEWS)
+    found = collected(Source(a=mixed), plan([("a", 21)]), views=views, batch_size=8, device=device)
+    expected = collected(Source(a=mixed), plan([("a", 21)]), views=VIEWS, batch_size=8)
+    for batch, other in zip(found, expected, strict=True):
+        assert batch.rows == other.rows
+        for view, its in zip(batch.views, other.views, strict=True):
+            assert view.device.type == (device.type if decode == "cuda" else "cpu")
+            assert view.is_pinned() == (device.type == "cuda" and decode == "cpu")
+            # nvJPEG interpolates colours otherwise.
+            difference = (view.to(device).int() - its.to(device).int()).abs().float()
+            assert difference.mean() <= (0 if device.type == "cpu" or decode == "cpu" else 2)
+
+
+@pytest.mark.parametrize("decode", ["cpu", "cuda"])
+def test_closing_early_leaves_no_thread_of_either_decoder(decode):
+    views = (replace(PREPROCESSING, decode=decode),)
+    with run(Source(a=lambda: endless(0)), plan([("a", 10**9)]), listed=False, views=views) as decoded:
+        next(iter(decoded))
+
+
+@pytest.mark.parametrize(("device_type", "cores", "threads"), [("cpu", 1, 1), ("cpu", 2, 2), ("cuda", 16, 16)])
+def test_threads_by_default(device_type, cores, threads):
+    assert batches.default_decode_threads(device_type, cores) == threads
 
 
 def test_reading_ahead_is_bounded():
@@ -190,7 +284,7 @@ def test_decoding_threads_keep_to_themselves_and_to_nobody_else():
     try:
         with run(Source(a=pictures(4)), plan([("a", 4)])) as decoded:
             list(decoded)
-            in_pool = list(decoded._pool.map(lambda _: torch.get_num_threads(), range(8)))
+            in_pool = list(decoded._decoder._pool.map(lambda _: torch.get_num_threads(), range(8)))
         thread = threading.Thread(target=after)
         thread.start()
         thread.join()

@@ -7,6 +7,8 @@ import os
 import random
 import resource
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from multiprocessing.process import BaseProcess
@@ -93,6 +95,26 @@ def test_two_processes_at_once_make_the_store_of_one(tars, whole, tmp_path):
     both = [start_generate(tars, store, "--rank", str(rank), "--world-size", "2") for rank in (0, 1)]
     assert [ended(process) for process in both] == [0, 0]
     assert store_bytes(store) == whole
+
+
+def test_torchrun_makes_the_store_of_one_process_with_one_bar_and_one_summary(tars, whole, tmp_path):
+    store = tmp_path / "run" / "store"
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "relabel", "generate"]
+    small = ["--teacher", "generating:SlowTeacher", "--device", "cpu", "--batch-size", "2", "--workers", "2"]
+    done = subprocess.run(
+        [sys.executable, *launch, tars, str(store), *small, "--planes", "3", "--profile", "4"],
+        cwd=Path(generating.__file__).parent,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    assert store_bytes(store) == whole
+    bars = [line for line in done.stderr.splitlines() if line.startswith("labelling")]
+    assert len(bars) == 1
+    assert bars[0].startswith(f"labelling: 100% {sum(COUNTS)}/{sum(COUNTS)} [")
+    assert done.stdout.count(f"{sum(COUNTS)} images in ") == 1
 
 
 @contextlib.contextmanager

@@ -8,7 +8,7 @@ import pytest
 
 from relabel.errors import InvalidValueError
 from relabel.generate import Failure, GenerateOptions, GenerateSummary
-from relabel.generate.options import Waits
+from relabel.generate.options import StageSeconds, merged
 
 
 @pytest.mark.parametrize(
@@ -17,6 +17,7 @@ from relabel.generate.options import Waits
         ({"planes": 0}, "planes must be at least 1; got 0"),
         ({"profile": -1}, "profile must be at least 0; got -1"),
         ({"batch_size": 0}, "batch_size must be at least 1"),
+        ({"batch_size": "large"}, "batch_size must be at least 1; got 'large'"),
         ({"samples_per_shard": 0}, "samples_per_shard must be at least 1"),
         ({"workers": 0}, "workers must be at least 1"),
         ({"world_size": 0}, "world_size must be at least 1"),
@@ -32,8 +33,8 @@ def test_options_without_meaning_are_refused(given, what):
 
 
 def test_workers_default_to_the_cores_that_may_be_used():
-    assert GenerateOptions().decode_threads == len(os.sched_getaffinity(0))
-    assert GenerateOptions(workers=3).decode_threads == 3
+    assert GenerateOptions().listing_threads == len(os.sched_getaffinity(0))
+    assert GenerateOptions(workers=3).listing_threads == 3
 
 
 @pytest.mark.parametrize(
@@ -63,10 +64,33 @@ def test_a_run_is_good_if_every_shard_is_there_and_few_images_failed(images, fai
 
 
 def test_waits_are_shares_of_a_run():
-    waits = Waits(data=1.0, device=6.0)
+    waits = StageSeconds(data=1.0, device=6.0)
     with waits.on("disk"):
         pass
     assert 0 < waits.disk < 1
     waits.disk = 0.4
     assert waits.shares(8.0) == {"data": 0.125, "device": 0.75, "disk": 0.05}
     assert waits.note(8.0) == "waiting for data 12%, device 75%, disk 5%"
+
+
+def part(**given: object) -> GenerateSummary:
+    sizes = {"shards": 3, "shards_skipped": 1, "shards_published": 2, "images": 50, "failures": (), "seconds": 4.0}
+    return GenerateSummary(**sizes | given)
+
+
+def test_the_summary_of_several_processes_adds_counts_and_takes_the_mean_of_what_happened_at_once():
+    both = merged(
+        [
+            part(failures=(Failure(0, "a", "cut"),), waits=StageSeconds(device=2.0), busy=StageSeconds(data=1.0)),
+            part(failures=(Failure(4, "", "gone"),), waits=StageSeconds(device=4.0), seconds=6.0, failures_unlisted=7),
+        ]
+    )
+    assert (both.shards, both.shards_skipped, both.shards_published, both.images) == (6, 2, 4, 100)
+    assert (both.failures, both.failures_unlisted) == ((Failure(0, "a", "cut"), Failure(4, "", "gone")), 7)
+    assert (both.seconds, both.waits, both.busy) == (6.0, StageSeconds(device=3.0), StageSeconds(data=0.5))
+    assert both.timings_table() == [("data", 0.0, 0.5 / 6), ("device", 0.5, 0.0), ("disk", 0.0, 0.0)]
+
+
+@pytest.mark.parametrize(("unlisted", "good"), [(0, True), (1, False)])
+def test_failures_that_are_not_listed_count_all_the_same(unlisted, good):
+    assert part(images=100, failures=(Failure(0, "a", "cut"),), failures_unlisted=unlisted).is_good is good

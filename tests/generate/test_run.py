@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +21,10 @@ from relabel.generate import GenerateSummary, generate
 from relabel.generate.batches import DecodedBatches
 from relabel.geometry import Grid
 from relabel.images import decode_and_fit, image_hash
+from relabel.manifest import MemberRecord
 from relabel.score_map import ScoreMap
 from relabel.store import StoreReader, create_or_open
+from relabel.teacher import Ensemble
 from relabel.verify import verify_shards
 
 COUNTS = (7, 1, 9, 4)
@@ -39,7 +43,7 @@ def findings(store: Path, images: str | None = None) -> list[str]:
 def expected(key: str, number: int, fit: str, dtype: str) -> dict[str, Any]:
     """What a store must say of one picture, from the picture, the teacher and the score map alone."""
     teacher = make_teacher(fit=fit)
-    decoded = decode_and_fit(picture(number), teacher.preprocessing)
+    (decoded,) = decode_and_fit(picture(number), [teacher.preprocessing])
     maps = ScoreMap.from_logits(teacher(decoded.pixels[None]), 3, 4)
     coded = maps.coded()
     kept = coded if dtype == "uint8" else maps
@@ -335,6 +339,72 @@ def test_images_that_cannot_be_listed_leave_no_store(tmp_path):
     assert not (tmp_path / "store").exists()
 
 
+@pytest.fixture
+def mended(tmp_path: Path) -> str:
+    """Tars of which a store holds a failed image, and which can be read by now; the store is tmp_path / store."""
+    folder = tmp_path / "tars"
+    images = tar_with(folder, b"no picture")
+    write_tar(folder / "part-01.tar", generating.samples([60, 61]))
+    images = str(folder / "part-*.tar")
+    generate(images, tmp_path / "store", make_teacher(), options())
+    write_tar(folder / "part-00.tar", [*generating.samples(range(5)), ("bad0.png", picture(99))])
+    return images
+
+
+def test_shards_with_failed_images_are_labelled_again_where_that_is_asked_for(mended, tmp_path):
+    store = tmp_path / "store"
+    skipped = generate(mended, store, make_teacher(), options())
+    assert (skipped.shards_skipped, skipped.failed_earlier) == (2, 1)
+    summary = generate(mended, store, make_teacher(), options(retry_failed=True))
+    assert (summary.shards_skipped, summary.shards_published, summary.failed_earlier) == (1, 1, 0)
+    generate(mended, tmp_path / "whole", make_teacher(), options())
+    assert store_bytes(store) == store_bytes(tmp_path / "whole")
+    assert findings(store, mended) == []
+    assert generate(mended, store, make_teacher(), options(retry_failed=True)).had_nothing_to_do
+
+
+def test_only_a_process_whose_share_it_is_labels_a_shard_again(mended, tmp_path):
+    given = options(retry_failed=True, rank=1, world_size=2)
+    assert generate(mended, tmp_path / "store", make_teacher(), given).had_nothing_to_do
+    assert generating.published(tmp_path / "store") == 2
+
+
+def test_a_store_without_shards_may_be_deleted_and_is_said_to(tars, tmp_path):
+    assert not generate(tars, tmp_path / "store", make_teacher(), options(samples_per_shard=1)).is_good
+    assert generating.published(tmp_path / "store") == 1
+    with pytest.raises(ManifestMismatchError, match=r"this one$"):
+        generate(tars, tmp_path / "store", make_teacher(), options())
+    shutil.rmtree(tmp_path / "store" / "status")
+    (tmp_path / "store" / "status").mkdir()
+    with pytest.raises(ManifestMismatchError, match=r"this one; or delete it, for it holds no shard yet"):
+        generate(tars, tmp_path / "store", make_teacher(), options())
+
+
+# Several forward passes
+
+
+def test_an_ensemble_labels_with_its_mean_and_its_store_says_so(tars, tmp_path):
+    first = make_teacher(class_names=tuple(f"class {n}" for n in range(generating.CLASSES)))
+    second = make_teacher(
+        lambda images: generating.answer(images.flip(1)),
+        record={"name": "other"},
+        preprocessing=replace(first.preprocessing, image_size_hw=(32, 48), std=(2.0,) * 3),
+        grid=Grid(4, 6),
+    )
+    ensemble = Ensemble(members=(first, second), grid=Grid(2, 3), flip_average=True)
+    generate(tars, tmp_path / "store", ensemble, options())
+    manifest = StoreReader(tmp_path / "store").manifest
+    assert manifest.others == (MemberRecord(teacher=second.record, preprocessing=second.preprocessing),)
+    assert (manifest.flip_average, manifest.class_names) == (True, first.class_names)
+    views = [decode_and_fit(picture(3), ensemble.views)[n].pixels[None] for n in (0, 1)]
+    coded = ScoreMap.from_logits(ensemble(views), 3, 4).coded()
+    row = rows_by_key(tmp_path / "store")["odd/003"]
+    assert row["scores"] == torch.cat([coded.planes[0], coded.rest]).tolist()
+    assert findings(tmp_path / "store", tars) == []
+    with pytest.raises(ManifestMismatchError, match="flip_average: True != False"):
+        generate(tars, tmp_path / "store", replace(ensemble, flip_average=False), options())
+
+
 # Who may add to a store
 
 
@@ -378,7 +448,7 @@ def test_another_list_of_images_is_refused(tars, tmp_path, change):
 def test_other_versions_workers_and_batches_may_go_on_with_a_store(tars, tmp_path, monkeypatch):
     with pytest.raises(StopRunError):
         generate(tars, tmp_path / "store", make_teacher(stopping(generating.answer, 4)), options())
-    monkeypatch.setattr("relabel.generate.run._version", lambda package: "0.0.1")
+    monkeypatch.setattr("relabel.generate.planning._version", lambda package: "0.0.1")
     summary = generate(tars, tmp_path / "store", make_teacher(), options(batch_size=2, workers=1))
     assert summary.shards_skipped > 0
     assert findings(tmp_path / "store", tars) == []
@@ -433,6 +503,20 @@ def test_the_summary_counts_this_run(tars, tmp_path):
         shards=4, shards_skipped=4, shards_published=0, images=0, failures=(), seconds=again.seconds, waits=again.waits
     )
     assert again.is_good
+    assert [s.had_nothing_to_do for s in (summary, again)] == [False, True]
+
+
+def test_the_summary_says_how_long_each_stage_was_at_work(tars, tmp_path):
+    def slow(images: Tensor) -> Tensor:
+        time.sleep(0.02)
+        return generating.answer(images)
+
+    summary = generate(tars, tmp_path / "store", make_teacher(slow), options(workers=1))
+    batches = sum(-(-count // 4) for count in COUNTS)
+    assert 0.02 * batches <= summary.busy.device <= summary.waits.device <= summary.seconds
+    assert 0 < summary.busy.data < summary.seconds
+    assert 0 < summary.busy.disk < summary.seconds
+    assert summary.batch_size == 4
 
 
 def test_ranks_count_their_own_shards(tars, tmp_path):
@@ -450,3 +534,10 @@ def test_progress_tells_the_rate_and_what_was_waited_for(tars, tmp_path, capsys)
     assert "images/s, waiting for data " in labelling
     assert "device " in labelling
     assert "disk " in labelling
+
+
+def test_processes_that_do_not_know_of_each_other_say_which_they_are(tars, tmp_path, capsys):
+    generate(tars, tmp_path / "store", make_teacher(), options(show_progress=True, rank=1, world_size=2))
+    listing, labelling = capsys.readouterr().err.splitlines()
+    assert listing.startswith(f"listing images (process 1 of 2): {TOTAL} images [")
+    assert labelling.startswith("labelling (process 1 of 2): 100% ")

@@ -23,7 +23,7 @@ from PIL import EpsImagePlugin, Image
 from relabel.errors import ImageError
 from relabel.geometry import Footprint
 from relabel.images import decode_and_fit, image_hash
-from relabel.images.decode import MAX_MEGAPIXELS
+from relabel.images.decode import MAX_MEGAPIXELS, decode
 from relabel.manifest import Fit, Preprocessing
 
 FITS: tuple[Fit, ...] = ("squash", "center", "letterbox")
@@ -51,7 +51,7 @@ def encoded(image: Image.Image, fmt: str = "PNG", **options: Any) -> bytes:
 
 def pixels_of(data: bytes, size_hw: tuple[int, int], fit: Fit = "squash", **options: Any) -> NDArray[np.int64]:
     """(h, w, 3), as numpy and Pillow order them."""
-    decoded = decode_and_fit(data, preprocessing(size_hw, fit, **options))
+    (decoded,) = decode_and_fit(data, [preprocessing(size_hw, fit, **options)])
     assert decoded.pixels.dtype == torch.uint8
     assert tuple(decoded.pixels.shape) == (3, *size_hw)
     return decoded.pixels.permute(1, 2, 0).numpy().astype(np.int64)
@@ -132,9 +132,18 @@ class TestPixels:
         def refusing(*_: object, **__: object) -> None:
             raise RuntimeError("unsupported")
 
-        monkeypatch.setattr("relabel.images.decode.decode_jpeg", refusing)
         data = encoded(photograph_like(), "JPEG")
-        assert np.array_equal(pixels_of(data, (60, 80)), np.asarray(Image.open(io.BytesIO(data))))
+        usual = pixels_of(data, (60, 80))
+        monkeypatch.setattr("relabel.images.decode.decode_jpeg", refusing)
+        (decoded,) = decode_and_fit(data, [preprocessing((60, 80))])
+        assert decoded.is_fallback
+        assert np.array_equal(decoded.pixels.permute(1, 2, 0).numpy(), np.asarray(Image.open(io.BytesIO(data))))
+        assert np.array_equal(usual, np.asarray(Image.open(io.BytesIO(data))))
+
+    @pytest.mark.parametrize(("fmt", "mode"), [("JPEG", "RGB"), ("JPEG", "L"), ("JPEG", "CMYK"), ("PNG", "RGB")])
+    def test_an_image_that_its_own_decoder_read_is_no_fallback(self, fmt: str, mode: str) -> None:
+        (decoded,) = decode_and_fit(encoded(photograph_like().convert(mode), fmt), [preprocessing((8, 8))])
+        assert not decoded.is_fallback
 
     @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
     @pytest.mark.parametrize("size_hw", [(24, 40), (30, 30), (90, 100)])
@@ -181,19 +190,20 @@ class TestFootprints:
     def test_footprints_are_the_hand_computed_ones(
         self, image_hw: tuple[int, int], target_hw: tuple[int, int], fit: Fit, expected: tuple[float, ...]
     ) -> None:
-        decoded = decode_and_fit(encoded(position_image(*image_hw)), preprocessing(target_hw, fit))
+        (decoded,) = decode_and_fit(encoded(position_image(*image_hw)), [preprocessing(target_hw, fit)])
         assert decoded.footprint.xyxy == pytest.approx(expected, abs=1e-9)
 
     @given(
         image_hw=st.tuples(st.integers(8, 120), st.integers(8, 120)),
         target_hw=st.tuples(st.integers(8, 48), st.integers(8, 48)),
-        fit=st.sampled_from(FITS),
+        fit=st.sampled_from([*((fit, 1.0) for fit in FITS), ("center", 0.875), ("center", 0.5)]),
     )
     @settings(deadline=None, max_examples=150)
     def test_every_pixel_shows_the_place_that_the_footprint_says(
-        self, image_hw: tuple[int, int], target_hw: tuple[int, int], fit: Fit
+        self, image_hw: tuple[int, int], target_hw: tuple[int, int], fit: tuple[Fit, float]
     ) -> None:
-        decoded = decode_and_fit(encoded(position_image(*image_hw)), preprocessing(target_hw, fit))
+        view = preprocessing(target_hw, fit[0], crop=fit[1])
+        (decoded,) = decode_and_fit(encoded(position_image(*image_hw)), [view])
         x0, y0, x1, y1 = decoded.footprint.xyxy
         x = x0 + (np.arange(target_hw[1]) + 0.5) / target_hw[1] * (x1 - x0)
         y = y0 + (np.arange(target_hw[0]) + 0.5) / target_hw[0] * (y1 - y0)
@@ -226,15 +236,62 @@ class TestFootprints:
 
     def test_a_twelve_thousand_pixel_jpeg_is_fitted(self) -> None:
         image = position_image(500, 12_000)
-        decoded = decode_and_fit(encoded(image, "JPEG", quality=90), preprocessing((20, 40)))
+        (decoded,) = decode_and_fit(encoded(image, "JPEG", quality=90), [preprocessing((20, 40))])
         assert decoded.footprint == Footprint()
         assert decoded.pixels[0, 10].tolist() == pytest.approx([(c + 0.5) / 40 * 255 for c in range(40)], abs=6)
+
+
+class TestViews:
+    def test_each_view_is_what_it_would_be_alone_and_the_image_is_decoded_once(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        views = [
+            preprocessing((32, 24)),
+            preprocessing((20, 20), "letterbox"),
+            preprocessing((20, 20), "center", crop=0.875, interpolation="bicubic"),
+        ]
+        data = encoded(photograph_like(), "JPEG")
+        alone = [decode_and_fit(data, [view])[0] for view in views]
+        calls: list[bytes] = []
+
+        def counting(data: bytes) -> tuple[torch.Tensor, bool]:
+            calls.append(data)
+            return decode(data)
+
+        monkeypatch.setattr("relabel.images.decode.decode", counting)
+        together = decode_and_fit(data, views)
+        assert calls == [data]
+        assert [one.footprint for one in together] == [one.footprint for one in alone]
+        assert all(a.pixels.equal(b.pixels) for a, b in zip(together, alone, strict=True))
+
+    @pytest.mark.parametrize(
+        ("image_hw", "target_hw", "crop", "expected"),
+        [
+            ((300, 400), (64, 64), 0.5, (0.3125, 0.25, 0.6875, 0.75)),
+            ((400, 300), (64, 64), 0.5, (0.25, 0.3125, 0.75, 0.6875)),
+            ((300, 400), (40, 80), 0.5, (0.25, 1 / 3, 0.75, 2 / 3)),
+            ((1000, 1000), (64, 64), 0.875, (0.062, 0.062, 0.937, 0.937)),
+        ],
+    )
+    def test_a_smaller_crop_has_the_hand_computed_footprint(
+        self, image_hw: tuple[int, int], target_hw: tuple[int, int], crop: float, expected: tuple[float, ...]
+    ) -> None:
+        (decoded,) = decode_and_fit(encoded(position_image(*image_hw)), [preprocessing(target_hw, "center", crop=crop)])
+        assert decoded.footprint.xyxy == pytest.approx(expected, abs=1e-9)
+
+    def test_a_smaller_crop_is_timms_resize_then_crop(self) -> None:
+        # timm resizes the shorter side to the target over the crop's fraction, and cuts the target out of the middle.
+        image = photograph_like(240, 320)
+        whole = image.resize((128, 96), Image.Resampling.BILINEAR).crop((24, 8, 104, 88))
+        ours = pixels_of(encoded(image), (80, 80), "center", crop=80 / 96)
+        inner = np.abs(ours - np.asarray(whole).astype(np.int64))[2:-2, 2:-2]
+        assert inner.max() <= 2
 
 
 class TestBadImages:
     def reason(self, data: bytes) -> str:
         with pytest.raises(ImageError) as caught:
-            decode_and_fit(data, preprocessing((8, 8)))
+            decode_and_fit(data, [preprocessing((8, 8))])
         return str(caught.value)
 
     @pytest.mark.parametrize(
@@ -330,7 +387,7 @@ class TestBadImages:
             data[int(place**2 * len(data))] = value
         reason, shape = "", torch.Size((3, 8, 8))
         try:
-            shape = decode_and_fit(bytes(data), preprocessing((8, 8))).pixels.shape
+            shape = decode_and_fit(bytes(data), [preprocessing((8, 8))])[0].pixels.shape
         except ImageError as error:
             reason = str(error)
         assert "\n" not in reason

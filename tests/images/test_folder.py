@@ -188,6 +188,12 @@ class TestBadFolders:
         with pytest.raises(SourceError, match=r"no such file: .*nowhere"):
             open_source(str(tmp_path / "nowhere"))
 
+    @pytest.mark.parametrize("pattern", ["a/1.png", "a/*.png", "a/{1,2}.png"])
+    def test_images_in_the_place_of_their_folder_are_refused(self, tmp_path: Path, pattern: str) -> None:
+        put(tmp_path, "a/1.png", "a/2.png")
+        with pytest.raises(SourceError, match=r"a/1\.png is a single image\. IMAGES is the folder"):
+            open_source(f"{tmp_path}/{pattern}")
+
     def test_an_unreadable_folder_is_named(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         put(tmp_path, "a/1.png", "locked/2.png")
         scandir = os.scandir

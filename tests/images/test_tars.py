@@ -515,12 +515,25 @@ class TestUrls:
         (tmp_path / "x.tar.gz").write_bytes(gzip.compress(tar_bytes(samples("ab"))))
         assert keys(f"pipe:cat {tmp_path}/x.tar.gz") == ("a", "b")
 
-    def test_a_missing_page_is_refused(self, server: str) -> None:
-        assert "gone.tar" in refusal(f"{server}/gone.tar")
+    def test_a_missing_page_is_said_not_to_have_been_fetched(self, server: str) -> None:
+        reason = refusal(f"{server}/gone.tar")
+        assert reason.startswith(f"{server}/gone.tar could not be fetched")
+        assert "damaged" not in reason
 
-    @pytest.mark.parametrize("command", ["false", "cat /nowhere/x.tar 2> /dev/null", "true"])
-    def test_a_command_without_a_tar_is_refused(self, command: str) -> None:
-        assert "damaged or cannot be read" in refusal(f"pipe:{command}")
+    @pytest.mark.parametrize("secret", ["user:SECRET@", "?signature=SECRET", "#SECRET"])
+    def test_the_url_that_could_not_be_fetched_is_shown_without_its_secrets(self, server: str, secret: str) -> None:
+        host = server.removeprefix("http://")
+        before, behind = (secret, "") if secret.endswith("@") else ("", secret)
+        reason = refusal(f"http://{before}{host}/gone.tar{behind}")
+        assert reason.startswith(f"{server}/gone.tar could not be fetched")
+        assert "SECRET" not in reason
+
+    @pytest.mark.parametrize("command", ["false", "cat /nowhere/x.tar 2> /dev/null"])
+    def test_a_command_that_fails_is_said_not_to_have_fetched(self, command: str) -> None:
+        assert "could not be fetched: the command that fetches it ended with exit 1" in refusal(f"pipe:{command}")
+
+    def test_a_command_that_does_well_without_a_tar_is_refused(self) -> None:
+        assert "damaged or cannot be read" in refusal("pipe:true")
 
     def test_a_command_that_fails_after_a_whole_tar_is_refused(self, tmp_path: Path) -> None:
         path = put(tmp_path / "x.tar", samples("ab"))

@@ -133,6 +133,76 @@ def test_keys_may_be_made_of_paths_by_a_rule_of_ones_own(photos: Path, tmp_path:
     assert [dataset[i][1].row for i in range(8)] == list(range(8))
 
 
+def test_a_subset_of_a_folder_is_that_subset(photos: Path, store: Path) -> None:
+    subset = Subset(Subset(ImageFolder(photos), [7, 2, 5]), [2, 0])
+    dataset = relabel.LabeledCrops(subset, relabel.open(store), v2.PILToTensor())
+    assert len(dataset) == 2
+    for item, number in zip((dataset[0], dataset[1]), (5, 7), strict=True):
+        assert item[0].max() == number * 20
+        assert item[1].row == dataset.maps.rows([NAMES[number]]).item()
+        assert item[1].label == 1
+    with pytest.raises(InvalidValueError, match="its own transform"):
+        relabel.LabeledCrops(Subset(ImageFolder(photos, transform=TRANSFORM), [0]), dataset.maps, None)
+    with pytest.raises(InvalidValueError, match="list has no root"):
+        relabel.LabeledCrops(Subset([1], [0]), dataset.maps, None)
+
+
+def test_keys_of_a_dataset_of_splits_are_below_the_split(photos: Path, store: Path) -> None:
+    folder = ImageFolder(photos)
+    # As torchvision's ImageNet is made: its root holds the archives, and `train` the images.
+    folder.root, folder.split_folder = str(photos.parent), str(photos)  # type: ignore[attr-defined]
+    dataset = relabel.LabeledCrops(folder, relabel.open(store), TRANSFORM)
+    assert [dataset[i][1].row for i in range(8)] == [4, 5, 6, 7, 0, 1, 2, 3]
+
+
+def test_a_sampler_of_batches_and_workers_that_stay_change_nothing(photos: Path, store: Path) -> None:
+    dataset = relabel.LabeledCrops(ImageFolder(photos), relabel.open(store), v2.ToImage())
+    loader = DataLoader(
+        dataset,
+        batch_sampler=[[3], [6, 6, 0]],
+        num_workers=1,
+        persistent_workers=True,
+        collate_fn=relabel.collate,
+    )
+    for _ in range(2):
+        batches = [(images[:, 0, 0, 0] // 20, labels) for images, labels in loader]
+        assert [numbers.tolist() for numbers, _ in batches] == [[3], [6, 6, 0]]
+        for numbers, labels in batches:
+            rows = dataset.maps.rows([NAMES[number] for number in numbers])
+            assert torch.equal(labels.maps.planes, dataset.maps[rows].planes)
+
+
+def stream_sample(key: str, **changes: Any) -> dict[str, Any]:
+    return {"__key__": key, "jpg": picture(1), "cls": 1} | changes
+
+
+def test_samples_of_a_stream_without_a_label_raise_or_are_left_out(tmp_path: Path) -> None:
+    make_store(tmp_path / "s.zarr", [["a", "b"]], random_logits(2, 9, (4, 5)), failed=frozenset({"b"}))
+    maps = relabel.open(tmp_path / "s.zarr")
+    label = relabel.LabeledSample(maps, TRANSFORM)
+    with pytest.raises(LabelError, match=r"1 of 1 images failed .*'b'"):
+        label(stream_sample("b"))
+    with pytest.raises(LabelError, match=r"no image of 1 of 1 keys: 'c'"):
+        label(stream_sample("c"))
+    drop = relabel.LabeledSample(maps, TRANSFORM, unlabeled="drop")
+    kept = [item for item in map(drop, map(stream_sample, "abc")) if item is not None]
+    assert [target.row for _, target in kept] == [0]
+    with pytest.raises(InvalidValueError, match="'raise' or 'drop'"):
+        relabel.LabeledSample(maps, TRANSFORM, unlabeled="keep")  # type: ignore[arg-type]
+
+
+def test_a_sample_that_was_taken_apart_or_not_decoded_is_refused(store: Path) -> None:
+    label = relabel.LabeledSample(relabel.open(store), TRANSFORM)
+    with pytest.raises(InvalidValueError, match=r"got a tuple\. Map LabeledSample before to_tuple"):
+        label((picture(0), 0))  # type: ignore[arg-type]
+    with pytest.raises(InvalidValueError, match=r'still encoded; put \.decode\("pil"\) before'):
+        label(stream_sample(NAMES[0], jpg=b"bytes"))
+    with pytest.raises(InvalidValueError, match="Give image_suffixes"):
+        label({"__key__": NAMES[0], "image.jpg": picture(0)})
+    own = relabel.LabeledSample(label.maps, TRANSFORM, image_suffixes=["image.jpg"])
+    assert own({"__key__": NAMES[0], "image.jpg": picture(0)})[1].label == -1  # type: ignore[index]
+
+
 def test_a_stream_of_samples_is_labelled_by_its_keys(tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "a.tar", "w") as tar:
         for number in range(5):

@@ -48,6 +48,7 @@ def test_a_key_leads_to_the_map_of_its_image(tmp_path: Path) -> None:
     assert torch.equal(read.rest, made.rest[order])
     assert torch.equal(read.profile, made.profile[order])
     assert read.footprint is None
+    assert (read.num_classes, read.holes) == (12, False)
 
 
 def test_rows_may_be_a_tensor_an_array_or_a_list_and_none_at_all(store: Path) -> None:
@@ -69,12 +70,19 @@ def test_a_footprint_comes_with_the_map(tmp_path: Path, each: bool) -> None:
     assert read.to("cpu").pool(torch.tensor([[0.2, 0, 0.5, 1]]).expand(2, 4)).sum(1).tolist() == pytest.approx([1, 1])
 
 
+def test_maps_of_per_cell_classes_may_have_holes(tmp_path: Path) -> None:
+    make_store(tmp_path / "s.zarr", KEYS, random_logits(5, 12, (3, 4)), select="cell")
+    assert relabel.open(tmp_path / "s.zarr")[[0]].holes
+
+
 def test_unknown_keys_are_listed_beside_one_that_is_there(store: Path) -> None:
     maps = relabel.open(store)
     with pytest.raises(LabelError, match=r"2 of 3 keys: '0\.jpg', 'x'.*look like 'a/0\.jpg'"):
         maps.rows(["a/0.jpg", "0.jpg", "x"])
-    with pytest.raises(LabelError, match="and 12 more"):
+    with pytest.raises(LabelError, match=r"'n6', 'n7' and 12 more\."):
         maps.rows([f"n{i}" for i in range(20)])
+    with pytest.raises(LabelError, match=r"8 of 8 keys: 'n0', .* 'n7'\."):
+        maps.rows([f"n{i}" for i in range(8)])
     assert maps.find(["a/1.jpg", "x"]).tolist() == [1, -1]
 
 
@@ -98,6 +106,38 @@ def test_a_row_beyond_the_images_is_an_error(store: Path) -> None:
             maps[[row]]
     with pytest.raises(LabelError, match="holds no image"):
         maps[[5]]
+
+
+def test_what_is_no_row_is_not_taken_for_one(tmp_path: Path) -> None:
+    make_store(tmp_path / "s.zarr", [["1", "0", "2"]], random_logits(3, 12, (3, 4)))
+    maps = relabel.open(tmp_path / "s.zarr")
+    # A key of digits, a mask and a fraction are each one conversion away from the number of another row.
+    for rows in (["1"], "1", torch.tensor([True, False, True]), [0.5], 0, torch.tensor(1), [[0]]):
+        for ask in (maps.__getitem__, maps.has_label):
+            with pytest.raises(LabelError, match=r"rows are whole numbers .* maps\[maps\.rows\(keys\)\]"):
+                ask(rows)  # type: ignore[operator]
+
+
+def test_a_slice_is_of_the_rows(store: Path) -> None:
+    maps = relabel.open(store)
+    assert torch.equal(maps[1:4].planes, maps[[1, 2, 3]].planes)
+    assert torch.equal(maps[-4:-6:-1].planes, maps[[2, 1]].planes)
+
+
+def test_an_unknown_keys_row_has_no_label(tmp_path: Path) -> None:
+    make_store(tmp_path / "s.zarr", [["a", "b"]], random_logits(2, 12, (3, 4)))
+    maps = relabel.open(tmp_path / "s.zarr")
+    assert maps.has_label(maps.find(["b", "x"])).tolist() == [True, False]
+    assert maps.has_label([0, 2]).tolist() == [True, False]
+    assert maps.has_label([]).shape == (0,)
+
+
+def test_keys_of_another_kind_are_refused_and_of_no_encoding_unknown(store: Path) -> None:
+    maps = relabel.open(store)
+    for key in (Path("a/0.jpg"), b"a/0.jpg", 0):
+        with pytest.raises(LabelError, match=r"keys are strings, as 'a/0\.jpg'; got .*, a \w+"):
+            maps.rows(["a/0.jpg", key])  # type: ignore[list-item]
+    assert maps.find(["\udcff.jpg"]).tolist() == [-1]
 
 
 def test_an_unfinished_store_opens_only_when_asked_and_lacks_the_missing_keys(store: Path) -> None:

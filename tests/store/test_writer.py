@@ -291,6 +291,31 @@ def test_a_sweep_takes_what_the_dead_left_and_nothing_else(tmp_path):
     assert writer.published() == {0, 2}
 
 
+def test_a_retracted_shard_is_missing_until_it_is_written_anew(tmp_path):
+    data, path = sample(), tmp_path / "store"
+    write(path, data)
+    before = contents(path)
+    writer = StoreWriter(path, data.manifest)
+    every = writer.published()
+    writer.retract(1)
+    assert writer.published() == StoreReader(path, partial=True).published == every - {1}
+    assert list(leftovers(path)) == []
+    writer.retract(1)
+    publish(writer, data, 1)
+    assert contents(path) == before
+
+
+def test_a_shard_that_is_being_written_is_not_retracted(tmp_path):
+    data, path = sample(), tmp_path / "store"
+    writer = create_or_open(path, data.manifest)
+    with writer.claim(0) as claimed:
+        with pytest.raises(StoreBusyError, match="is writing shard 0"):
+            StoreWriter(path, data.manifest).retract(0)
+        claimed.add(data.rows(0), data.batch(0, data.rows(0)))
+        claimed.publish(data.table(0))
+    assert writer.published() == {0}
+
+
 def test_a_store_made_otherwise_is_refused_with_the_difference(tmp_path):
     data = sample()
     write(tmp_path / "store", data)

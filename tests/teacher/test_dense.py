@@ -3,12 +3,28 @@
 from __future__ import annotations
 
 import pytest
-import timm
 import torch
 from torch import nn
 
 from relabel.errors import TeacherError
 from relabel.teacher.dense import find_layout
+
+HEADS = {
+    "efficientvit_b0": (64, 96),
+    "inception_next_atto": (64, 96),
+    "hgnetv2_b0": (64, 96),
+    "swiftformer_xs": (64, 96),
+    "starnet_s050": (96, 64),
+    "mobilenetv4_conv_small_035": (96, 64),
+    "ghostnet_050": (64, 96),
+    "fastvit_t8": (64, 96),
+    "repvit_m1": (64, 96),
+    "pvt_v2_b0": (64, 96),
+    "gmlp_ti16_224": None,
+    "levit_128s": None,
+    "convit_tiny": None,
+}
+"""Heads that are no head of the models below: convolutions, MLPs, several classifiers, norms of a batch."""
 
 LINEAR = ["test_resnet", "test_efficientnet", "test_nfnet", "test_byobnet", "test_coatnet"]
 PREFIX = {"test_vit": 1, "test_vit2": 1, "test_vit3": 1, "test_vit_relpos": 0, "deit_tiny_distilled_patch16_224": 2}
@@ -108,6 +124,24 @@ def test_features_equal_everywhere_give_the_models_own_answer_at_every_cell(name
     assert _off(dense.head(constant), own[:, :, None, None]) < 1e-4
 
 
+@torch.inference_mode()
+@pytest.mark.parametrize(("name", "size_hw"), HEADS.items())
+def test_each_cell_is_the_models_own_answer_to_literal_copies_of_its_vector(name, size_hw, taught, photos):
+    teacher = taught(name, size_hw)
+    model, (height, width) = teacher.forward.model, teacher.grid.size_hw
+    images = photos(teacher)
+    features = model.forward_features(teacher.normalised(images))
+    logits = teacher(images)
+    tokens = features.flatten(2).transpose(1, 2) if features.ndim == 4 else features[:, -height * width :]
+    for row, column in [(0, 0), (height - 1, 0), (0, width - 1)]:
+        vectors = tokens[:, row * width + column]
+        if features.ndim == 4:
+            copies = vectors[:, :, None, None].repeat(1, 1, height, width)
+        else:
+            copies = vectors[:, None].repeat(1, features.shape[1], 1)
+        assert _off(logits[:, :, row, column], model.forward_head(copies)) < 1e-4
+
+
 @pytest.mark.parametrize("name", [*MAPS, *PREFIX])
 def test_a_head_that_is_not_linear_is_not_called_so(name, taught):
     assert taught(name).proof.kind == "constant-field"
@@ -147,9 +181,20 @@ def test_a_change_of_the_image_shows_where_it_was(name, taught, photos):
     assert divmod(int(moved.argmax()), width) == (0, width - 1)
 
 
-@pytest.mark.parametrize("name", ["cait_xxs24_224", "xcit_nano_12_p8_224", "pit_ti_224", "crossvit_9_240"])
-def test_a_family_whose_features_are_not_understood_is_refused_by_name_with_a_way_out(name):
-    model = timm.create_model(name).eval()
-    size_hw = model.pretrained_cfg["input_size"][1:]
-    with pytest.raises(TeacherError, match=rf"{name} cannot be used as a teacher: .* package.module:function"):
-        find_layout(model, name, torch.randn(1, 3, *size_hw))
+@pytest.mark.parametrize(
+    ("features", "why"),
+    [
+        ([torch.zeros(1, 8, 4, 4)], "its features are list, not one map or one sequence of tokens"),
+        (torch.zeros(1, 8), r"its features are \(1, 8\), not one map"),
+        (torch.zeros(1, 17, 8), "its 17 tokens are not 0 prefix tokens and a grid of None"),
+    ],
+)
+def test_features_that_are_not_understood_are_refused_by_name_with_a_way_out(features, why):
+    class Other(nn.Module):
+        num_features = 8
+
+        def forward_features(self, images):
+            return features
+
+    with pytest.raises(TeacherError, match=f"mine cannot be used as a teacher: {why}.* package.module:function"):
+        find_layout(Other(), "mine", torch.randn(1, 3, 64, 64))

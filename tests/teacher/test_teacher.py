@@ -184,3 +184,8 @@ def test_weights_that_a_model_reads_for_something_else_stay(read):
     before = model.conv.weight.clone()
     cast_once(model, torch.randn(1, 3, 5, 5), "bfloat16")
     torch.testing.assert_close(model.conv.weight.data, before, atol=0, rtol=0)
+
+
+def test_a_gpu_decodes_for_a_teacher_on_a_gpu_only():
+    with pytest.raises(TeacherError, match="cannot decode for a teacher on cpu: leave --decode cuda out"):
+        _load("test_resnet", decode="cuda")

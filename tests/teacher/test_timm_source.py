@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import timm
 import torch
@@ -145,3 +147,44 @@ def test_an_input_that_patches_do_not_divide_is_refused():
     # test_vit has patches of 16: at 170 it would never look at the last 10 pixels.
     with pytest.raises(TeacherError, match=r"170 x 160 pixels.*patches of 16 x 16 pixels do not divide"):
         load_teacher(TeacherSpec(name="test_vit", random_weights=0, image_size_hw=(170, 160), device="cpu"))
+
+
+def _authors(name):
+    """What the authors of ConvNeXt call a weight that timm calls so."""
+    for timms, theirs in [
+        (r"^stem\.", "downsample_layers.0."),
+        (r"^stages\.(\d)\.downsample\.", r"downsample_layers.\1."),
+        (r"^stages\.(\d)\.blocks\.", r"stages.\1."),
+        (r"conv_dw", "dwconv"),
+        (r"mlp\.fc", "pwconv"),
+        (r"^head\.norm\.", "norm."),
+        (r"^head\.fc\.", "head."),
+    ]:
+        name = re.sub(timms, theirs, name)
+    return name
+
+
+def test_a_checkpoint_in_its_authors_names_is_the_same_teacher(tmp_path):
+    own = timm.create_model("test_convnext", num_classes=7).state_dict()
+    torch.save(own, tmp_path / "timm.pt")
+    torch.save({"model": {_authors(name): tensor for name, tensor in own.items()}}, tmp_path / "authors.pt")
+    timms, theirs = (
+        _load("test_convnext", random_weights=None, checkpoint=tmp_path / f"{whose}.pt")
+        for whose in ("timm", "authors")
+    )
+    assert timms.num_classes == theirs.num_classes == 7
+    assert timms.record == theirs.record
+
+
+def test_a_projection_of_clip_is_not_made_into_a_classifier(tmp_path):
+    own = timm.create_model("test_convnext").state_dict()
+    trunk = {f"visual.trunk.{name}": tensor for name, tensor in own.items() if not name.startswith("head.fc")}
+    torch.save({**trunk, "visual.head.proj.weight": torch.randn(512, 64)}, tmp_path / "clip.pt")
+    with pytest.raises(TeacherError, match=r"does not fit test_convnext: .*unexpected \(visual\.trunk\.stem"):
+        _load("test_convnext", random_weights=None, checkpoint=tmp_path / "clip.pt")
+
+
+def test_weights_that_timm_cannot_rename_are_refused_by_their_own_names(tmp_path):
+    torch.save({"downsample_layers.0.0.weight": torch.zeros(3), "grn.beta": torch.tensor(0.0)}, tmp_path / "a.pt")
+    with pytest.raises(TeacherError, match=r"does not fit test_convnext: .*unexpected \(downsample_layers\.0\.0"):
+        _load("test_convnext", random_weights=None, checkpoint=tmp_path / "a.pt")

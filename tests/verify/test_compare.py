@@ -12,7 +12,7 @@ import pytest
 
 from relabel.errors import SourceError
 from relabel.images import image_hash
-from relabel.verify import Finding, ShardsReport, verify_shards
+from relabel.verify import Finding, ShardsReport, compare, verify_shards
 
 KEYS = ["a/0", "a/1", "b/2", "b/3", "c/4"]
 IMAGES = {key: f"the bytes of {key}".encode() for key in KEYS}
@@ -74,6 +74,15 @@ def test_the_images_that_were_labelled_are_clean(labels: Path, folder: Path) -> 
     report = compared(labels, folder)
     assert report.findings == ()
     assert report.images_compared == 5
+
+
+@pytest.mark.parametrize("span", [1, 2, 4, 5])
+def test_images_are_compared_once_however_the_work_is_shared(
+    labels: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, span: int
+) -> None:
+    monkeypatch.setattr(compare, "_SPAN", span)
+    report = compared(labels, folder)
+    assert (report.findings, report.images_compared) == ((), 5)
 
 
 def test_changed_lost_and_new_images_are_found(labels: Path, folder: Path) -> None:

@@ -129,6 +129,14 @@ def test_mass_may_be_above_1_by_the_coding_step_and_no_more(lowered: int, found:
     assert bool(list(content_findings(dataclasses.replace(maps, scores=scores), record))) is found
 
 
+def test_the_rest_is_of_every_class_without_a_plane() -> None:
+    maps, record = of_one_cell([0.5] + [0.5 / 11] * 11, 1, 4)
+    # 0.5 + 11 * 0.0639 is above 1, and with the seven classes outside the profile alone it would not be.
+    assert list(content_findings(change("scores", (0, -1, 0, 0), 22)(maps), record)) == [
+        (0, "the rest plane holds more probability than the planes leave at a cell")
+    ]
+
+
 def test_offsets_of_a_map_that_keeps_every_class_average_to_0() -> None:
     maps, record = of_one_cell([0.5, 0.3, 0.15, 0.05], 2, 2)
     assert list(content_findings(maps, record)) == []
@@ -136,6 +144,21 @@ def test_offsets_of_a_map_that_keeps_every_class_average_to_0() -> None:
         assert [what for _, what in content_findings(fault(maps), record)] == [
             "the profile's offsets do not average to 0 over the classes without a plane"
         ]
+
+
+def test_offsets_that_were_cut_off_need_not_average_to_0() -> None:
+    maps, record = of_one_cell([0.5, 0.3, 0.15, 0.05], 2, 2)
+    assert list(content_findings(change("profile", (0, slice(2)), (-128, 5))(maps), record)) == []
+
+
+def test_a_hole_hides_no_fault_at_its_cell() -> None:
+    maps, record = stored(random_logits(3, 12, (2, 3)), 3, 0, "float16")
+    record = dataclasses.replace(record, select="cell")
+    holes = change("scores", (1, 2, 0, 0), np.nan)(maps)
+    assert list(content_findings(holes, record)) == []
+    (finding,) = content_findings(change("scores", (1, slice(2), 0, 0), -0.1)(holes), record)
+    assert finding[0] == 1
+    assert finding[1].startswith("the planes' probabilities sum to 1.81")
 
 
 def test_what_could_not_be_read_is_not_looked_at() -> None:

@@ -58,7 +58,7 @@ def with_index(chunks: bytes, entries: list[tuple[int, int]]) -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("options", "files"), [({}, "*/c.*"), ({"compression": "none", "footprints": (0.0, 0.25, 1.0, 0.75)}, "[fs]*/c.*")]
+    ("options", "files"), [({}, "*/c.*"), ({"compression": "none", "footprints": (0.0, -0.25, 1.0, 1.25)}, "[fs]*/c.*")]
 )
 def test_every_changed_byte_is_found_or_changes_no_value(
     make: Callable[..., Path], options: dict[str, Any], files: str

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +15,7 @@ import zarr
 from relabel.errors import StoreError
 from relabel.manifest import fingerprint
 from relabel.store import StoreReader
-from relabel.verify import Finding, verify_shards
+from relabel.verify import Finding, ShardsReport, verify_shards
 from relabel.verify import shards as shards_module
 
 
@@ -107,11 +108,53 @@ def test_a_manifest_that_the_store_contradicts_is_found(store: Path, changes: di
 
 
 def test_squashed_images_are_covered_whole(make: Callable[..., Path]) -> None:
-    store = make(footprints=(0.0, 0.25, 1.0, 0.75))
+    store = make(footprints=(-0.25, 0.0, 1.25, 1.0))
     change_manifest(store, preprocessing__fit="squash")
     assert [f.what for f in findings(store)] == [
-        "the manifest says that whole images were squashed, and that the maps cover None of them"
+        "the manifest says that whole images were squashed, and that each row has a footprint of its own"
     ]
+
+
+@pytest.mark.parametrize(
+    ("box", "sound"),
+    [
+        ((0.0, 0.0, 1.0, 1.0), {"center", "letterbox", "squash"}),
+        ((0.125, 0.0, 0.875, 1.0), {"center"}),
+        ((0.0, 0.0, 1.0, 0.75), {"center"}),
+        ((-0.25, 0.0, 1.25, 1.0), {"letterbox"}),
+        ((0.0, -0.1, 1.0, 1.0), {"letterbox"}),
+        ((-0.25, 0.1, 1.25, 0.9), set()),
+    ],
+)
+def test_footprints_are_those_of_the_fit(make: Callable[..., Path], box: tuple[float, ...], sound: set[str]) -> None:
+    of_rows = make(footprints=box)
+    for fit in ("center", "letterbox"):
+        change_manifest(of_rows, preprocessing__fit=fit)
+        found = [(f.shard, f.row) for f in findings(of_rows)]
+        assert found == ([] if fit in sound else [(0, 0), (0, 1), (0, 2), (1, 0)])
+    shutil.rmtree(of_rows)
+    of_all = make()
+    group = json.loads((of_all / "zarr.json").read_text())
+    group["attributes"]["relabel"]["footprint"] = box
+    (of_all / "zarr.json").write_text(json.dumps(group))
+    for fit in ("center", "letterbox", "squash"):
+        change_manifest(of_all, preprocessing__fit=fit)
+        assert ([f.what.partition(",")[0] for f in findings(of_all)] == []) is (fit in sound)
+
+
+def test_codes_are_no_raw_logits(store: Path) -> None:
+    change_manifest(store, scores__scores="logit")
+    assert [f.what.partition(",")[0] for f in findings(store)] == ["the manifest says that scores are raw logits"]
+
+
+def test_a_report_is_abridged_by_what_findings_say_but_for_their_numbers() -> None:
+    said = ["no image", "label 7 is wrong", "no image", "no image", "label 12.5 is wrong", "another"]
+    found = tuple(Finding(0, row, f"k{row}", what) for row, what in enumerate(said))
+    report = ShardsReport(shards=1, images=6, labelled=6, failed=0, images_compared=6, seconds=1.0, findings=found)
+    shown, more = report.abridged(1)
+    assert shown == [found[0], found[1], found[5]]
+    assert more == {"no image": 2, "label 7 is wrong": 1}
+    assert report.abridged(3) == (list(found), {})
 
 
 @pytest.mark.parametrize(

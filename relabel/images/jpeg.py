@@ -1,0 +1,53 @@
+"""What the first bytes of a JPEG say, for a tenth of the time that it takes Pillow to open one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+_FRAMES = frozenset({0xC0, 0xC1, 0xC2})
+"""Baseline, extended sequential and progressive, all of them Huffman coded: what libjpeg and nvJPEG decode alike."""
+
+_BEFORE_FRAME = frozenset({0xC4, 0xDB, 0xDD, *range(0xE0, 0xF0), 0xFE})
+"""Tables, the restart interval, applications' own and comments."""
+
+
+@dataclass(frozen=True, slots=True)
+class JpegHeader:
+    """Size in pixels, and whether it holds brightness and two colours (`is_colour`), or brightness alone."""
+
+    height: int
+    width: int
+    is_colour: bool
+
+
+def jpeg_header(data: bytes) -> JpegHeader | None:
+    """The header of an ordinary JPEG: grey or YCbCr, 8 bits, complete up to its end marker; None for anything else.
+
+    None is no verdict on the image: CMYK, RGB and 12-bit JPEGs, arithmetic coding and other formats give it too, and so
+    does a file with something behind its end.
+    """
+    if data[:2] != b"\xff\xd8" or data[-2:] != b"\xff\xd9":
+        return None
+    place = 2
+    while place + 10 < len(data) and data[place] == 0xFF:
+        marker, length = data[place + 1], int.from_bytes(data[place + 2 : place + 4], "big")
+        if marker in _FRAMES:
+            return _frame(data[place + 4 : place + 2 + length])
+        if marker not in _BEFORE_FRAME or (marker == 0xEE and _is_rgb(data[place + 4 : place + 16])):
+            return None
+        place += 2 + length
+    return None
+
+
+def _is_rgb(segment: bytes) -> bool:
+    """Whether Adobe's segment says that colours were not transformed."""
+    return segment[:5] == b"Adobe" and segment[11:] == b"\0"
+
+
+def _frame(segment: bytes) -> JpegHeader | None:
+    """Of the frame's segment: bits, height, width, and the number, sampling and table of each component."""
+    components = segment[6::3]
+    if len(segment) != 6 + 3 * segment[5] or segment[0] != 8 or components not in (b"\1", b"\1\2\3"):
+        return None
+    height, width = int.from_bytes(segment[1:3], "big"), int.from_bytes(segment[3:5], "big")
+    return JpegHeader(height, width, is_colour=len(components) == 3) if height and width else None

@@ -1,0 +1,159 @@
+"""Families of timm whose features are not one map or one sequence: given that shape, their own heads unmodified.
+
+An adapted model is a classifier like any other: `forward_features`, `forward_head` on what that gives, and `forward`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from relabel.teacher.class_attention import weighted_twin
+
+
+class Adapted(nn.Module):
+    """A timm model whose head takes features of a known layout; `output_fmt` is theirs."""
+
+    output_fmt = "NCHW"
+    num_prefix_tokens = 0
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+        self.train(model.training)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """The model's own answer (B, C)."""
+        logits: Tensor = self.model(images)
+        return logits
+
+    def forward_intermediates(self, images: Tensor, **how: Any) -> Any:
+        """The model's own, for the size of its grid."""
+        return self.model.forward_intermediates(images, **how)
+
+
+class ClassAttention(Adapted):
+    """CaiT, XCiT, VOLO: no location passes through the last blocks, which attend to them from the class token.
+
+    So those blocks belong to the head, and the features (B, D, H, W) are what they are given.
+    """
+
+    def forward_features(self, images: Tensor) -> Tensor:
+        """What the class token attends to."""
+        features: Tensor = self.model.forward_intermediates(images, indices=1, intermediates_only=True)[-1]
+        return features
+
+    def forward_head(self, features: Tensor) -> Tensor:
+        """Class attention over all locations, norm, classifier."""
+        tokens = self.model.forward_cls(features.flatten(2).transpose(1, 2))
+        logits: Tensor = self.model.forward_head(self.model.norm(tokens))
+        return logits
+
+    def for_one(self, count: int) -> ClassAttention:
+        """The same on one location (B, D, 1, 1), which weighs as much as `count` copies of it."""
+        return ClassAttention(weighted_twin(self.model, count))
+
+
+class ClassTokens(Adapted):
+    """PiT: its features are class tokens only; here its locations follow them, through the same norm (B, L, D)."""
+
+    output_fmt = "NLC"
+
+    def __init__(self, model: Any) -> None:
+        super().__init__(model)
+        self.num_prefix_tokens = model.num_tokens
+
+    def forward_features(self, images: Tensor) -> Tensor:
+        """Class tokens, then locations."""
+        tokens, maps = self.model.forward_intermediates(images, indices=1)
+        return torch.cat([tokens, self.model.norm(maps[-1].flatten(2).transpose(1, 2))], dim=1)
+
+    def forward_head(self, features: Tensor) -> Tensor:
+        """The model's own, which reads the first tokens only."""
+        logits: Tensor = self.model.forward_head(features)
+        return logits
+
+
+class Branches(Adapted):
+    """CoaT, CrossViT: several sequences, each with a class token, of grids of different sizes.
+
+    The features (B, 1 + H * W, all D) are theirs side by side, coarser ones resampled to the finest grid.
+    """
+
+    output_fmt = "NLC"
+    num_prefix_tokens = 1
+
+    def __init__(self, model: Any) -> None:
+        super().__init__(model)
+        if hasattr(model, "embed_dims"):
+            self._depths = list(model.embed_dims[1 if model.parallel_depth else -1 :])
+        else:
+            self._depths = list(model.embed_dim)
+        embeddings: list[Any] = [m for m in model.modules() if type(m).__name__ == "PatchEmbed"]
+        self._grids_hw = [
+            (e.img_size[0] // e.patch_size[0], e.img_size[1] // e.patch_size[1])
+            for e in embeddings[-len(self._depths) :]
+        ]
+        self.grid_hw = max(self._grids_hw)
+
+    def forward_features(self, images: Tensor) -> Tensor:
+        """The branches side by side on the finest grid."""
+        found: Any = self.model.forward_features(images)
+        branches = [found] if isinstance(found, Tensor) else found
+        return torch.cat([self._finest(b, hw) for b, hw in zip(branches, self._grids_hw, strict=True)], dim=2)
+
+    def forward_head(self, features: Tensor) -> Tensor:
+        """Each branch through its own part of the model's head."""
+        branches = list(torch.split(features, self._depths, dim=2))
+        logits: Tensor = self.model.forward_head(branches if len(branches) > 1 else branches[0])
+        return logits
+
+    def _finest(self, tokens: Tensor, grid_hw: tuple[int, int]) -> Tensor:
+        if grid_hw == self.grid_hw:
+            return tokens
+        places = tokens[:, 1:].transpose(1, 2).reshape(len(tokens), -1, *grid_hw)
+        fine = nn.functional.interpolate(places, self.grid_hw, mode="bilinear", align_corners=False)
+        return torch.cat([tokens[:, :1], fine.flatten(2).transpose(1, 2)], dim=1)
+
+
+class States(Adapted):
+    """EfficientViM: hidden states of the whole image beside the last map, each averaged by the head.
+
+    The states say nothing of places: in the features (B, all D, H, W) their mean stands at every location.
+    """
+
+    def __init__(self, model: Any) -> None:
+        super().__init__(model)
+        self._depths = [*model.embed_dim, model.embed_dim[-1]]
+
+    def forward_features(self, images: Tensor) -> Tensor:
+        """The states' means, and the last map."""
+        (*states, last), maps = self.model.forward_intermediates(images, indices=1)
+        size_hw = maps[-1].shape[2:]
+        means = [state.mean(-1)[:, :, None, None].expand(-1, -1, *size_hw) for state in states]
+        return torch.cat([*means, last.unflatten(2, size_hw)], dim=1)
+
+    def forward_head(self, features: Tensor) -> Tensor:
+        """The model's own, on each part."""
+        logits: Tensor = self.model.forward_head(
+            [part.flatten(2) for part in torch.split(features, self._depths, dim=1)]
+        )
+        return logits
+
+
+_FAMILIES: dict[str, type[Adapted]] = {
+    **dict.fromkeys(("Cait", "Xcit", "VOLO"), ClassAttention),
+    "PoolingVisionTransformer": ClassTokens,
+    **dict.fromkeys(("CoaT", "CrossVit"), Branches),
+    "EfficientViM": States,
+}
+"""By the name of timm's class, or of one that it is derived from: no module of timm's is imported for it."""
+
+
+def adapted(model: Any) -> Any:
+    """The model itself, or, where its family needs it, the same with features that the one-cell method can take."""
+    found = (_FAMILIES[kind.__name__] for kind in type(model).__mro__ if kind.__name__ in _FAMILIES)
+    adapt = next(found, None)
+    return model if adapt is None else adapt(model)

@@ -1,0 +1,264 @@
+"""Classifiers that are not timm's, made dense by a hook on the submodule that puts out their feature map.
+
+The model runs on images; at that submodule, the place, its output is cut into features of one location each, all folded
+into the batch, and the rest of the model's own forward answers for them.
+"""
+
+from __future__ import annotations
+
+import difflib
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from relabel.errors import TeacherError
+from relabel.geometry import Grid
+from relabel.teacher.blame import blaming
+from relabel.teacher.dense import WAY_OUT, DenseClassifier, FeatureLayout, refusal
+from relabel.teacher.proof import MOST_REPEATED, Proof, prove
+
+_log = logging.getLogger(__name__)
+
+_MOST_TRIED = 12
+"""So many places, the last first, are tried: before them are blocks of the backbone, whose residuals pass them by."""
+
+_SHOWN = 4
+
+_MOST_PREFIX = 16
+"""Class and register tokens before the locations' tokens."""
+
+_NEAR = 1.5
+"""A cell's height and width in pixels differ by less than this factor: grids are rounded."""
+
+
+class HookedClassifier(nn.Module):
+    """A classifier (B, 3, h, w) to (B, C) in two halves: what its submodule `place` puts out, and what follows."""
+
+    def __init__(self, model: nn.Module, place: str, layout: FeatureLayout, images: Tensor) -> None:
+        super().__init__()
+        self.model = model
+        self.place = place
+        self.output_fmt = layout.layout
+        self.num_prefix_tokens = layout.prefix
+        # What the second half runs on: features that are put in at the place hide what it holds.
+        self.register_buffer("_blank", torch.zeros_like(images[:1]), persistent=False)
+        self._change: Callable[[Tensor], Tensor] | None = None
+        self.hook = model.get_submodule(place).register_forward_hook(self._changed)
+        self.train(model.training)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """The model's own answer."""
+        answer: Tensor = self.model(images)
+        return answer
+
+    def forward_features(self, images: Tensor) -> Tensor:
+        """What the place puts out."""
+        seen: list[Tensor] = []
+
+        def look(features: Tensor) -> Tensor:
+            # What follows may write into it.
+            seen.append(features.clone())
+            return features
+
+        self.through(look, images)
+        return seen[0]
+
+    def forward_head(self, features: Tensor) -> Tensor:
+        """The model's answer (B, C) to features of any batch size, in the place's layout."""
+        return self.through(lambda _: features.clone(), self.get_buffer("_blank"))
+
+    def forward_intermediates(self, images: Tensor, **_: Any) -> list[Tensor]:
+        """A map of the grid's size, as timm's models tell it."""
+        layout = layout_of(self.forward_features(images), images)
+        return [images.new_empty(1, 1, *layout.grid.size_hw)] if layout else []
+
+    def through(self, change: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
+        """The model's answer to images, what the place puts out being changed."""
+        self._change = change
+        try:
+            return self(images)  # type: ignore[no-any-return]
+        finally:
+            self._change = None
+
+    def _changed(self, _module: nn.Module, _inputs: object, output: Any) -> Any:
+        if self._change is None:
+            return output
+        if isinstance(output, Tensor):
+            return self._change(output)
+        return _with_first(output, self._change(_first(output)))
+
+
+class FoldedClassifier(DenseClassifier):
+    """A hooked classifier that answers at every location, in one run of its model."""
+
+    model: HookedClassifier
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Normalised images (B, 3, h, w) to dense logits (B, C, H, W)."""
+        return self._unfolded(self.model.through(self._folded, images))
+
+    def head(self, features: Tensor) -> Tensor:
+        """Dense logits of what the place puts out."""
+        return self._unfolded(self.model.forward_head(self._folded(features)))
+
+    def on(self, layout: FeatureLayout) -> FoldedClassifier:
+        """The same for images of another size."""
+        return FoldedClassifier(self.model, layout, self.repeated)
+
+    def _folded(self, features: Tensor) -> Tensor:
+        cells = self.layout.cells(features)
+        folded = self.layout.everywhere(cells.flatten(0, 2)) if self.repeated else self.layout.alone(cells)
+        # What follows may write into it, and an expanded tensor is one value in many places.
+        return folded.contiguous()
+
+    def _unfolded(self, logits: Tensor) -> Tensor:
+        height, width = self.layout.grid.size_hw
+        return logits.reshape(-1, height, width, logits.shape[-1]).permute(0, 3, 1, 2)
+
+
+def dense_by_hook(model: nn.Module, name: str, images: Tensor, place: str = "") -> tuple[FoldedClassifier, Proof]:
+    """Make a classifier dense and prove it, at a named submodule, or at the last one where that can be proved.
+
+    Where nothing that follows takes one location alone, because it knows places, it is run over a whole grid of each
+    location, where the grid is of at most `MOST_REPEATED` cells.
+
+    Args:
+        model: normalised images (B, 3, h, w) to logits (B, C).
+        name: the teacher's, for errors.
+        images: normalised, of the size that the teacher takes.
+        place: the submodule that puts out the feature map, such as ``trunk_output``; empty finds it.
+
+    Raises:
+        TeacherError: the place cannot be used, or none can.
+    """
+    places = list(_places(model, images).items())
+    if place:
+        _check_place(model, name, place, [found for found, _ in places])
+        places = [(found, layout) for found, layout in places if found == place]
+    places = places[: -_MOST_TRIED - 1 : -1]
+    whole = [(p, layout) for p, layout in places if layout.grid.height * layout.grid.width <= MOST_REPEATED]
+    reasons: dict[str, TeacherError] = {}
+    for is_repeated, (found, layout) in [(False, p) for p in places] + [(True, p) for p in whole]:
+        hooked = HookedClassifier(model, found, layout, images)
+        dense = FoldedClassifier(hooked, layout, is_repeated)
+        try:
+            with blaming(f"what follows {found} in {name} does not take its features alone", WAY_OUT):
+                proof = prove(dense, name, images)
+        except TeacherError as error:
+            hooked.hook.remove()
+            reasons.setdefault(found, error)
+            continue
+        _log.debug("%s is dense at its submodule %s", name, found)
+        if is_repeated:
+            cells = layout.grid.height * layout.grid.width
+            _log.warning("what follows %s in %s knows places: it is run %d times for an image", found, name, cells)
+        return dense, proof
+    raise _none_proved(name, reasons)
+
+
+def _none_proved(name: str, reasons: dict[str, TeacherError]) -> TeacherError:
+    if not reasons:
+        return TeacherError(
+            refusal(name, "none of its submodules puts out a feature map, or tokens whose square cells tile the image")
+        )
+    tried = list(reasons)
+    # What a proof found says more than what does not run.
+    telling = next((place for place, why in reasons.items() if why.__cause__ is None), tried[0])
+    return TeacherError(
+        f"{name} cannot be used as a teacher: what follows its feature map cannot be proved on single locations, tried "
+        f"at {', '.join(tried[:_SHOWN])}{', ...' if len(tried) > _SHOWN else ''}. At {telling}: {reasons[telling]}. "
+        f"If its feature map is put out elsewhere, name that submodule, as {name.partition('@')[0]}@SUBMODULE"
+    )
+
+
+def layout_of(features: Tensor, images: Tensor) -> FeatureLayout | None:
+    """How a submodule's output is laid out, if it is a feature map or a sequence of tokens of more than one cell.
+
+    Maps are told by the images' (B, 3, h, w) aspect ratio; tokens by square cells that tile the image, after as few
+    prefix tokens as that allows, at most half as many as cells.
+    """
+    if not features.is_floating_point() or features.ndim not in (3, 4) or len(features) != len(images):
+        return None
+    height, width = images.shape[2:]
+    if features.ndim == 3:
+        for prefix in range(min(_MOST_PREFIX + 1, features.shape[1] - 1)):
+            rows = round(((features.shape[1] - prefix) * height / width) ** 0.5)
+            grid_hw = rows, (features.shape[1] - prefix) // max(rows, 1)
+            is_whole = rows > 0 and grid_hw[0] * grid_hw[1] == features.shape[1] - prefix and height % rows == 0
+            if is_whole and prefix <= rows * grid_hw[1] // 2 and height * grid_hw[1] == width * rows:
+                return FeatureLayout("NLC", Grid(*grid_hw), prefix)
+        return None
+    maps = [FeatureLayout("NCHW", Grid(*features.shape[2:])), FeatureLayout("NHWC", Grid(*features.shape[1:3]))]
+    distorted = [max(d, 1 / d) for m in maps for d in [height * m.grid.width / (width * m.grid.height)]]
+    # The first of equals: a cube of features is taken as NCHW.
+    best = distorted.index(min(distorted))
+    is_map = distorted[best] < _NEAR and max(maps[best].grid.size_hw) > 1
+    return maps[best] if is_map else None
+
+
+def _places(model: nn.Module, images: Tensor) -> dict[str, FeatureLayout]:
+    """The submodules that put out a feature map, by name, in the order in which they do; each is run once."""
+    calls: dict[str, int] = {}
+    found: dict[str, FeatureLayout] = {}
+    last: list[tuple[str, object]] = [("", None)]
+
+    def look(name: str, output: Any) -> None:
+        features = _first(output)
+        calls[name] = calls.get(name, 0) + 1
+        layout = layout_of(features, images) if isinstance(features, Tensor) else None
+        if layout is None:
+            return
+        # An outer module that hands on what its last submodule put out: once is enough.
+        if last[0][1] is output:
+            found.pop(last[0][0], None)
+        found[name] = layout
+        last[0] = name, output
+
+    with torch.inference_mode(), _watched(model, look):
+        model(images)
+    return {name: layout for name, layout in found.items() if calls[name] == 1}
+
+
+@contextmanager
+def _watched(model: nn.Module, look: Callable[[str, Any], None]) -> Iterator[None]:
+    """Call `look` with the name and the output of every submodule that is run."""
+    hooks = [
+        module.register_forward_hook(lambda _module, _inputs, output, name=name: look(name, output))
+        for name, module in model.named_modules()
+        if name
+    ]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _check_place(model: nn.Module, name: str, place: str, found: list[str]) -> None:
+    if place in found:
+        return
+    all_names = [n for n, _ in model.named_modules() if n]
+    close = found[-1:] + difflib.get_close_matches(place, found or all_names, n=4, cutoff=0.3)
+    what = "puts out no feature map, or is run more than once" if place in all_names else "is none of its submodules"
+    raise TeacherError(
+        f"{name}: {place!r} {what}. {'Maps are put out by ' + ', '.join(dict.fromkeys(close)) if close else WAY_OUT}"
+    )
+
+
+def _first(output: Any) -> Any:
+    """The tensor that a submodule puts out: itself, or the first of several."""
+    if isinstance(output, dict):
+        return next(iter(output.values()), None)
+    return output[0] if isinstance(output, (tuple, list)) and output else output
+
+
+def _with_first(output: Any, first: Tensor) -> Any:
+    """The same output with another first tensor."""
+    if isinstance(output, dict):
+        # As transformers' named outputs take their values.
+        return type(output)(**{**output, next(iter(output)): first})
+    return type(output)([first, *output[1:]])
