@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+TWO_BLOCKS = 80_000_000
+"""Transformers of more parameters are proved with two blocks: the head does not know how deep the body is."""
+
 WHICH = ("own", "square", "wide")
 """A member is loaded at its own size, at another square, and at one that is wider than high."""
 
@@ -29,15 +32,15 @@ _TABLE = """## How to read the table
 
 Written by `bench/teacher_coverage.py`. A family is a class of a module of timm with one path from features to logits:
 how it pools, which tokens stand before the locations, which modules follow. Its smallest model was built with random
-weights, none of them zero or one, and loaded as a run loads its teacher, at three sizes (its own, a smaller square, and
+weights, none left at a constant, and loaded as a run loads its teacher, at three sizes (its own, a smaller square, and
 a wide one), and a second one at its own size where it has fewer than 25 million parameters. `error` is the largest of
 all, of what was proved. Transformers of more than 80 million parameters were built with two blocks.
 
 `other sizes` says how a family takes `--image-size`: *as is*, or *set_input_size*, by which timm resamples position
 embeddings and sets windows, or *own only*. `head` is what the dense answer costs beyond the model's own, in
-multiplications, for that smallest model: the larger the model, the smaller the share. † marks families with lines of
-their own in `relabel/teacher/families.py`; ‡ those of which timm builds some models without a classifier, which
-need `--checkpoint` with weights that have one.
+multiplications, for that smallest model (of less than 80 million parameters): the larger the model, the smaller the
+share. † marks families with lines of their own in `relabel/teacher/families.py`; ‡ those of which timm builds some
+models without a classifier, which need `--checkpoint` with weights that have one.
 """
 
 
@@ -111,10 +114,14 @@ def _counts(families: Sequence[Family], proved: Sequence[Family], results: Resul
     total, reached = _models(families), _models(proved)
     yield f"- timm {timm_version} lists {total:,} models, in {len(families)} families;"
     yield f"- {reached:,} of them, {100 * reached / total:.1f} %, are in the {len(proved)} families that are proved:"
+    loads = [each for each in results.values() if not each.refused]
     kinds = [("repeated" if each.repeated else each.kind) for each in own]
     for kind in ("linear", "constant-field", "repeated"):
         count = _models([f for f, k in zip(proved, kinds, strict=True) if k == kind])
-        yield f"  {kind} {kinds.count(kind)} families ({count:,} models){',' if kind != 'repeated' else ';'}"
+        yield f"  - {kind}: families {kinds.count(kind)}, models {count:,};"
+    members = {name for (name, _), each in results.items() if not each.refused}
+    worst = max(each.error for each in loads)
+    yield f"- by {len(loads)} proofs of {len(members)} models, the largest error of any {worst:.0e};"
     special = [each.own_lines for each in own if each.own_lines]
     kinds_of_lines = ", ".join(sorted(set(special)))
     yield f"- {len(special)} families need lines of their own ({kinds_of_lines}), and share them;"
@@ -149,10 +156,12 @@ def _row(family: Family, results: Results) -> str:
         ", ".join(names),
         f"{_size(own.size_hw)}, {_size(own.grid_hw)}, {stride}",
         "repeated" if own.repeated else own.kind,
-        f"{max(each.error for each in taken):.0e}",
+        "none, by definition" if own.repeated else f"{max(each.error for each in taken):.0e}",
         "yes" if all(each.localises for each in taken) else "no",
         _other_sizes(found),
-        "" if own.cost is None else f"+{100 * own.cost:.{0 if own.cost > 0.1 else 1}f} %",
+        ""
+        if own.cost is None or family.members[0].parameters > TWO_BLOCKS
+        else f"+{100 * own.cost:.{0 if own.cost > 0.1 else 1}f} %",
     ]
     return "| " + " | ".join(cells) + " |"
 

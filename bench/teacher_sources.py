@@ -9,13 +9,13 @@ from __future__ import annotations
 import argparse
 import logging
 import re
+import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 import torchvision
 import transformers
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES
@@ -140,7 +140,7 @@ def _transformers(folder: Path, only: str) -> Iterator[Verdict]:
 
 def _measured(spec: TeacherSpec, name: str = "") -> Verdict:
     name = name or spec.name
-    torch.manual_seed(0)
+    print(name, file=sys.stderr, flush=True)
     try:
         teacher = load_teacher(spec)
     except TeacherError as error:

@@ -85,6 +85,29 @@ def test_bars_are_the_classes_that_matter_in_the_order_of_their_numbers() -> Non
     assert (heights["n3"], heights["n11"], heights["n20"]) == ([0.4, 0.3], [0.6, 0.0], [0.0, 0.7])
 
 
+@pytest.mark.parametrize("truth", [None, np.eye(5)[2]])
+def test_a_row_is_the_image_its_planes_and_each_crop_beside_its_label(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, truth: NDArray[Any] | None
+) -> None:
+    figures: list[Any] = []
+    monkeypatch.setattr(Figure, "savefig", lambda self, *given, **named: figures.append(self))
+    crops = (LabeledCrop(Box(0, 0, 0.5, 0.5), LABEL, truth), LabeledCrop(Box(0.5, 0, 1, 1), LABEL))
+    draw_labels([LabeledImage("t", PIXELS, MAP, crops)], tmp_path / "x.png", "abcde", planes=2)
+    row = figures[0].axes[:7]
+    assert [axes.get_title().partition(":")[0] for axes in row] == [
+        "t",
+        "plane 1",
+        "plane 2",
+        "crop 1",
+        "",
+        "crop 2",
+        "",
+    ]
+    assert [len(axes.images) for axes in row] == [1, 2, 2, 1, 0, 1, 0]
+    said = [text.get_text() for text in figures[0].legends[0].texts]
+    assert ("what the crop contains" in said) is (truth is not None)
+
+
 def test_names_and_titles_that_look_like_formulas_are_drawn_as_they_are(tmp_path: Path) -> None:
     image = LabeledImage("a$b$c$ $\\frac", PIXELS, MAP, (LabeledCrop(Box.whole(), LABEL),))
     path = draw_labels([image], tmp_path / "x.png", ["a$", "$b", "$x^$", "d", "$\\e$"])

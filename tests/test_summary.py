@@ -73,7 +73,9 @@ def test_a_plane_that_is_not_stored_holds_no_mass_and_none_is_below_zero(scores:
     read = SimpleNamespace(scores=scores.reshape(1, 3, 1, 1), classes=np.zeros((1, 2), np.uint16))
     record = SimpleNamespace(scores=SimpleNamespace(scores="log-probability"))
     reader: Any = SimpleNamespace(manifest=record, read=lambda rows: read)
-    mass, _ = summary._sampled(reader, np.array([0]), np.array([-1], np.int32))
+    mass, agreement = summary._sampled(reader, np.array([0]), np.array([-1], np.int32))
+    assert agreement is None
+    assert summary._sampled(reader, np.array([0]), np.array([0], np.int32))[1] == 1.0
     assert mass == pytest.approx(expected, abs=1e-6)
     assert mass is not None
     assert mass >= 0

@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from relabel.verify.findings import ShardsReport
 
 _SHOWN = 20
-_SHOWN_FINDINGS = 1000
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
@@ -90,13 +89,12 @@ def shards_text(report: ShardsReport) -> str:
     """Findings, a line each, and a summary."""
     lines = []
     if report.findings:
-        rows = [
-            ("-" if f.shard < 0 else f.shard, "-" if f.row < 0 else f.row, f.key or "-", f.what)
-            for f in report.findings[:_SHOWN_FINDINGS]
-        ]
+        shown, more = report.abridged(_SHOWN)
+        rows = [("-" if f.shard < 0 else f.shard, "-" if f.row < 0 else f.row, f.key or "-", f.what) for f in shown]
         lines = [table(("shard", "row", "key", "what"), rows)]
-        if len(report.findings) > _SHOWN_FINDINGS:
-            lines.append(f"and {len(report.findings) - _SHOWN_FINDINGS} more; --json has them all")
+        lines += [f"and {count} more: {printable(what)}" for what, count in more.items()]
+        if more:
+            lines.append("--json has them all")
         lines.append("")
     compared = f", {report.images_compared} compared with the images" if report.images_compared else ""
     lines.append(

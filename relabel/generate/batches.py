@@ -94,13 +94,11 @@ class BatchPlan:
         return CpuDecoder(self.views, self.threads, pinned=self.device.type == "cuda")
 
 
-def default_decode_threads(device_type: str, cores: int, processes: int = 1) -> int:
-    """How many threads decode, by default.
+def default_decode_threads(cores: int, processes: int = 1) -> int:
+    """How many threads decode, by default: one a core, of those that `processes` of this run share on this machine.
 
-    Args:
-        device_type: the teacher's: "cpu", "cuda", ...
-        cores: those that this process may use.
-        processes: those of this run that share the cores.
+    With a teacher on the CPU too, which wants the cores itself: what decoding takes, it then takes from all of them
+    alike, and no part of the forward pass waits for a slower one.
     """
     return max(1, cores // processes)
 

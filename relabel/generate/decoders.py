@@ -43,8 +43,8 @@ class RowInfo:
 class Pixels:
     """Images as uint8 (n, 3, h, w), once for each view, zeros for those that failed, and what is known of each.
 
-    They are channels-last in memory, as decoders and resizing leave them, and as convolutions are fastest: a ResNet-50
-    on the CPU by a sixth. `seconds` is how long the decoding threads worked on them, their mean.
+    They are channels-last in memory, as decoders and resizing leave them. `seconds` is how long the decoding threads
+    worked on them, their mean.
     """
 
     views: tuple[Tensor, ...]

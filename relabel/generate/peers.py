@@ -88,6 +88,12 @@ class Peers:
         return self._store is not None
 
     @property
+    def on_this_machine(self) -> int:
+        """How many processes share this machine's cores, as far as a launcher says."""
+        local = os.environ.get("LOCAL_WORLD_SIZE", "1")
+        return int(local) if self.world_size > 1 and local.isdecimal() and int(local) else 1
+
+    @property
     def leads(self) -> bool:
         """Whether this process shows its progress: the first, or every one where they do not know of each other."""
         return self.rank == 0 or not self.are_shared

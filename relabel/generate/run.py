@@ -67,7 +67,7 @@ def generate(
         views=ensemble.views,
         batch_size=_batch_size(options, annotator, ensemble, todo, peers),
         fingerprints=listing.fingerprints,
-        threads=options.workers or default_decode_threads(ensemble.device.type, len(os.sched_getaffinity(0))),
+        threads=options.workers or default_decode_threads(len(os.sched_getaffinity(0)), peers.on_this_machine),
         device=ensemble.device,
     )
     # Where others may still retract theirs, what is missing is not known yet.

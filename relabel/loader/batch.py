@@ -13,8 +13,7 @@ from torch.utils.data import default_collate
 from relabel.errors import InvalidValueError
 from relabel.loader.crops import CropLabel
 from relabel.pooling import Space, SparseLabels
-from relabel.score_map import ScoreMap, Uncovered
-from relabel.score_map.checks import Size
+from relabel.score_map import ScoreMap, Size, Uncovered
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -53,6 +53,7 @@ def candidate_of(found: Classifier, spec: TeacherSpec, device: torch.device) -> 
         model = found.model.to(device).eval().requires_grad_(False)
     images = noise_of(found.preprocessing, device)
     with blaming(f"{name} does not take images of {height} x {width} pixels", found.way_out), torch.inference_mode():
+        _check_patches(model, height, width)
         answer: object = model(images)
     if not isinstance(answer, Tensor) or answer.ndim != 2 or len(answer) != len(images):
         kind = tuple(answer.shape) if isinstance(answer, Tensor) else f"a {type(answer).__name__}"
@@ -70,6 +71,16 @@ def candidate_of(found: Classifier, spec: TeacherSpec, device: torch.device) -> 
         answer=dense_answer,
         class_names=found.class_names,
     )
+
+
+def _check_patches(model: nn.Module, height: int, width: int) -> None:
+    """Refuse an input that patches do not divide: its last pixels would not be seen, and every cell be misplaced."""
+    for module in model.modules():
+        if not isinstance(module, nn.Conv2d) or module.in_channels != 3 or module.padding not in ((0, 0), "valid"):
+            continue
+        rows, columns = module.kernel_size
+        if module.kernel_size == module.stride and (height % rows or width % columns):
+            raise ValueError(f"its patches of {rows} x {columns} pixels do not divide them")
 
 
 def noise_of(preprocessing: Preprocessing, device: torch.device) -> Tensor:

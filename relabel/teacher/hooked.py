@@ -19,7 +19,8 @@ from relabel.errors import TeacherError
 from relabel.geometry import Grid
 from relabel.teacher.blame import blaming
 from relabel.teacher.dense import WAY_OUT, DenseClassifier, FeatureLayout, refusal
-from relabel.teacher.proof import MOST_REPEATED, Proof, prove
+from relabel.teacher.proof import MOST_REPEATED, TOLERANCE, Proof, exact_float32, prove
+from relabel.teacher.proof import _NotAlone as NotAlone
 
 _log = logging.getLogger(__name__)
 
@@ -141,14 +142,14 @@ def dense_by_hook(model: nn.Module, name: str, images: Tensor, place: str = "") 
         places = [(found, layout) for found, layout in places if found == place]
     places = places[: -_MOST_TRIED - 1 : -1]
     whole = [(p, layout) for p, layout in places if layout.grid.height * layout.grid.width <= MOST_REPEATED]
-    reasons: dict[str, TeacherError] = {}
+    reasons: dict[str, NotAlone] = {}
     for is_repeated, (found, layout) in [(False, p) for p in places] + [(True, p) for p in whole]:
         hooked = HookedClassifier(model, found, layout, images)
         dense = FoldedClassifier(hooked, layout, is_repeated)
         try:
-            with blaming(f"what follows {found} in {name} does not take its features alone", WAY_OUT):
-                proof = prove(dense, name, images)
-        except TeacherError as error:
+            _check_passed(hooked, name, images)
+            proof = prove(dense, name, images)
+        except NotAlone as error:
             hooked.hook.remove()
             reasons.setdefault(found, error)
             continue
@@ -160,7 +161,23 @@ def dense_by_hook(model: nn.Module, name: str, images: Tensor, place: str = "") 
     raise _none_proved(name, reasons)
 
 
-def _none_proved(name: str, reasons: dict[str, TeacherError]) -> TeacherError:
+def _check_passed(hooked: HookedClassifier, name: str, images: Tensor) -> None:
+    """Refuse a place that a part of the answer passes by: what it puts out does not decide the answer alone."""
+    with torch.inference_mode(), exact_float32():
+        own = hooked(images)
+        try:
+            with blaming(f"what follows {hooked.place} in {name} does not take its features alone", WAY_OUT):
+                composed = hooked.forward_head(hooked.forward_features(images))
+        except TeacherError as error:
+            raise NotAlone(str(error)) from error
+    # Answers that are not finite are for the proof to refuse.
+    if bool(own.isfinite().all()) and not torch.allclose(
+        composed, own, rtol=0, atol=TOLERANCE * float(own.abs().max())
+    ):
+        raise NotAlone(refusal(name, f"a part of its answer passes {hooked.place} by"))
+
+
+def _none_proved(name: str, reasons: dict[str, NotAlone]) -> TeacherError:
     if not reasons:
         return TeacherError(
             refusal(name, "none of its submodules puts out a feature map, or tokens whose square cells tile the image")

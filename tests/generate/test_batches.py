@@ -249,9 +249,9 @@ def test_closing_early_leaves_no_thread_of_either_decoder(decode):
         next(iter(decoded))
 
 
-@pytest.mark.parametrize(("device_type", "cores", "threads"), [("cpu", 1, 1), ("cpu", 2, 2), ("cuda", 16, 16)])
-def test_threads_by_default(device_type, cores, threads):
-    assert batches.default_decode_threads(device_type, cores) == threads
+@pytest.mark.parametrize(("cores", "processes", "threads"), [(1, 1, 1), (16, 1, 16), (16, 8, 2), (2, 4, 1)])
+def test_threads_by_default(cores, processes, threads):
+    assert batches.default_decode_threads(cores, processes) == threads
 
 
 def test_reading_ahead_is_bounded():

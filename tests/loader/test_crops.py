@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import pickle
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -58,6 +59,20 @@ def test_an_item_is_a_crop_and_its_row_box_and_flip(photos: Path, store: Path) -
     assert isinstance(box, relabel.Box)
     assert isinstance(flip, bool)
     assert len(dataset) == 8
+
+
+@pytest.mark.parametrize("flip", [False, True])
+def test_what_was_read_off_the_transform_reaches_the_label(photos: Path, store: Path, flip: bool) -> None:
+    # An image of 24 x 20 pixels.
+    transform = v2.Compose([v2.CenterCrop((10, 6)), v2.RandomHorizontalFlip(float(flip)), v2.ToImage()])
+    maps = relabel.open(store)
+    sample = relabel.LabeledSample(maps, transform)({"__key__": NAMES[5], "png": picture(5), "cls": 7})
+    assert sample is not None
+    for target, label in ((relabel.LabeledCrops(ImageFolder(photos), maps, transform)[5][1], 1), (sample[1], 7)):
+        assert target.box.xyxy == pytest.approx((9 / 24, 5 / 20, 15 / 24, 15 / 20))
+        assert (target.row, target.flip, target.label) == (1, flip, label)
+        _, labels = relabel.collate([(torch.zeros(1), target)])
+        assert labels.flips.tolist() == [flip]
 
 
 def test_a_batch_has_the_labels_of_its_crops(photos: Path, store: Path) -> None:
@@ -199,6 +214,8 @@ def test_a_sample_that_was_taken_apart_or_not_decoded_is_refused(store: Path) ->
         label(stream_sample(NAMES[0], jpg=b"bytes"))
     with pytest.raises(InvalidValueError, match="Give image_suffixes"):
         label({"__key__": NAMES[0], "image.jpg": picture(0)})
+    with pytest.raises(InvalidValueError, match="a sample needs __key__"):
+        label({"jpg": picture(0)})
     own = relabel.LabeledSample(label.maps, TRANSFORM, image_suffixes=["image.jpg"])
     assert own({"__key__": NAMES[0], "image.jpg": picture(0)})[1].label == -1  # type: ignore[index]
 
@@ -232,6 +249,8 @@ def test_items_of_two_stores_or_of_two_sizes_do_not_make_a_batch(photos: Path, s
     plain = relabel.LabeledCrops(ImageFolder(photos), one.maps, None)
     with pytest.raises(InvalidValueError, match="Let the transform end in tensors"):
         relabel.collate([plain[0]])
+    with pytest.raises(InvalidValueError, match="Let the transform end in tensors of one size"):
+        relabel.collate([(torch.zeros(3, 4, 4), one[0][1]), (torch.zeros(3, 4, 5), one[1][1])])
 
 
 def test_what_is_no_folder_of_images_is_refused(store: Path) -> None:
@@ -242,6 +261,30 @@ def test_what_is_no_folder_of_images_is_refused(store: Path) -> None:
 def test_a_datasets_own_transform_is_refused_not_dropped(photos: Path, store: Path) -> None:
     with pytest.raises(InvalidValueError, match=r"its own transform, transforms, .* whole transform to LabeledCrops"):
         relabel.LabeledCrops(ImageFolder(photos, transform=TRANSFORM), relabel.open(store), None)
+
+
+@pytest.mark.parametrize("options", [{"temperature": 2.0}, {"space": "probability"}, {"uncovered": "nearest"}])
+def test_a_batch_hands_on_how_to_pool(tmp_path: Path, options: dict[str, Any]) -> None:
+    make_store(tmp_path / "s.zarr", [["a"]], random_logits(1, 9, (4, 5)), footprint=torch.tensor([0.0, 0.0, 0.5, 1.0]))
+    maps = relabel.open(tmp_path / "s.zarr")
+    box = relabel.Box(0.6, 0.0, 0.9, 1.0) if "uncovered" in options else relabel.Box(0.1, 0.0, 0.4, 1.0)
+    _, labels = relabel.collate([(torch.zeros(1), relabel.CropLabel(0, box, True, 3, maps))])
+    expected = maps[[0]].pool(torch.tensor([box.xyxy]), (1, 2), flip=torch.tensor([True]), **options)
+    assert torch.allclose(labels.pool((1, 2), **options), expected)
+    assert torch.allclose(labels.pool_sparse((1, 2), **options).dense(), expected)
+    if "uncovered" in options:
+        for pool in (labels.pool, labels.pool_sparse):
+            with pytest.raises(LabelError):
+                pool()
+    else:
+        assert not torch.allclose(labels.pool((1, 2)), expected, atol=1e-3)
+
+
+def test_a_stream_brings_its_keys_to_its_workers(store: Path) -> None:
+    sample = relabel.LabeledSample(relabel.open(store), TRANSFORM)
+    for name in ("key", "status"):
+        (store / name).rename(store / f"{name} is gone")
+    assert pickle.loads(pickle.dumps(sample))(stream_sample(NAMES[0])) is not None
 
 
 def test_a_batch_pools_without_the_dense_target(photos: Path, store: Path) -> None:

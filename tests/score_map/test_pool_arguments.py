@@ -48,7 +48,16 @@ def test_boxes_in_pixels_are_refused_whatever_is_done_with_uncovered_ones(box: t
         MAPS.pool(boxes, uncovered="nearest")
 
 
-@pytest.mark.parametrize("box", [(-9.0, -9.0, 10.0, 10.0), (0.0, -20.0, 21.0, 1.0), (0.0, 0.0, 8.0, 1.5)])
+@pytest.mark.parametrize(
+    "box",
+    [
+        (-9.0, -9.0, 10.0, 10.0),
+        (0.0, -20.0, 21.0, 1.0),
+        (0.0, -9.0, 10.0, 10.0),
+        (0.0, 0.0, 9.0, 1.5),
+        (0.0, 0.0, 7.9, 7.9),
+    ],
+)
 def test_padded_crops_of_tiny_images_are_no_pixels(box: tuple[float, ...]) -> None:
     boxes = torch.tensor([box] * 2)
     assert MAPS.pool(boxes).sum(1).tolist() == pytest.approx([1, 1])
@@ -58,3 +67,5 @@ def test_a_box_far_away_that_is_empty_or_infinite_is_named_as_such() -> None:
     for wrong in (float("inf"), -20.0):
         with pytest.raises(InvalidValueError, match="box 1 is"):
             MAPS.pool(torch.tensor([[-9.0, 0, 1, 1], [0, 0, wrong, 1]]), uncovered="nearest")
+    with pytest.raises(InvalidValueError, match="all finite"):
+        MAPS.pool(torch.tensor([[-float("inf"), 0, 1, 1]] * 2), uncovered="nearest")

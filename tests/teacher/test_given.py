@@ -156,3 +156,31 @@ def test_an_error_while_its_module_is_imported_is_reported_with_its_reason(load,
 def test_it_brings_its_own_weights(weights, load):
     with pytest.raises(TeacherError, match="a_package:make brings its own weights"):
         load(Pooling, **weights)
+
+
+def _classifier():
+    torch.manual_seed(1)
+    body = nn.Sequential(nn.Conv2d(3, 6, STRIDE, STRIDE), nn.ReLU())
+    return nn.Sequential(body, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(0.5), nn.Linear(6, 3))
+
+
+@pytest.mark.parametrize("place", ["", "@0.0"])
+def test_a_module_that_answers_for_whole_images_is_made_dense_and_proved(place, load):
+    teacher = load(_classifier, f"a_package:make{place}", image_size_hw=(64, 96))
+    model = _classifier().eval()
+    assert (teacher.proof.kind, teacher.grid.size_hw) == ("linear", (4, 6))
+    assert (teacher.record.weights, teacher.record.name) == ("given", f"a_package:make{place}")
+    images = torch.randint(0, 256, (2, 3, 64, 96), dtype=torch.uint8)
+    vector = model[0](images / 255)[:, :, 1, 5]
+    torch.testing.assert_close(teacher(images)[:, :, 1, 5], model[4](vector))
+
+
+def test_a_place_in_what_already_answers_at_every_location_is_refused(load):
+    with pytest.raises(TeacherError, match=r"a_package:make@drop is not a classifier: it answers \(2, 3, 14, 14\)"):
+        load(Pooling, "a_package:make@drop")
+
+
+def test_preprocessing_can_be_chosen(load):
+    wanted = {"mean": (0.5,) * 3, "std": (0.25,) * 3, "interpolation": "bicubic", "fit": "center", "crop": 0.5}
+    made = load(_said(mean=[0.1] * 3, interpolation="bilinear"), **wanted).preprocessing
+    assert {name: getattr(made, name) for name in wanted} == wanted

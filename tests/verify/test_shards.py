@@ -123,6 +123,8 @@ def test_squashed_images_are_covered_whole(make: Callable[..., Path]) -> None:
         ((0.0, 0.0, 1.0, 0.75), {"center"}),
         ((-0.25, 0.0, 1.25, 1.0), {"letterbox"}),
         ((0.0, -0.1, 1.0, 1.0), {"letterbox"}),
+        ((0.0, 0.0, 1.1, 1.0), {"letterbox"}),
+        ((0.1, 0.0, 1.0, 1.0), {"center"}),
         ((-0.25, 0.1, 1.25, 0.9), set()),
     ],
 )
@@ -176,6 +178,15 @@ def test_files_that_do_not_belong_to_the_store_are_found(store: Path) -> None:
         "notes.txt",
         "scores/c.0",
     ]
+
+
+@pytest.mark.parametrize("file", ["zarr.json", "label/zarr.json"])
+def test_a_field_that_zarr_does_not_know_is_found(store: Path, file: str) -> None:
+    metadata = json.loads((store / file).read_text())
+    (store / file).write_text(json.dumps(metadata | {"extra": 1}))
+    report = verify_shards(store, show_progress=False)
+    assert [f.what for f in report.findings] == [f"{file} holds 'extra', which is no field of zarr v3"]
+    assert not report.is_clean
 
 
 def test_consolidated_metadata_is_found(store: Path) -> None:

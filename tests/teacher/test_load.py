@@ -1,0 +1,49 @@
+"""Every source's teachers are loaded alike: classes kept, cast, on any device."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from relabel.errors import TeacherError
+from relabel.teacher import TeacherSpec, load_teacher
+
+NAME = "torchvision:shufflenet_v2_x0_5"
+
+
+def _load(name=NAME, **spec):
+    return load_teacher(TeacherSpec(name=name, random_weights=0, image_size_hw=(64, 96), device="cpu", **spec))
+
+
+@pytest.mark.parametrize("name", ["torchvison:resnet18", "torchvision.resnet18", "Torchvision:resnet18"])
+def test_a_source_that_is_none_is_refused_and_names_what_there_is(name):
+    with pytest.raises(TeacherError, match=r"package\.module:function"):
+        load_teacher(TeacherSpec(name=name, device="cpu"))
+
+
+def test_classes_of_a_hooked_teacher_can_be_kept(tmp_path, photos):
+    (tmp_path / "classes.txt").write_text("7 seven\n3 three\n")
+    whole, kept = _load(), _load(classes=str(tmp_path / "classes.txt"))
+    assert (kept.num_classes, kept.class_names) == (2, ("seven", "three"))
+    torch.testing.assert_close(kept(photos(kept)), whole(photos(kept))[:, [7, 3]])
+
+
+def test_a_hooked_teacher_runs_in_channels_last_order(photos):
+    plain, other = _load(), _load(channels_last=True)
+    torch.testing.assert_close(other(photos(other)), plain(photos(plain)), rtol=1e-4, atol=1e-5)
+
+
+def test_a_hooked_teacher_runs_in_bfloat16(photos):
+    plain, low = _load(), _load(precision="bfloat16")
+    error = (low(photos(low)) - plain(photos(plain))).abs().max() / plain(photos(plain)).abs().max()
+    assert low.record.precision == "bfloat16"
+    assert 0 < error < 0.05
+
+
+@pytest.mark.cuda
+def test_a_hooked_teacher_runs_on_a_gpu(photos):
+    on_cpu = _load()
+    on_gpu = load_teacher(TeacherSpec(name=NAME, random_weights=0, image_size_hw=(64, 96), device="cuda"))
+    assert on_gpu.record.weights_digest == on_cpu.record.weights_digest
+    answers = on_gpu(photos(on_cpu)).cpu()
+    assert (answers - on_cpu(photos(on_cpu))).abs().max() < 0.05 * answers.abs().max()
