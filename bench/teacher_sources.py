@@ -153,6 +153,8 @@ def _measured(spec: TeacherSpec, name: str = "") -> Verdict:
 
 
 def _print(source: str, verdicts: list[Verdict]) -> None:
+    if not verdicts:
+        return
     proved = [v for v in verdicts if v.head]
     linear = sum(v.head.startswith("linear") for v in proved)
     counts = f"{len(proved)} of {len(verdicts)} are proved, {linear} of them linear, the others constant-field."

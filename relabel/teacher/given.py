@@ -62,7 +62,8 @@ def _is_classifier(model: nn.Module, images: Tensor) -> bool:
 def _called(name: str) -> Any:
     module_name, _, function_name = name.partition(":")
     with blaming(
-        f"cannot import the teacher {name}", "Expected package.module:function, its folder being on PYTHONPATH"
+        f"cannot import the teacher {name}",
+        "Expected package.module:function, its folder being on PYTHONPATH, or torchvision:MODEL or transformers:MODEL",
     ):
         module = importlib.import_module(module_name)
     function = getattr(module, function_name, None)

@@ -15,7 +15,7 @@ def _load(name=NAME, **spec):
     return load_teacher(TeacherSpec(name=name, random_weights=0, image_size_hw=(64, 96), device="cpu", **spec))
 
 
-@pytest.mark.parametrize("name", ["torchvison:resnet18", "torchvision.resnet18", "Torchvision:resnet18"])
+@pytest.mark.parametrize("name", ["torchvison:resnet18", "torchvision.resnet18"])
 def test_a_source_that_is_none_is_refused_and_names_what_there_is(name):
     with pytest.raises(TeacherError, match=r"package\.module:function"):
         load_teacher(TeacherSpec(name=name, device="cpu"))
