@@ -26,6 +26,8 @@ whole image looked like that. Each time a teacher is loaded, before it labels an
   random weights and noise: trained ones may do better, so look at some maps.
 
 Errors are relative to the spread of the model's logits over the classes, in float32; 1e-4 is allowed.
+
+Teachers out of torchvision and transformers have [a page of their own](teachers_other.md).
 """
 
 _TABLE = """## How to read the table

@@ -19,8 +19,7 @@ from relabel.errors import TeacherError
 from relabel.geometry import Grid
 from relabel.teacher.blame import blaming
 from relabel.teacher.dense import WAY_OUT, DenseClassifier, FeatureLayout, refusal
-from relabel.teacher.proof import MOST_REPEATED, TOLERANCE, Proof, exact_float32, prove
-from relabel.teacher.proof import _NotAlone as NotAlone
+from relabel.teacher.proof import MOST_REPEATED, TOLERANCE, NotAlone, Proof, exact_float32, prove
 
 _log = logging.getLogger(__name__)
 

@@ -46,7 +46,7 @@ class Proof:
     repeated: bool = False
 
 
-class _NotAlone(TeacherError):
+class NotAlone(TeacherError):
     """A head that answers otherwise to one location alone than to a whole grid of it."""
 
 
@@ -59,7 +59,7 @@ def proved(model: Any, layout: FeatureLayout, name: str, images: Tensor) -> tupl
     dense = DenseClassifier(model, layout)
     try:
         return dense, prove(dense, name, images)
-    except _NotAlone as error:
+    except NotAlone as error:
         cells = layout.grid.height * layout.grid.width
         if cells > MOST_REPEATED:
             raise
@@ -93,7 +93,7 @@ def prove(dense: DenseClassifier, name: str, images: Tensor) -> Proof:
         constant_error = _relative(dense.head(constant), model.forward_head(constant)[:, :, None, None])
         if constant_error > TOLERANCE:
             why = f"with equal features everywhere its dense logits are {constant_error:.1e} away from the model's own"
-            raise _NotAlone(refusal(name, f"{why} ({TOLERANCE:.0e} is allowed), so its head cannot be proved"))
+            raise NotAlone(refusal(name, f"{why} ({TOLERANCE:.0e} is allowed), so its head cannot be proved"))
         is_localised = localises(*_on_wide_images(dense, name, images[:1]))
     kind: Literal["linear", "constant-field"] = "linear" if linear <= _LINEAR else "constant-field"
     return Proof(kind, linear, constant_error, is_localised, dense.repeated)
@@ -128,7 +128,7 @@ def _dense_logits(dense: DenseClassifier, name: str, features: Tensor) -> Tensor
         with blaming(f"the head of {name} does not take one location alone", WAY_OUT):
             return dense.head(features)
     except TeacherError as error:
-        raise _NotAlone(str(error)) from error
+        raise NotAlone(str(error)) from error
 
 
 def _check_answers(name: str, own: Tensor, logits: Tensor) -> None:

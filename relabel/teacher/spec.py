@@ -17,12 +17,14 @@ class TeacherSpec:
     """A teacher by name, and how it runs.
 
     Attributes:
-        name: a timm model, with or without the tag of its weights (``resnet18.a1_in1k``), a model of the Hugging Face
-            hub in timm's format (``hf-hub:owner/name``), or ``package.module:function`` returning a module or callable
-            that maps normalised images (B, 3, h, w) to logits (B, C, H, W). What that function returns may say
+        name: a timm model, with or without the tag of its weights (``resnet18.a1_in1k``); a model of the Hugging Face
+            hub in timm's format (``hf-hub:owner/name``); ``torchvision:NAME`` or ``torchvision:NAME.WEIGHTS``;
+            ``transformers:NAME_OR_FOLDER``; or ``package.module:function`` returning a classifier, or a module or
+            callable that maps normalised images (B, 3, h, w) to logits (B, C, H, W). What that function returns may say
             ``image_size_hw``, ``mean``, ``std`` and ``interpolation``, as `Preprocessing` has them; without, it is
-            given bilinear images of 224 x 224 pixels in [0, 1].
-        checkpoint: a safetensors file or torch state dict; None takes timm's pretrained weights.
+            given bilinear images of 224 x 224 pixels in [0, 1]. For all but timm's, ``@SUBMODULE`` at the end names the
+            submodule whose output is the map of features, where it should not be found by itself.
+        checkpoint: a safetensors file or torch state dict; None takes the model's own pretrained weights.
         random_weights: a seed for random weights, for benchmarks; excludes `checkpoint`.
         image_size_hw: the input's (height, width) in pixels; None is the model's own.
         fit: how an image is fitted to that size.

@@ -99,7 +99,8 @@ def _check_name(name: str) -> None:
     raise TeacherError(
         f"timm has no {f'weights {tag!r} of {architecture}' if known else f'model {name!r}'}. "
         + (f"Did you mean {', '.join(close)}? " if close else "")
-        + "A teacher is a timm model name, hf-hub:owner/name, or package.module:function"
+        + "A teacher is a timm model name, hf-hub:owner/name, torchvision:NAME, transformers:NAME_OR_FOLDER, or "
+        "package.module:function"
     )
 
 
