@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -21,6 +22,9 @@ from relabel.manifest import Preprocessing
 
 _TOGETHER = 4
 """Images that a thread takes at a time: to hand over each alone costs a tenth of decoding it."""
+
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,14 +130,26 @@ class DeviceDecoder:
             pool.shutdown(wait=True, cancel_futures=True)
 
     def _pixels(self, images: Sequence[EncodedImage]) -> Pixels:
+        try:
+            return self._by_device(images, on_device=True)
+        except torch.OutOfMemoryError as error:
+            _log.debug("a batch is decoded by the CPU: %s", error)
+        # Not before the handler is left: the error holds the frames, and they the memory.
+        torch.cuda.empty_cache()
+        return self._by_device(images, on_device=False)
+
+    def _by_device(self, images: Sequence[EncodedImage], *, on_device: bool) -> Pixels:
+        """Pixels on the device; or, where its memory is full, in the CPU's, all decoded there."""
         started = time.perf_counter()
+        where = self._device if on_device else torch.device("cpu")
         hashes = self._pool.map(lambda image: image_hash(image.data), images)
         with torch.cuda.stream(self._stream) if self._stream is not None else nullcontext():
             batches = tuple(
-                _channels_last(torch.empty(len(images), *view.image_size_hw, 3, dtype=torch.uint8, device=self._device))
+                _channels_last(torch.empty(len(images), *view.image_size_hw, 3, dtype=torch.uint8, device=where))
                 for view in self._views
             )
-            decoded = decode_and_fit_on(self._device, [image.data for image in images], self._views)
+            data = [image.data for image in images]
+            decoded = decode_and_fit_on(where, data, self._views) if on_device else [None] * len(images)
             left = [image for image, found in zip(images, decoded, strict=True) if found is None]
             by_cpu = self._pool.map(lambda image: _by_cpu(image, self._views), left)
             rows = [
@@ -147,7 +163,7 @@ class DeviceDecoder:
 
     def _handed_over(self, pixels: Pixels) -> Pixels:
         if self._stream is not None:
-            for batch in pixels.views:
+            for batch in (view for view in pixels.views if view.is_cuda):
                 # The stream that frees them is not the one that made them.
                 batch.record_stream(torch.cuda.current_stream(self._device))
         return pixels

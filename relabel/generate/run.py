@@ -56,12 +56,10 @@ def generate(
     listing = listed(source, options, title=peers.title("listing images"), shown=shown)
     writer = create_or_open(Path(store), manifest_of(ensemble, listing.record, options))
     mine = share(listing.tasks, options.rank, options.world_size)
-    if options.retry_failed:
-        _retract_failed(writer, mine)
-    published = writer.published()
+    published = writer.published() - (_with_failures(writer, mine) if options.retry_failed else frozenset())
     todo = missing(mine, published)
     # Of the shards that are there: skipping them must not make an earlier run's failures look mended.
-    earlier = [statuses for _, statuses in _statuses(writer, mine)]
+    earlier = [statuses for task, statuses in _statuses(writer, mine) if task not in todo]
     annotator = Annotator(ensemble, writer.manifest.scores, writer.arrays["classes"].dtype)
     plan = BatchPlan(
         views=ensemble.views,
@@ -70,10 +68,10 @@ def generate(
         threads=options.workers or default_decode_threads(len(os.sched_getaffinity(0)), peers.on_this_machine),
         device=ensemble.device,
     )
-    # Where others may still retract theirs, what is missing is not known yet.
+    # Which of theirs other processes will label again is not known here.
     is_idle = not missing(listing.tasks if peers.are_shared else mine, published) and not options.retry_failed
     with Progress(peers.title("labelling"), None, unit="images", shown=shown and not is_idle) as progress:
-        run = _Run(annotator, writer, peers, progress)
+        run = _Run(annotator, writer, peers, progress, again=options.retry_failed)
         summary = replace(
             run.label(source, todo, plan),
             shards=len(mine),
@@ -100,10 +98,8 @@ def _statuses(writer: StoreWriter, tasks: Sequence[ShardTask]) -> Iterator[tuple
     return ((task, reader.statuses(task.shard)) for task in tasks if task.shard in reader.published)
 
 
-def _retract_failed(writer: StoreWriter, tasks: Sequence[ShardTask]) -> None:
-    for task, statuses in _statuses(writer, tasks):
-        if (statuses == FAILED).any():
-            writer.retract(task.shard)
+def _with_failures(writer: StoreWriter, tasks: Sequence[ShardTask]) -> frozenset[int]:
+    return frozenset(task.shard for task, statuses in _statuses(writer, tasks) if (statuses == FAILED).any())
 
 
 def _batch_size(
@@ -138,8 +134,11 @@ def _of_all(
 class _Run:
     """One process's share of a run: three stages, two batches between the device and the disk."""
 
-    def __init__(self, annotator: Annotator, writer: StoreWriter, peers: Peers, progress: Progress) -> None:
+    def __init__(
+        self, annotator: Annotator, writer: StoreWriter, peers: Peers, progress: Progress, *, again: bool
+    ) -> None:
         self._annotator, self._writer, self._peers, self._progress = annotator, writer, peers, progress
+        self._again = again
         self._waits, self._busy = StageSeconds(), StageSeconds()
         self._fallbacks = 0
         self._is_listed = True
@@ -207,7 +206,7 @@ class _Run:
 
     def _open(self, task: ShardTask, publisher: Publisher) -> OpenShard:
         if self._shard is None or self._shard.task != task:
-            writer = self._writer.claim(task.shard)
+            writer = self._writer.claim(task.shard, again=self._again)
             self._shard = publisher.open(OpenShard(task, writer, self._writer.manifest.footprint is None))
         return self._shard
 

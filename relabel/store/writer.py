@@ -42,33 +42,20 @@ class StoreWriter:
         """
         return published_shards(self.manifest, LocalFiles(self.path).names("status"))
 
-    def claim(self, shard: int, *, patience_seconds: float = 1.0) -> ShardWriter:
+    def claim(self, shard: int, *, again: bool = False, patience_seconds: float = 1.0) -> ShardWriter:
         """Take a shard, to write it; another process that only sweeps lets go of it in a moment.
+
+        With `again` it may be a finished one, which stays what it is until the new one is published.
 
         Raises:
             StoreBusyError: another process has it, or has just published it.
             StoreError: the folder cannot be written, or its file system has no locks.
         """
         lock = self._locked(shard, patience_seconds)
-        if self._status_file(shard).exists():
+        if not again and self._status_file(shard).exists():
             self._let_go(shard, lock)
             raise StoreBusyError(f"another process has published shard {shard} of {self.path}; run again")
         return ShardWriter(self, shard, lock)
-
-    def retract(self, shard: int) -> None:
-        """Make a finished shard a missing one, so that it can be written anew; a reader that has it open may lose it.
-
-        Raises:
-            StoreBusyError: another process is writing it.
-            StoreError: the folder cannot be written.
-        """
-        lock = self._locked(shard, patience_seconds=1.0)
-        try:
-            with disk_errors(self.path):
-                self._status_file(shard).unlink(missing_ok=True)
-                sync(self._status_file(shard).parent)
-        finally:
-            self._let_go(shard, lock)
 
     def temporary(self, spec: ArraySpec, shard: int) -> Path:
         """Where a shard's file of an array is written before it is renamed."""
@@ -109,6 +96,12 @@ class StoreWriter:
                     self.temporary(spec, shard).unlink(missing_ok=True)
         finally:
             lock.release()
+
+    def _retract(self, shard: int) -> None:
+        status = self._status_file(shard)
+        if status.exists():
+            status.unlink()
+            sync(status.parent)
 
     def _status_file(self, shard: int) -> Path:
         status = self.arrays["status"]
@@ -183,9 +176,13 @@ class ShardWriter:
             self._columns[name][: len(table)] = values
             self._columns[name][len(table) :] = self._store.arrays[name].fill
         with disk_errors(self._store.path):
-            for spec in self._store.arrays.values():
-                if spec.name != "status":
-                    self._write(spec, self._encoded(spec, table))
+            others = [spec for spec in self._store.arrays.values() if spec.name != "status"]
+            for spec in others:
+                self._write(spec, self._encoded(spec, table))
+            # One that is written again is missing from here on, and never half old and half new.
+            self._store._retract(self.shard)
+            for spec in others:
+                self._rename(spec)
             self._publish_status()
 
     def close(self) -> None:
@@ -253,7 +250,6 @@ class ShardWriter:
             write_all(descriptor, data)
         finally:
             os.close(descriptor)
-        self._rename(spec)
 
     def _publish_status(self) -> None:
         spec = self._store.arrays["status"]

@@ -53,4 +53,6 @@ def answer_of(forward: Callable[[Tensor], Tensor], name: str, images: Tensor) ->
         raise TeacherError(f"{name} answers {logits.shape[1]} classes; a soft label needs two or more")
     if not bool(logits.isfinite().all()):
         raise TeacherError(f"{name} answers NaN or infinity: its weights are damaged, or were never trained")
+    if logits.numel() and bool((logits >= 0).all()) and bool(((logits.sum(1) - 1).abs() < 1e-3).all()):
+        raise TeacherError(f"{name} answers probabilities; expected logits. Leave its softmax out, or answer their log")
     return Answer(logits.shape[1], Grid(*logits.shape[2:]))

@@ -20,14 +20,14 @@ _PLAIN = (nn.Linear, nn.Conv1d, nn.Conv2d)
 
 
 def find_device(name: str) -> torch.device:
-    """The device of a name; "auto" is a GPU if there is one.
+    """The device of a name; "auto" is a GPU if there is one, and "cuda" without a number this process's own.
 
     Raises:
         TeacherError: there is no such device here.
     """
-    if name == "auto":
-        if not torch.cuda.is_available():
-            return torch.device("cpu")
+    if name == "auto" and not torch.cuda.is_available():
+        return torch.device("cpu")
+    if name in ("auto", "cuda") and torch.cuda.is_available():
         # torchrun and srun start a process for each GPU of a machine, and say which of them it is.
         local = os.environ.get("LOCAL_RANK") or os.environ.get("SLURM_LOCALID") or "0"
         return torch.device("cuda", int(local) % torch.cuda.device_count() if local.isdecimal() else 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
@@ -14,6 +15,9 @@ from relabel.manifest import Preprocessing
 from relabel.teacher.load import load_teacher
 from relabel.teacher.spec import TeacherSpec
 from relabel.teacher.teacher import Teacher
+
+_STRIDES = (32, 16, 14, 8, 64, 4, 28)
+"""Pixels of a cell, as most networks have them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,12 +150,20 @@ def _at_scales(spec: TeacherSpec, scales: Sequence[float]) -> list[Teacher]:
 
 
 def _scaled(teacher: Teacher, scale: float) -> tuple[int, int]:
-    """(height, width) in pixels near `scale` times the teacher's, of whole cells."""
+    """(height, width) in pixels near `scale` times the teacher's, of whole cells but at scale 1."""
+    if scale == 1:
+        return teacher.preprocessing.image_size_hw
+    sizes = zip(teacher.preprocessing.image_size_hw, teacher.grid.size_hw, strict=True)
     height, width = (
-        max(1, round(size * scale / (size / cells))) * size / cells
-        for size, cells in zip(teacher.preprocessing.image_size_hw, teacher.grid.size_hw, strict=True)
+        max(1, math.floor(size * scale / cell + 0.5)) * cell
+        for size, cell in ((size, _pixels_of_a_cell(size, cells)) for size, cells in sizes)
     )
     return round(height), round(width)
+
+
+def _pixels_of_a_cell(size: int, cells: int) -> float:
+    """What a cell strides; networks round a side that it does not divide up to whole cells."""
+    return next((stride for stride in _STRIDES if -(-size // stride) == cells), size / cells)
 
 
 def _pixels(preprocessing: Preprocessing) -> Preprocessing:
@@ -183,6 +195,8 @@ def _check(members: tuple[Teacher, ...]) -> None:
                 f"{first.record.name} and {other.record.name} name their {first.num_classes} classes differently, so "
                 "they cannot be averaged. Give --classes to keep the same ones of each, in the same order"
             )
+        if other.device != first.device or other.preprocessing.decode != first.preprocessing.decode:
+            raise TeacherError(f"all teachers need one --device and --decode; {other.record.name} has its own")
         its_height, its_width = other.preprocessing.image_size_hw
         if first.preprocessing.fit != other.preprocessing.fit or first.preprocessing.crop != other.preprocessing.crop:
             raise TeacherError(f"all teachers need one --fit and --crop; {other.record.name} has its own")

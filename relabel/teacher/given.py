@@ -5,7 +5,10 @@ What it returns answers (B, C, H, W) by itself, or is a module that answers (B, 
 
 from __future__ import annotations
 
+import hashlib
 import importlib
+import logging
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -21,6 +24,8 @@ from relabel.teacher.preprocessing import chosen
 from relabel.teacher.proof import Proof
 from relabel.teacher.spec import TeacherSpec
 from relabel.teacher.weights import digest_of
+
+_log = logging.getLogger(__name__)
 
 
 def given_candidate(spec: TeacherSpec, device: torch.device) -> Candidate:
@@ -44,12 +49,33 @@ def given_candidate(spec: TeacherSpec, device: torch.device) -> Candidate:
                     model=model, weights="given", digest=digest, preprocessing=preprocessing, place=place
                 )
                 return candidate_of(found, spec, device)
+        model = _InOrder(model)
         answer = answer_of(model, spec.name, noise)
         proof = Proof("given", 0.0, 0.0, localises(model, spec.name, noise[:1]))
+        if digest == digest_of(None):
+            digest = _digest_of_answers(model, noise)
     record = TeacherRecord(
         name=spec.name, weights="given", weights_digest=digest, head=proof.kind, precision=spec.precision
     )
     return Candidate(forward=model, preprocessing=preprocessing, record=record, proof=proof, answer=answer)
+
+
+class _InOrder(nn.Module):
+    """A user's model, given its images as (B, 3, h, w) lie in memory: it may well call `view` on them."""
+
+    def __init__(self, model: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self._model = model
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self._model(images.contiguous())
+
+
+def _digest_of_answers(model: nn.Module, images: Tensor) -> str:
+    """What tells two callables without a state apart: the likeliest class at every cell for fixed images."""
+    with torch.inference_mode():
+        likeliest = model(images).argmax(1).cpu()
+    return hashlib.sha256(f"{tuple(likeliest.shape)} {likeliest.flatten().tolist()}".encode()).hexdigest()
 
 
 def _is_classifier(model: nn.Module, images: Tensor) -> bool:
@@ -83,6 +109,14 @@ def _called(name: str) -> Any:
 
 def _preprocessing(spec: TeacherSpec, model: object) -> Preprocessing:
     """What the model says of its images: ``image_size_hw``, ``mean``, ``std``, ``interpolation``, all optional."""
+    unsaid = [name for name in ("mean", "std") if not hasattr(model, name) and getattr(spec, name) is None]
+    if unsaid:
+        _log.warning(
+            "%s does not say its %s: it is given pixels in [0, 1]. If it was trained otherwise, let what it returns "
+            "have these attributes, or give --mean and --std",
+            spec.name,
+            " and ".join(unsaid),
+        )
     with blaming(
         f"{spec.name} says of its images what cannot be used",
         "Expected image_size_hw = (height, width), mean and std of three numbers, interpolation bilinear or bicubic",

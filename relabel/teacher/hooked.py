@@ -123,8 +123,8 @@ class FoldedClassifier(DenseClassifier):
 def dense_by_hook(model: nn.Module, name: str, images: Tensor, place: str = "") -> tuple[FoldedClassifier, Proof]:
     """Make a classifier dense and prove it, at a named submodule, or at the last one where that can be proved.
 
-    Where nothing that follows takes one location alone, because it knows places, it is run over a whole grid of each
-    location, where the grid is of at most `MOST_REPEATED` cells.
+    Where nothing that follows takes one location alone, because it knows places, what follows the last such submodule
+    is run over a whole grid of each location, where the grid is of at most `MOST_REPEATED` cells.
 
     Args:
         model: normalised images (B, 3, h, w) to logits (B, C).
@@ -142,7 +142,7 @@ def dense_by_hook(model: nn.Module, name: str, images: Tensor, place: str = "") 
     places = places[: -_MOST_TRIED - 1 : -1]
     whole = [(p, layout) for p, layout in places if layout.grid.height * layout.grid.width <= MOST_REPEATED]
     reasons: dict[str, NotAlone] = {}
-    for is_repeated, (found, layout) in [(False, p) for p in places] + [(True, p) for p in whole]:
+    for is_repeated, (found, layout) in [(False, p) for p in places] + [(True, p) for p in whole[:1]]:
         hooked = HookedClassifier(model, found, layout, images)
         dense = FoldedClassifier(hooked, layout, is_repeated)
         try:
@@ -153,6 +153,12 @@ def dense_by_hook(model: nn.Module, name: str, images: Tensor, place: str = "") 
             reasons.setdefault(found, error)
             continue
         _log.debug("%s is dense at its submodule %s", name, found)
+        if is_repeated and not place and not proof.localises:
+            # Run over whole grids any head is right by definition: that this is a map of places is all to be seen.
+            hooked.hook.remove()
+            why = f"{found} may be no map of places, and its cells cannot be proved one by one"
+            reasons.setdefault(found, NotAlone(refusal(name, why)))
+            continue
         if is_repeated:
             cells = layout.grid.height * layout.grid.width
             _log.warning("what follows %s in %s knows places: it is run %d times for an image", found, name, cells)

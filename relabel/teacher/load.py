@@ -84,6 +84,12 @@ def _with_classes(found: Candidate, spec: TeacherSpec, device: torch.device) -> 
         if wordnet_ids is None or found.record.weights != "pretrained" or found.class_names is not None:
             return found
         return replace(found, class_names=imagenet_names(wordnet_ids))
+    if wordnet_ids is not None and found.record.weights == "checkpoint":
+        _log.warning(
+            "the %d classes of the checkpoint of %s are taken to be those of ImageNet with so many, in timm's order",
+            num_classes,
+            spec.name,
+        )
     kept = kept_classes(spec.classes, num_classes, wordnet_ids, spec.name)
     return replace(
         found,

@@ -227,6 +227,18 @@ def test_images_that_took_a_slower_decoder_are_counted(monkeypatch, decode):
     assert sum(batch.fallbacks for batch in found) == 6
 
 
+def test_a_batch_for_which_the_device_has_no_memory_is_decoded_by_the_cpu(monkeypatch):
+    def full(*_: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr("relabel.generate.decoders.decode_and_fit_on", full)
+    found = collected(Source(a=mixed), plan([("a", 21)]), views=(replace(PREPROCESSING, decode="cuda"),), batch_size=8)
+    expected = collected(Source(a=mixed), plan([("a", 21)]), batch_size=8)
+    assert sum(batch.fallbacks for batch in found) > 0
+    for batch, other in zip(found, expected, strict=True):
+        assert batch.views[0].equal(other.views[0])
+
+
 @pytest.mark.parametrize("decode", ["cpu", "cuda"])
 def test_a_teacher_on_any_device_gets_the_same_images(device, decode):
     views = tuple(replace(view, decode=decode) for view in VIEWS)

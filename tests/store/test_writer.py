@@ -20,6 +20,7 @@ from store.samples import KINDS, Sample, assert_maps, contents, leftovers, sampl
 
 from relabel.errors import InvalidValueError, StoreBusyError, StoreError
 from relabel.store import RowTable, StoreReader, StoreWriter, create_or_open
+from relabel.store import writer as writing
 from relabel.store.locks import lock_file
 
 pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
@@ -139,12 +140,15 @@ def test_the_disk_has_a_file_before_its_name_and_all_names_before_status(calls):
     named = [file for name, file in calls if name == "replace"]
     assert len(named) == 8
     assert named[-1] == "status/c.0.0"
-    expected = []
+    written: list[tuple[str, str]] = []
+    renamed: list[tuple[str, str]] = []
     for file in named:
         folder, _, name = file.partition("/")
         temporary = f"{folder}/.{name}.tmp"
-        expected += [("ftruncate", temporary), ("write", temporary), ("fsync", temporary)]
-        expected += [("replace", file), ("fsync", folder)]
+        written += [("ftruncate", temporary), ("write", temporary), ("fsync", temporary)]
+        renamed += [("replace", file), ("fsync", folder)]
+    # Every file but `status` before any name: what is written again must not be half old.
+    expected = [*written[:-3], *renamed[:-2], *written[-3:], *renamed[-2:]]
     assert calls == expected
 
 
@@ -291,29 +295,56 @@ def test_a_sweep_takes_what_the_dead_left_and_nothing_else(tmp_path):
     assert writer.published() == {0, 2}
 
 
-def test_a_retracted_shard_is_missing_until_it_is_written_anew(tmp_path):
+def test_a_shard_that_is_written_again_stays_what_it_was_until_the_new_one_is_there(tmp_path):
     data, path = sample(), tmp_path / "store"
     write(path, data)
     before = contents(path)
     writer = StoreWriter(path, data.manifest)
-    every = writer.published()
-    writer.retract(1)
-    assert writer.published() == StoreReader(path, partial=True).published == every - {1}
-    assert list(leftovers(path)) == []
-    writer.retract(1)
-    publish(writer, data, 1)
-    assert contents(path) == before
+    with pytest.raises(StoreBusyError, match="has published shard 1"):
+        writer.claim(1)
+    for is_finished in (False, True):
+        with writer.claim(1, again=True) as claimed:
+            claimed.add(data.rows(1), data.batch(1, data.rows(1)))
+            assert 1 in StoreReader(path).published
+            if is_finished:
+                claimed.publish(data.table(1))
+        assert contents(path) == before
 
 
-def test_a_shard_that_is_being_written_is_not_retracted(tmp_path):
-    data, path = sample(), tmp_path / "store"
-    writer = create_or_open(path, data.manifest)
-    with writer.claim(0) as claimed:
-        with pytest.raises(StoreBusyError, match="is writing shard 0"):
-            StoreWriter(path, data.manifest).retract(0)
-        claimed.add(data.rows(0), data.batch(0, data.rows(0)))
-        claimed.publish(data.table(0))
-    assert writer.published() == {0}
+def test_a_shard_that_is_written_again_is_old_missing_or_new_whatever_call_fails(tmp_path, monkeypatch):
+    data = sample()
+    newer = replace(data.table(1), labels=data.table(1).labels + 1)
+    seen = set()
+
+    def rewritten(path, calls):
+        """A store whose shard 1 is written again, until the disk is full after so many calls; its contents."""
+        write(path, data)
+        left = [calls]
+
+        def failing(real):
+            def called(*given, **named):
+                left[0] -= 1
+                if left[0] < 0:
+                    raise OSError(errno.ENOSPC, "No space left on device")
+                return real(*given, **named)
+
+            return called
+
+        writer = StoreWriter(path, data.manifest)
+        with writer.claim(1, again=True) as claimed, monkeypatch.context() as broken:
+            claimed.add(data.rows(1), data.batch(1, data.rows(1)))
+            for owner, name in ((writing, "write_all"), (writing, "sync"), (Path, "replace")):
+                broken.setattr(owner, name, failing(getattr(owner, name)))
+            with contextlib.suppress(StoreError):
+                claimed.publish(newer)
+        return contents(path) if 1 in writer.published() else None
+
+    old, new = rewritten(tmp_path / "old", 0), rewritten(tmp_path / "new", 10**6)
+    assert old != new
+    for calls in range(1, 40):
+        found = rewritten(tmp_path / str(calls), calls)
+        seen.add("missing" if found is None else "old" if found == old else "new" if found == new else "mixed")
+    assert seen == {"old", "missing", "new"}
 
 
 def test_a_store_made_otherwise_is_refused_with_the_difference(tmp_path):

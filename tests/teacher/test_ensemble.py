@@ -86,7 +86,10 @@ def test_one_view_serves_all_teachers_that_see_the_same_pixels():
 
 def test_a_scale_is_rounded_to_whole_cells():
     ensemble = _loaded(_spec(image_size_hw=(160, 96)), scales=(1.0, 1.3))
-    assert [member.preprocessing.image_size_hw for member in ensemble.members] == [(160, 96), (192, 128)]
+    assert [member.preprocessing.image_size_hw for member in ensemble.members] == [(160, 96), (224, 128)]
+    ensemble = _loaded(_spec(image_size_hw=(176, 176)), scales=(1.0, 1.25))
+    # 176 pixels are 5 cells and a half, and 220 nearly 7.
+    assert [member.preprocessing.image_size_hw for member in ensemble.members] == [(176, 176), (224, 224)]
 
 
 @pytest.mark.parametrize(

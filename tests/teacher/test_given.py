@@ -184,3 +184,60 @@ def test_preprocessing_can_be_chosen(load):
     wanted = {"mean": (0.5,) * 3, "std": (0.25,) * 3, "interpolation": "bicubic", "fit": "center", "crop": 0.5}
     made = load(_said(mean=[0.1] * 3, interpolation="bilinear"), **wanted).preprocessing
     assert {name: getattr(made, name) for name in wanted} == wanted
+
+
+class _Probabilities(Pooling):
+    def forward(self, images):
+        return super().forward(images).softmax(1)
+
+
+def test_probabilities_are_no_logits(load):
+    with pytest.raises(TeacherError, match="answers probabilities; expected logits"):
+        load(_Probabilities)
+
+
+def test_callables_without_a_state_are_told_apart_by_their_answers(load):
+    def answering(order):
+        return lambda: lambda images: nn.functional.avg_pool2d(images, STRIDE)[:, order]
+
+    first, same, other = (load(answering(order)).record.weights_digest for order in ([0, 1, 2], [0, 1, 2], [2, 1, 0]))
+    assert first == same != other
+
+
+def test_images_lie_in_memory_as_a_model_expects(load):
+    def make():
+        def answered(images):
+            batch, channels, height, width = images.shape
+            return images.view(batch, channels, height // STRIDE, STRIDE, width // STRIDE, STRIDE).mean((3, 5))
+
+        return answered
+
+    pixels = torch.randint(0, 256, (2, 224, 224, 3), dtype=torch.uint8).permute(0, 3, 1, 2)
+    assert load(make)(pixels).shape == (2, 3, 14, 14)
+
+
+def test_a_mean_that_is_not_said_is_told(load, caplog):
+    load(_said(mean=(0.5,) * 3, std=(0.2,) * 3))
+    assert caplog.text == ""
+    load(Pooling)
+    assert "a_package:make does not say its mean and std: it is given pixels in [0, 1]" in caplog.text
+
+
+class _Mixer(nn.Module):
+    """Its features are (B, 64 channels, 49 places): as tokens they would be an 8 x 8 grid of channels."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed = nn.Conv2d(3, 64, 32, 32)
+        self.flat = nn.Flatten(2)
+        self.mix = nn.Linear(49, 49)
+        self.head = nn.Sequential(nn.Flatten(), nn.Linear(64 * 49, 10))
+
+    def forward(self, images):
+        return self.head(self.mix(self.flat(self.embed(images))))
+
+
+def test_channels_are_not_taken_for_places(load):
+    torch.manual_seed(0)
+    with pytest.raises(TeacherError):
+        load(_Mixer)

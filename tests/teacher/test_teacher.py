@@ -144,7 +144,7 @@ def test_each_process_of_a_machine_takes_its_own_gpu(
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
-    assert find_device("auto") == torch.device("cuda", expected)
+    assert find_device("auto") == find_device("cuda") == torch.device("cuda", expected)
 
 
 @pytest.mark.parametrize("has_bfloat16", [True, False])
