@@ -347,7 +347,7 @@ def test_a_teacher_is_shown_before_anything_is_labelled() -> None:
     text, machine = run("teacher", *arguments), run("teacher", *arguments, "--json")
     assert (text.exit_code, machine.exit_code) == (0, 0)
     assert "grid 10x10, a cell is 16 x 16 pixels" in text.stdout
-    assert "2 forward passes an image, averaged on a grid of 5x5 cells" in text.stdout
+    assert "an image's map: the mean of 2 forward passes, on a grid of 5x5 cells" in text.stdout
     shown = parsed(machine.stdout)
     assert (shown["grid_hw"], shown["num_classes"], shown["flip_average"]) == ([5, 5], 1000, True)
     assert shown["members"][0]["constant_error"] < 1e-4

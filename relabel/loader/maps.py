@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -71,6 +71,11 @@ class LabelMaps:
     def grid(self) -> Grid:
         """The size of a map in cells."""
         return Grid(*self.manifest.scores.grid_hw)
+
+    def keys(self) -> Iterator[str]:
+        """Every key of the store, failed images included, in the order of the rows; read shard by shard."""
+        for shard in sorted(self._reader.published):
+            yield from (key for key in self._reader.keys(shard) if key)
 
     def rows(self, keys: Sequence[str]) -> Tensor:
         """The rows of keys, int64 (B,): what `__getitem__` takes.

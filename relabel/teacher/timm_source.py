@@ -6,6 +6,7 @@ import difflib
 import logging
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -90,6 +91,8 @@ def _check_name(name: str) -> None:
 
     if name.startswith(_HUB):
         return
+    if Path(name).is_dir():
+        raise TeacherError(f"{name} is a folder. One that transformers saved is given as transformers:{name}")
     architecture, _, tag = name.partition(".")
     known = timm.is_model(architecture)
     tagged = timm.list_models(f"{architecture}.*", include_tags=True) if known and tag else []

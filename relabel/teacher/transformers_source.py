@@ -70,7 +70,7 @@ def _transformers() -> Any:
     except ImportError as error:
         raise TeacherError(
             f"teachers of transformers need transformers, which cannot be imported ({error}). "
-            "pip install 'relabel[transformers]'"
+            "Install the extra: pip install '.[transformers]' in the clone"
         ) from error
 
 

@@ -184,3 +184,7 @@ def test_the_index_answers_as_a_dict_does(shards: list[list[str]], others: list[
     wanted = [*used, *others]
     assert index.rows(wanted).tolist() == [rows.get(key, -1) for key in wanted]
     assert len(index) == len(used)
+
+
+def test_the_keys_of_a_store_can_be_read(store: Path) -> None:
+    assert list(relabel.open(store).keys()) == EVERY

@@ -188,3 +188,8 @@ def test_weights_that_timm_cannot_rename_are_refused_by_their_own_names(tmp_path
     torch.save({"downsample_layers.0.0.weight": torch.zeros(3), "grn.beta": torch.tensor(0.0)}, tmp_path / "a.pt")
     with pytest.raises(TeacherError, match=r"does not fit test_convnext: .*unexpected \(downsample_layers\.0\.0"):
         _load("test_convnext", random_weights=None, checkpoint=tmp_path / "a.pt")
+
+
+def test_a_folder_is_no_timm_model(tmp_path):
+    with pytest.raises(TeacherError, match="is a folder. One that transformers saved is given as transformers:"):
+        _load(str(tmp_path))
