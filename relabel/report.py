@@ -84,9 +84,7 @@ def draw_labels(
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise RelabelError(
-            "pictures need matplotlib, of the extra `report`: pip install '.[report]' in the clone"
-        ) from error
+        raise RelabelError("pictures need matplotlib: pip install '.[report]' in the clone") from error
     crops = max(len(image.crops) for image in images)
     planes = min(planes, max(image.score_map.planes.shape[1] for image in images))
     ratios = [1.35, *[1.0] * planes, *[0.8, 1.25] * crops]

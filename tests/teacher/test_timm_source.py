@@ -191,5 +191,5 @@ def test_weights_that_timm_cannot_rename_are_refused_by_their_own_names(tmp_path
 
 
 def test_a_folder_is_no_timm_model(tmp_path):
-    with pytest.raises(TeacherError, match="is a folder. One that transformers saved is given as transformers:"):
+    with pytest.raises(TeacherError, match="One that transformers saved is given as transformers:"):
         _load(str(tmp_path))
