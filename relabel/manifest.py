@@ -207,10 +207,11 @@ class Manifest:
             special = {*_RECORDS, "versions", "others"}
             rest = {k: _frozen(v) for k, v in body.items() if k not in special}
             records = {k: _record(t, body[k]) for k, t in _RECORDS.items()}
-            others = tuple(
-                MemberRecord(**{k: _record(_RECORDS[k], v) for k, v in member.items()})
-                for member in body.get("others", ())
-            )
+            listed = body.get("others", [])
+            if not isinstance(listed, list):
+                # An empty object, or text, would pass as no others.
+                raise TypeError(f"others is {listed!r}, not a list")
+            others = tuple(MemberRecord(**{k: _record(_RECORDS[k], v) for k, v in o.items()}) for o in listed)
             # `items` refuses what is no object; dict("") or dict([]) would pass as no versions.
             return cls(**records, **rest, others=others, versions=dict(body.get("versions", {}).items()))
         except (KeyError, TypeError, AttributeError, InvalidValueError) as error:

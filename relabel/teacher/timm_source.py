@@ -91,7 +91,7 @@ def _check_name(name: str) -> None:
 
     if name.startswith(_HUB):
         return
-    if Path(name).is_dir():
+    if name and Path(name).is_dir():
         raise TeacherError(f"{name} is a folder. One that transformers saved is given as transformers:{name}")
     architecture, _, tag = name.partition(".")
     known = timm.is_model(architecture)

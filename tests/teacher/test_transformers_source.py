@@ -248,5 +248,5 @@ def test_a_folder_that_is_not_there_is_refused(tmp_path):
 
 def test_without_transformers_the_error_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "transformers", None)
-    with pytest.raises(TeacherError, match=r"pip install 'relabel\[transformers\]'"):
+    with pytest.raises(TeacherError, match=r"pip install '\.\[transformers\]' in the clone"):
         _load("owner/name")
