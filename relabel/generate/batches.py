@@ -19,12 +19,11 @@ from torch import Tensor
 from relabel.errors import SourceError
 from relabel.generate.decoders import CpuDecoder, Decoder, DeviceDecoder, Pixels, RowInfo
 from relabel.images import EncodedImage, ImageSource
-from relabel.manifest import Decode, Preprocessing, fingerprint
+from relabel.manifest import Preprocessing, fingerprint
 from relabel.plan import ShardTask, even_batches
 
 __all__ = [
     "BatchPlan",
-    "Decode",
     "DecodedBatch",
     "DecodedBatches",
     "RowInfo",

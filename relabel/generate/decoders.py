@@ -23,7 +23,6 @@ from relabel.manifest import Preprocessing
 _TOGETHER = 4
 """Images that a thread takes at a time: to hand over each alone costs a tenth of decoding it."""
 
-
 _log = logging.getLogger(__name__)
 
 

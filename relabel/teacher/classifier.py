@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from relabel.errors import TeacherError
 from relabel.manifest import Preprocessing, TeacherRecord
 from relabel.teacher.blame import blaming
-from relabel.teacher.candidate import Candidate, answer_of
+from relabel.teacher.candidate import Candidate, answer_of, noise_of
 from relabel.teacher.dense import WAY_OUT
 from relabel.teacher.hooked import dense_by_hook
 from relabel.teacher.spec import TeacherSpec
@@ -81,9 +81,3 @@ def _check_patches(model: nn.Module, height: int, width: int) -> None:
         rows, columns = module.kernel_size
         if module.kernel_size == module.stride and (height % rows or width % columns):
             raise ValueError(f"its patches of {rows} x {columns} pixels do not divide them")
-
-
-def noise_of(preprocessing: Preprocessing, device: torch.device) -> Tensor:
-    """Two images of a fixed pattern (2, 3, h, w), so that a proof never fails or passes by chance."""
-    height, width = preprocessing.image_size_hw
-    return torch.randn(2, 3, height, width, generator=torch.Generator().manual_seed(0)).to(device)

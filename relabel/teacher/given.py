@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from relabel.errors import TeacherError
 from relabel.manifest import Preprocessing, TeacherRecord
 from relabel.teacher.blame import blaming
-from relabel.teacher.candidate import Candidate, answer_of
-from relabel.teacher.classifier import Classifier, candidate_of, noise_of, split_place
+from relabel.teacher.candidate import Candidate, answer_of, noise_of
+from relabel.teacher.classifier import Classifier, candidate_of, split_place
 from relabel.teacher.orientation import localises
 from relabel.teacher.preprocessing import chosen
 from relabel.teacher.proof import Proof

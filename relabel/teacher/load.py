@@ -11,7 +11,7 @@ from torch import nn
 
 from relabel.errors import TeacherError
 from relabel.teacher import torchvision_source, transformers_source
-from relabel.teacher.candidate import Candidate
+from relabel.teacher.candidate import Candidate, noise_of
 from relabel.teacher.classes import KeptClasses, imagenet_ids, imagenet_names, kept_classes
 from relabel.teacher.devices import cast_once, find_device, find_precision
 from relabel.teacher.given import given_candidate
@@ -45,9 +45,7 @@ def load_teacher(spec: TeacherSpec) -> Teacher:
     found = _with_classes(found, spec, device)
     forward = found.forward
     if isinstance(forward, nn.Module):
-        height, width = found.preprocessing.image_size_hw
-        noise = torch.randn(1, 3, height, width, generator=torch.Generator().manual_seed(0)).to(device)
-        cast_once(forward, noise, spec.precision)
+        cast_once(forward, noise_of(found.preprocessing, device), spec.precision)
     if spec.channels_last and isinstance(forward, nn.Module):
         # torch's stubs lack the overload that takes a memory format alone.
         forward.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -15,13 +15,13 @@ from torch import Tensor, nn
 from relabel.errors import TeacherError
 from relabel.manifest import Preprocessing, TeacherRecord
 from relabel.teacher.blame import blaming
-from relabel.teacher.candidate import Candidate, answer_of
+from relabel.teacher.candidate import Candidate, answer_of, noise_of
 from relabel.teacher.dense import WAY_OUT, find_layout
 from relabel.teacher.families import adapted
 from relabel.teacher.preprocessing import chosen
 from relabel.teacher.proof import proved
 from relabel.teacher.spec import TeacherSpec
-from relabel.teacher.weights import digest_of, load_weights, randomise, read_state_dict
+from relabel.teacher.weights import digest_of, load_weights, randomise, read_state_dict, seeded
 
 _log = logging.getLogger(__name__)
 
@@ -53,8 +53,7 @@ def timm_candidate(spec: TeacherSpec, device: torch.device) -> Candidate:
     height, width = preprocessing.image_size_hw
     with blaming(f"{spec.name} cannot be moved to {device}", "Use another --device"):
         model = model.to(device).eval().requires_grad_(False)
-    # A fixed pattern, so that a proof never fails or passes by chance.
-    noise = torch.randn(2, 3, height, width, generator=torch.Generator().manual_seed(0)).to(device)
+    noise = noise_of(preprocessing, device)
     with blaming(
         f"{spec.name} does not take images of {height} x {width} pixels",
         f"Its own size is {own_hw[0]} x {own_hw[1]}; give another --image-size",
@@ -131,9 +130,7 @@ def _create(name: str, num_classes: int | None = None) -> Any:
 
 
 def _with_random_weights(name: str, seed: int) -> Any:
-    with torch.random.fork_rng(devices=[]):
-        # Not torch.manual_seed, which seeds the GPUs too, and they are not restored.
-        torch.default_generator.manual_seed(seed)
+    with seeded(seed):
         model = _create(name)
         randomise(model)
     return model

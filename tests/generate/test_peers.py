@@ -266,3 +266,11 @@ def test_runs_and_starts_of_one_script_do_not_mix():
     second = Peers.of_run(1, 2, environment)
     assert first.count(done=3) == (3, 0)
     assert second.count(done=4) == (4, 0)
+
+
+@pytest.mark.parametrize(("world_size", "local", "here"), [(8, "4", 4), (8, None, 1), (8, "", 1), (1, "4", 1)])
+def test_cores_are_shared_with_the_processes_of_the_same_machine(monkeypatch, world_size, local, here):
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    if local is not None:
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", local)
+    assert Peers(0, world_size).on_this_machine == here
