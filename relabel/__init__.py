@@ -7,8 +7,8 @@ from relabel.errors import RelabelError
 
 if TYPE_CHECKING:
     from relabel.geometry import Box, Footprint, Grid
+    from relabel.labels import MixedLabels, SparseLabels
     from relabel.loader import CropLabel, CropLabels, LabeledCrops, LabeledSample, LabelMaps, collate, open
-    from relabel.pooling import SparseLabels
     from relabel.score_map import ScoreMap
     from relabel.tracking import TrackedTransform
 
@@ -23,6 +23,7 @@ __all__ = [
     "LabelMaps",
     "LabeledCrops",
     "LabeledSample",
+    "MixedLabels",
     "RelabelError",
     "ScoreMap",
     "SparseLabels",
@@ -38,7 +39,7 @@ _ROOMS = {
         ("CropLabel", "CropLabels", "LabelMaps", "LabeledCrops", "LabeledSample", "collate", "open"), "loader"
     ),
     "ScoreMap": "score_map",
-    "SparseLabels": "pooling",
+    **dict.fromkeys(("MixedLabels", "SparseLabels"), "labels"),
     "TrackedTransform": "tracking",
 }
 

@@ -36,34 +36,6 @@ class WholeMaps:
     unit: float = 1.0
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class SparseLabels:
-    """Soft labels without the dense target: the stored classes, and one probability for each of all the others.
-
-    `classes` is (B, n) integer; `probabilities` is (B, n) for image labels or (B, n, h, w) for token labels; `other`
-    is (B) or (B, h, w), the probability of *each* class that is not among `classes`; `covered` has the shape of
-    `other`, the fraction of the crop that the map covers.
-    """
-
-    classes: Tensor
-    probabilities: Tensor
-    other: Tensor
-    covered: Tensor
-    num_classes: int
-
-    def dense(self) -> Tensor:
-        """(B, C) or (B, C, h, w): sums to 1 over the classes."""
-        shape = (self.other.shape[0], self.num_classes, *self.other.shape[1:])
-        index = self.classes.long().reshape(*self.classes.shape, *(1 for _ in shape[2:]))
-        labels = self.other.unsqueeze(1).expand(shape).clone()
-        return labels.scatter_(1, index.expand_as(self.probabilities), self.probabilities)
-
-    def __repr__(self) -> str:
-        return (
-            f"SparseLabels({tuple(self.probabilities.shape)} of {self.num_classes} classes, {self.probabilities.dtype})"
-        )
-
-
 def pool_maps(maps: Tensor, weights: CellWeights) -> Tensor:
     """RoIAlign of maps (B, P, H, W), of any dtype, with one box each: (B, P, h, w) of the weights' dtype."""
     rows, cols = weights.rows, weights.cols

@@ -11,8 +11,9 @@ from torch import Tensor
 from torch.utils.data import default_collate
 
 from relabel.errors import InvalidValueError
+from relabel.labels import SparseLabels
 from relabel.loader.crops import CropLabel
-from relabel.pooling import Space, SparseLabels
+from relabel.pooling import Space
 from relabel.score_map import ScoreMap, Size, Uncovered
 
 

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from relabel.errors import InvalidValueError
 from relabel.geometry import CellWeights, Grid, at_least_one_cell, cell_boxes, checked_boxes, roi_weights
-from relabel.pooling import Space, SparseLabels, soft_labels
+from relabel.labels import SparseLabels
+from relabel.pooling import Space, soft_labels
 from relabel.score_map.checks import Size, bins_hw, check, check_classes, check_flip, check_log_probabilities
 from relabel.score_map.choice import cell_planes, image_planes
 from relabel.score_map.coding import decode_offsets, decode_scores, encode_offsets, encode_scores, is_code
