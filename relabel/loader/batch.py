@@ -14,7 +14,7 @@ from relabel.errors import InvalidValueError
 from relabel.labels import SparseLabels
 from relabel.loader.crops import CropLabel
 from relabel.pooling import Space
-from relabel.score_map import ScoreMap, Size, Uncovered
+from relabel.score_map import Fill, ScoreMap, Size, Uncovered
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -42,11 +42,12 @@ class CropLabels:
         *,
         space: Space = "logit",
         temperature: float = 1.0,
+        fill: Fill = "rest",
         uncovered: Uncovered = "raise",
     ) -> Tensor:
         """The soft labels (B, C), or (B, C, h, w) of tokens with `size` (h, w) or n for (n, n); see `ScoreMap.pool`."""
         return self.maps.pool(
-            self.boxes, size, flip=self.flips, space=space, temperature=temperature, uncovered=uncovered
+            self.boxes, size, flip=self.flips, space=space, temperature=temperature, fill=fill, uncovered=uncovered
         )
 
     def pool_sparse(
@@ -55,11 +56,19 @@ class CropLabels:
         *,
         space: Space = "logit",
         temperature: float = 1.0,
+        fill: Fill = "rest",
         uncovered: Uncovered = "raise",
     ) -> SparseLabels:
         """The same without the dense target; see `SparseLabels`."""
         return self.maps.pool(
-            self.boxes, size, flip=self.flips, sparse=True, space=space, temperature=temperature, uncovered=uncovered
+            self.boxes,
+            size,
+            flip=self.flips,
+            sparse=True,
+            space=space,
+            temperature=temperature,
+            fill=fill,
+            uncovered=uncovered,
         )
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> CropLabels:

@@ -140,7 +140,7 @@ class LabeledSample:
 
         Raises:
             LabelError: the store has no label for it, with `unlabeled` "raise".
-            InvalidValueError: the sample is no mapping, or has no key or no decoded image.
+            InvalidValueError: the sample is no mapping, has no key or no decoded image, or a ``cls`` that is no number.
         """
         if not isinstance(sample, Mapping):
             raise InvalidValueError(
@@ -161,7 +161,7 @@ class LabeledSample:
                 return None
             raise _failed(self.maps, [sample["__key__"]], 1)
         output, view = self._transform(image)
-        return output, CropLabel(int(rows[0]), view.box, view.flip, int(sample.get("cls", -1)), self.maps)
+        return output, CropLabel(int(rows[0]), view.box, view.flip, _class_of(sample), self.maps)
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,6 +191,18 @@ def _folder_and_samples(dataset: ImageDataset | Subset[Any]) -> tuple[ImageDatas
             "give the whole transform to LabeledCrops"
         )
     return dataset, dataset.samples
+
+
+def _class_of(sample: Mapping[str, Any]) -> int:
+    """What ``cls`` says, -1 where there is none."""
+    said = sample.get("cls", -1)
+    try:
+        return int(said)
+    except (TypeError, ValueError) as error:
+        raise InvalidValueError(
+            f"the cls of sample {sample['__key__']!r} is no class number: {said!r}. Map it to one first, "
+            "or rename it"
+        ) from error
 
 
 def _check_unlabeled(unlabeled: str) -> None:

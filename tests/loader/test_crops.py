@@ -238,6 +238,8 @@ def test_a_stream_of_samples_is_labelled_by_its_keys(tmp_path: Path) -> None:
     assert torch.equal(labels.maps.planes, sample.maps[[4, 3, 2, 1, 0]].planes)
     with pytest.raises(InvalidValueError, match=r"__key__ and an image.*got \['__key__', 'txt'\]"):
         sample({"__key__": "x/0", "txt": b""})
+    with pytest.raises(InvalidValueError, match="'x/0' is no class number: 'cat'"):
+        sample({"__key__": "x/0", "png": picture(0), "cls": "cat"})
 
 
 def test_items_of_two_stores_or_of_two_sizes_do_not_make_a_batch(photos: Path, store: Path) -> None:
@@ -291,3 +293,15 @@ def test_a_batch_pools_without_the_dense_target(photos: Path, store: Path) -> No
     dataset = crops(photos, store)
     _, labels = relabel.collate([dataset[0], dataset[1]])
     assert torch.equal(labels.pool_sparse((2, 2)).dense(), labels.pool((2, 2)))
+
+
+def test_a_batch_of_published_maps_gives_the_published_labels() -> None:
+    """Small boxes are at least a cell wide in the published codes, and nowhere else."""
+    classes = torch.tensor([[3, 1, 4, 0], [1, 2, 0, 4]]).reshape(1, 2, 2, 2)
+    maps = relabel.ScoreMap.from_cell_topk(classes, torch.arange(8.0).reshape(1, 2, 2, 2), num_classes=5)
+    box = torch.tensor([[0.1, 0.2, 0.3, 0.4]])
+    labels = relabel.CropLabels(maps, box, torch.tensor([False]), torch.tensor([0]))
+    expected = maps.pool(box, 2, fill="zero")
+    assert torch.equal(labels.pool(2, fill="zero"), expected)
+    assert torch.equal(labels.pool_sparse(2, fill="zero").dense(), expected)
+    assert not torch.allclose(labels.pool(2), expected, atol=1e-3)
