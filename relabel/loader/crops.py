@@ -200,8 +200,7 @@ def _class_of(sample: Mapping[str, Any]) -> int:
         return int(said)
     except (TypeError, ValueError) as error:
         raise InvalidValueError(
-            f"the cls of sample {sample['__key__']!r} is no class number: {said!r}. Map it to one first, "
-            "or rename it"
+            f"the cls of sample {sample['__key__']!r} is no class number: {said!r}. Map it to one first, or rename it"
         ) from error
 
 
