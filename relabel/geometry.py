@@ -220,7 +220,10 @@ def _refuse_boxes(boxes: Tensor) -> None:
 def at_least_one_cell(boxes_in_cells: Tensor) -> Tensor:
     """Boxes (B, 4) widened to one cell at their start, as roi_align with aligned=False does; to reproduce labels."""
     start, end = boxes_in_cells[:, :2], boxes_in_cells[:, 2:]
-    return torch.cat([start, torch.maximum(end, start + 1)], dim=1)
+    least = start + 1
+    # Where that was rounded up the box would be a hair longer than a cell, and take two samples in place of one.
+    least = torch.where((least - 0.5) - (start - 0.5) > 1, torch.nextafter(least, start), least)
+    return torch.cat([start, torch.maximum(end, least)], dim=1)
 
 
 def roi_weights(boxes_in_cells: Tensor, grid: Grid, size_hw: tuple[int, int], *, clamp_uncovered: bool) -> CellWeights:
@@ -263,6 +266,14 @@ def roi_weights(boxes_in_cells: Tensor, grid: Grid, size_hw: tuple[int, int], *,
     return CellWeights(rows, cols, covered)
 
 
+def published_weights(boxes_in_cells: Tensor, grid: Grid, size_hw: tuple[int, int]) -> CellWeights:
+    """`roi_weights` as ReLabel and Token Labeling have them: boxes of a cell at least, and zeros outside the map."""
+    x0, y0, x1, y1 = boxes_in_cells.unbind(1)
+    rows, covered_y = _axis_weights(y0, y1, grid.height, size_hw[0], published=True)
+    cols, covered_x = _axis_weights(x0, x1, grid.width, size_hw[1], published=True)
+    return CellWeights(rows, cols, covered_y[:, :, None] * covered_x[:, None, :])
+
+
 def resampling_weights(grid: Grid, wanted: Grid) -> tuple[Tensor, Tensor]:
     """What turns a map into one of another grid, ``rows @ map @ cols.T``: rows (h, H) and cols (w, W), float64.
 
@@ -287,23 +298,26 @@ def _resampled_axis(cells: int, wanted: int) -> Tensor:
     return weights / weights.sum(1, keepdim=True)
 
 
-def _axis_weights(start: Tensor, end: Tensor, cells: int, bins: int) -> tuple[Tensor, Tensor]:
+def _axis_weights(start: Tensor, end: Tensor, cells: int, bins: int, published: bool = False) -> tuple[Tensor, Tensor]:
     """One axis of `roi_weights`: weights (B, bins, cells) and the covered fraction of each bin (B, bins)."""
     # aligned=True: cell c has its centre at c + 0.5, and a map's value sits at the centre.
     start, end = start - 0.5, end - 0.5
-    length = (end - start) / bins
+    length = (end - start).clamp(min=1 if published else 0) / bins
     count = torch.ceil(length).clamp(min=1)
     samples = torch.arange(int(count.max()) if len(count) else 1, device=start.device, dtype=start.dtype)
     first = start[:, None] + torch.arange(bins, device=start.device, dtype=start.dtype) * length[:, None]
     position = first[:, :, None] + ((samples + 0.5) * length[:, None] / count[:, None])[:, None, :]
     real = (samples < count[:, None])[:, None, :]
-    # torchvision drops samples more than half a cell outside the map; a bin that has no other keeps them, clamped.
     kept = real & (position >= -1) & (position <= cells)
-    kept |= real & ~kept.any(2, keepdim=True)
-    centres = torch.arange(cells, device=start.device, dtype=start.dtype)
-    hat = (1 - (position.clamp(0, cells - 1)[..., None] - centres).abs()).clamp(min=0)
-    weights = (hat * kept[..., None]).sum(2)
-    return weights / weights.sum(2, keepdim=True), _covered(first, length[:, None], cells)
+    if not published:
+        # torchvision drops samples more than half a cell outside the map; a bin that has no other keeps them, clamped.
+        kept |= real & ~kept.any(2, keepdim=True)
+    position = torch.where(kept, position.clamp(0, cells - 1), -1.0)  # -1 is next to no cell's centre
+    # In place: to allocate the largest tensor anew costs more than to fill it.
+    away = (position[..., None] - torch.arange(cells, device=start.device, dtype=start.dtype)).abs_()
+    weights = torch.sub(1, away, out=away).clamp_(min=0).sum(2)
+    total = count[:, None, None] if published else weights.sum(2, keepdim=True)
+    return weights / total, _covered(first, length[:, None], cells)
 
 
 def _covered(first: Tensor, length: Tensor, cells: int) -> Tensor:

@@ -47,7 +47,9 @@ def pool_maps(maps: Tensor, weights: CellWeights) -> Tensor:
         if rows.shape[1] == cols.shape[1] == 1:
             # One bin: the outer product of both axes' weights is smaller than a half-pooled map.
             cells = rows.to(dtype).reshape(batch, height, 1) * cols.to(dtype).reshape(batch, 1, width)
-            pooled = torch.bmm(maps.reshape(batch, planes, height * width), cells.flatten(1).unsqueeze(2)).unsqueeze(3)
+            # A row times a matrix takes a sixth of the time of the same matrix times a column.
+            flat = maps.reshape(batch, planes, height * width).transpose(1, 2)
+            pooled = torch.bmm(cells.reshape(batch, 1, height * width), flat).reshape(batch, planes, 1, 1)
         else:
             half = torch.bmm(maps.reshape(batch, planes * height, width), cols.to(dtype).transpose(1, 2))
             half = half.reshape(batch, planes, height, cols.shape[1])
@@ -110,13 +112,17 @@ def _pool_logits(maps: WholeMaps, counted: Tensor, weights: CellWeights) -> tupl
 def _pool_probabilities(maps: WholeMaps, counted: Tensor, weights: CellWeights) -> tuple[Tensor, Tensor]:
     """(B, K, h, w) of the planes and (B, 1, h, w) of all other classes together."""
     dtype = weights.rows.dtype
-    planes = (maps.planes.to(dtype) * maps.unit).exp()
-    mass = planes.sum(dim=1, keepdim=True)
+    planes, rest = maps.planes.to(dtype) * maps.unit, maps.rest.unsqueeze(1).to(dtype) * maps.unit
     in_tail = maps.num_classes - planes.shape[1]
+    # Raw logits may be too large for exp(), or, if there are no others, too small: a shift of a cell cancels below.
+    top = planes.amax(1, keepdim=True)
+    shift = torch.maximum(top, rest).clamp(min=0) if in_tail else top
+    planes = (planes - shift).exp()
+    mass = planes.sum(dim=1, keepdim=True)
     # The others hold what the planes leave, and by Jensen's inequality no less than their mean log says; the second
     # counts where coding has rounded the planes' mass up to 1, and where scores are raw logits.
-    least = in_tail * (maps.rest.unsqueeze(1).to(dtype) * maps.unit).exp()
-    left = torch.maximum(1 - mass, least) if in_tail else torch.zeros_like(mass)
+    least = in_tail * (rest - shift).exp()
+    left = torch.maximum((-shift).exp() - mass, least) if in_tail else torch.zeros_like(mass)
     pooled = pool_maps(torch.cat([planes, left], dim=1) / (mass + left), weights)
     return pooled[:, :-1], pooled[:, -1:]
 

@@ -203,3 +203,50 @@ def zero_filled(classes: ArrayLike, logits: ArrayLike, num_classes: int) -> Arra
     dense = np.zeros((num_classes, *logits.shape[1:]))
     np.put_along_axis(dense, classes, logits, axis=0)
     return dense
+
+
+def cross_entropy(logits: ArrayLike, label: ArrayLike) -> float:
+    """Of one label (C,) and one row of logits (C,), in nats; the label need not sum to 1."""
+    return -float(sum(share * score for share, score in zip(label, log_softmax(logits), strict=True)))
+
+
+def soft_cross_entropy(logits: ArrayLike, labels: ArrayLike) -> float:
+    """The mean over rows of logits (n, C) and labels (n, C)."""
+    return float(np.mean([cross_entropy(*row) for row in zip(logits, labels, strict=True)]))
+
+
+def kept_share(inside: ArrayLike, grid_hw: tuple[int, int]) -> Array:
+    """(h, w): of each cell of a grid over an image, the share of its area outside a mask of pixels (H, W).
+
+    Every pixel is cut into h x w, so that each cell holds whole pieces.
+    """
+    pieces = np.repeat(np.repeat(~np.asarray(inside, bool), grid_hw[0], axis=0), grid_hw[1], axis=1)
+    height, width = np.shape(inside)
+    return pieces.reshape(grid_hw[0], height, grid_hw[1], width).mean(axis=(1, 3))
+
+
+def corrected_label(teacher: ArrayLike, truth: ArrayLike, agreed: float, doubtful: float) -> Array:
+    """(C,): the teacher's label counts `agreed` where its first class is that of the truth, else `doubtful`."""
+    teacher, truth = np.asarray(teacher, np.float64), np.asarray(truth, np.float64)
+    share = agreed if np.argmax(teacher) == np.argmax(truth) else doubtful
+    return share * teacher + (1 - share) * truth
+
+
+def token_labeling_loss(
+    logits: tuple[ArrayLike, ArrayLike],
+    image_labels: ArrayLike,
+    token_labels: ArrayLike,
+    *,
+    share: float,
+    weight: float,
+) -> float:
+    """Of logits (B, C) and (B, N, C) and labels (B, C) and (B, C, h, w); images keep `share` of their own label."""
+    images, tokens = np.asarray(logits[0], np.float64), np.asarray(logits[1], np.float64)
+    labels, by_token = np.asarray(image_labels, np.float64), np.asarray(token_labels, np.float64)
+    count, _, height, width = by_token.shape
+    mixed = [share * labels[i] + (1 - share) * labels[count - 1 - i] for i in range(count)]
+    losses = [
+        cross_entropy(tokens[i, row * width + column], by_token[i, :, row, column])
+        for i, row, column in np.ndindex(count, height, width)
+    ]
+    return soft_cross_entropy(images, mixed) + weight * float(np.mean(losses))

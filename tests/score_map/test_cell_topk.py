@@ -70,6 +70,29 @@ def test_an_image_with_fewer_classes_gets_planes_that_no_cell_lists():
     assert maps.pool(WHOLE.expand(2, 4))[1].argmax() == 5
 
 
+@pytest.mark.parametrize("level", [-2000.0, -20.0, 0.0, 300.0])
+@pytest.mark.parametrize("count", [2, 6])
+def test_raw_logits_of_any_size_have_probabilities(level, count):
+    """exp() of a logit of 300 is too much for float32, and of -2000 it is nothing, even where no other class is."""
+    classes, logits = torch.tensor([[[[0, 1]], [[1, 0]]]]), torch.tensor([[[[1.0, 0.5]], [[-2.0, 1.5]]]]) + level
+    maps = ScoreMap.from_cell_topk(classes, logits, num_classes=count)
+    cells = oracle.softmax(oracle.zero_filled(classes[0], logits[0], count))
+    found = maps.pool(WHOLE, space="probability", fill="zero")[0]
+    np.testing.assert_allclose(found, cells.mean((1, 2)), atol=1e-6)
+
+
+def test_zero_fills_holes_wherever_maps_are(published, device):
+    maps, boxes, _ = published
+    large = ((boxes[:, 2:] - boxes[:, :2]) * 15 >= 1).all(1)
+    maps, boxes = maps[large], boxes[large]
+    options = {"size": (2, 3), "flip": torch.arange(len(maps)) % 2 == 0, "fill": "zero"}
+    for space in ("logit", "probability"):
+        expected = maps.pool(boxes, space=space, **options)
+        found = maps.to(device).pool(boxes, space=space, sparse=True, **options)
+        assert found.probabilities.device.type == device.type
+        torch.testing.assert_close(found.dense().cpu(), expected, atol=1e-6, rtol=0)
+
+
 @pytest.mark.parametrize("rest", [None, torch.full((1, 1, 2), -3.0)])
 def test_in_probability_space_each_cell_is_a_softmax_over_all_classes(rest):
     classes, logits = two_cells()
