@@ -159,6 +159,17 @@ def test_bench_prints_every_figure(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+def test_pooling_is_measured_beside_the_dense_way_on_one_core() -> None:
+    result = json.loads(_run("pool.py", "--quick", "--device", "cpu", "--json"))
+    figures = {figure["what"]: figure for figure in result["figures"]}
+    reaches = {what: figure["reach"] for what, figure in figures.items() if figure["reach"]}
+    assert reaches == {"image label (C), a crop": 10.0, "token labels 14x14, sparse, batch 4": 40.0}
+    assert all(figure["measured"] > 0 and figure["unit"] in {"us", "ms"} for figure in figures.values())
+    peers = {figure["peer"] for figure in figures.values()}
+    assert peers >= {"scatter + roi_align", "a dense target given", "one class id a token"}
+    assert result["accelerator"] is None
+
+
 def test_a_missed_bound_is_marked_and_a_ratio_is_the_peers(bench: dict[str, ModuleType]) -> None:
     figure = bench["measure"].Figure
     good = figure(what="good", unit="us", measured=20.0, reach=30.0, peer="theirs", peer_measured=1000.0)

@@ -286,3 +286,12 @@ def test_a_high_temperature_brings_back_classes_that_had_no_probability_left():
 def test_a_temperature_that_is_none_is_refused(temperature):
     with pytest.raises(InvalidValueError, match="temperature must be above 0"):
         random_maps(1, (2, 2)).pool(WHOLE, temperature=temperature)
+
+
+def test_a_flip_mirrors_what_is_covered_of_the_tokens_too():
+    maps, flip = random_maps(2, (4, 4), footprint=(0.25, 0.0, 1.0, 1.0)), torch.tensor([True, False])
+    boxes = torch.tensor([[0.1, 0.1, 0.9, 0.9]]).expand(2, 4)
+    plain, flipped = (maps.pool(boxes, (2, 4), flip=f, sparse=True, uncovered="nearest") for f in (None, flip))
+    assert plain.covered[0, 0].tolist() != plain.covered[0, 0].flip(0).tolist()
+    expected = torch.stack([plain.covered[0].flip(1), plain.covered[1]])
+    torch.testing.assert_close(flipped.covered, expected, atol=0, rtol=0)
