@@ -124,6 +124,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--mosaic-size", type=int, default=400, help="their side in pixels [%(default)s]")
     parser.add_argument("--planes", type=int, nargs="+", default=[5, 8, 16, 32], help="values of K [5 8 16 32]")
     parser.add_argument("--profile", type=int, nargs="+", default=[0, 64, 128], help="values of M [0 64 128]")
+    parser.add_argument("--step", type=float, default=1 / 4, help="nats a code [%(default)s]")
     parser.add_argument("--batch-size", type=int, default=20, help="images at a time [%(default)s]")
     parser.add_argument("--seed", type=int, default=0, help="of images, mosaics and boxes [%(default)s]")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
@@ -166,8 +167,10 @@ def _lines(
     name = f"{what}, {size} px, grid {teacher.grid}"
     with tempfile.TemporaryDirectory(prefix="relabel-fidelity-") as temporary:
         folder = Path(temporary)
-        ways: list[Kept] = [Planes(planes, profile) for planes in options.planes for profile in options.profile]
-        ways += [FilledCells(), PublishedCells(folder)]
+        ways: list[Kept] = [
+            Planes(planes, profile, options.step) for planes in options.planes for profile in options.profile
+        ]
+        ways += [FilledCells(step=options.step), PublishedCells(folder)]
         with Progress(name, batches, unit="batches") as progress:
 
             def answers() -> Iterable[tuple[Tensor, Tensor]]:

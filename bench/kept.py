@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
@@ -34,18 +35,18 @@ class Kept(Protocol):
 
 
 class Planes:
-    """K planes, the rest and a profile of M: written as a store of one shard, whose files are measured."""
+    """K planes, the rest and a profile of M in codes of a step: a store of one shard, whose files are measured."""
 
-    def __init__(self, planes: int, profile: int) -> None:
+    def __init__(self, planes: int, profile: int, step: float = STEP) -> None:
         self.name = f"{planes} planes + rest" + (f" + profile of {profile}" if profile else "")
-        self._planes, self._profile = planes, profile
+        self._planes, self._profile, self._step = planes, profile, step
         self._taken: list[RowBatch] = []
         self._like: ScoreMap | None = None
 
     def take(self, logits: Tensor) -> Pooler:
         """See `Kept`."""
         exact = ScoreMap.from_logits(logits, self._planes, self._profile)
-        coded = exact.coded()
+        coded = exact.coded(self._step)
         self._taken.append(stores.rows_of(coded))
         self._like = coded
         return lambda boxes: (coded.pool(boxes), exact.pool(boxes))
@@ -56,7 +57,8 @@ class Planes:
             raise ValueError("nothing was kept yet")
         count = sum(len(rows) for rows in self._taken)
         path = folder / f"{self._planes}-{self._profile}.zarr"
-        writer = create_or_open(path, stores.manifest_of(self._like, 1, count))
+        manifest = stores.manifest_of(self._like, 1, count)
+        writer = create_or_open(path, replace(manifest, scores=replace(manifest.scores, step=self._step)))
         with writer.claim(0) as shard:
             first = 0
             for rows in self._taken:
@@ -96,9 +98,9 @@ class FilledCells:
     Coded and compressed as the store's planes are: uint16 ids; uint8 codes of the k scores and the fill.
     """
 
-    def __init__(self, top: int = published.TOP) -> None:
+    def __init__(self, top: int = published.TOP, step: float = STEP) -> None:
         self.name = f"cell top-{top}, others their mean"
-        self._top = top
+        self._top, self._step = top, step
         self._bytes = self._count = 0
 
     def take(self, logits: Tensor) -> Pooler:
@@ -107,11 +109,11 @@ class FilledCells:
         values, classes = published.cell_top(scores, self._top)
         others = logits.shape[1] - values.shape[1]
         fill = (scores.sum(1) - values.sum(1)) / max(others, 1)
-        codes = (torch.cat([values, fill[:, None]], dim=1) / -STEP).round().clamp(0, 254).to(torch.uint8)
+        codes = (torch.cat([values, fill[:, None]], dim=1) / -self._step).round().clamp(0, 254).to(torch.uint8)
         for one, ids in zip(codes.numpy(), classes.numpy().astype("<u2"), strict=True):
             self._bytes += sum(len(codecs.zstd_compress()(array.tobytes())) for array in (one, ids))
             self._count += 1
-        stored = codes.float() * -STEP
+        stored = codes.float() * -self._step
         coded = published.dense(stored[:, :-1], classes, logits.shape[1], stored[:, -1])
         exact = published.dense(values, classes, logits.shape[1], fill)
         return lambda boxes: tuple(published.labels(maps, boxes)[:, :, 0, 0] for maps in (coded, exact))  # type: ignore[return-value]

@@ -15,9 +15,9 @@ from relabel.errors import InvalidValueError
 class SparseLabels:
     """Soft labels without the dense target: the stored classes, and one probability for each of all the others.
 
-    `classes` is (B, n) integer; `probabilities` is (B, n) for image labels or (B, n, h, w) for token labels; `other`
-    is (B) or (B, h, w), the probability of *each* class that is not among `classes`; `covered` has the shape of
-    `other`, the fraction of the crop that the map covers.
+    `classes` is (B, n) integer, distinct in an image; `probabilities` is (B, n) for image labels or (B, n, h, w) for
+    token labels; `other` is (B) or (B, h, w), the probability of *each* class that is not among `classes`; `covered`
+    has the shape of `other`, the fraction of the crop that the map covers.
     """
 
     classes: Tensor

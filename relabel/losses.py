@@ -11,6 +11,7 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from relabel.errors import InvalidValueError
 from relabel.labels import Labels, MixedLabels, SparseLabels
@@ -105,19 +106,25 @@ class TokenLabelingLoss(nn.Module):
             token_labels: (B, C, h, w) with h * w = N, dense or sparse. With MixToken the token logits are un-mixed, so
                 that these stay with their own image.
             share: of `mixing.MixToken`'s box, a number or a tensor of one: the image's label, corrected, becomes
-                ``share * label + (1 - share) *`` that of the image at the same place from the batch's other end.
+                ``share * label + (1 - share) *`` that of the image at the same place from the batch's other end. None
+                where ``box.labels`` has mixed them.
             ground_truth: for a correction: class ids (B,), -1 where unknown (the teacher's label then stays), or labels
-                (B, C), smoothed or not.
+                (B, C), smoothed or not. With CutMix or Mixup there is no one class to correct by.
 
         Raises:
             InvalidValueError: as `soft_cross_entropy`; a share outside [0, 1]; a ground truth without a correction or
-                the other way round.
+                the other way round; a correction of `MixedLabels`.
         """
         image_logits, token_logits = logits
         if (ground_truth is None) != (self.correction is None):
             raise InvalidValueError(
                 "a correction needs each call's ground truth, and only a correction uses one; "
                 f"got correction={self.correction!r} and {'no' if ground_truth is None else 'a'} ground truth"
+            )
+        if ground_truth is not None and isinstance(image_labels, MixedLabels):
+            raise InvalidValueError(
+                "a correction is of the label of one image, and MixedLabels are of two: mix with MixToken and give its "
+                "share, or train without a correction"
             )
         _check(image_logits, image_labels)
         if share is not None or ground_truth is not None:
@@ -204,6 +211,7 @@ class _SparseCrossEntropy(torch.autograd.Function):
         return -(other * logp.sum(2) + (listed * excess.transpose(1, 2)).sum(2))
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         logits, classes, excess, other = ctx.saved_tensors
         # softmax * the label's sum - label, each times what comes from above; the sum is 1 but for rounding.

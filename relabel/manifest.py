@@ -22,6 +22,8 @@ Decode = Literal["cpu", "cuda"]
 Interpolation = Literal["bilinear", "bicubic"]
 Select = Literal["image", "cell"]
 Kind = Literal["webdataset", "folder"]
+Archive = Literal["relabel", "tokenlabeling"]
+Orientation = Literal["yx", "xy"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,7 +87,10 @@ class MemberRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScoreRecord:
-    """How a score map is stored: K planes, M profile classes, the grid and the coding of scores."""
+    """How a score map is stored: K planes, M profile classes, the grid and the coding of scores.
+
+    `step` is nats a code of uint8 scores, 1/16 to 1. Manifests of before it was a choice do not name it, and mean 1/8.
+    """
 
     num_classes: int
     planes: int
@@ -95,6 +100,7 @@ class ScoreRecord:
     dtype: CodeType = "uint8"
     compression: Compression = "zstd"
     select: Select = "image"
+    step: float = 1 / 8
 
     def __post_init__(self) -> None:
         Grid(*self.grid_hw)
@@ -107,6 +113,8 @@ class ScoreRecord:
         _check_choice("dtype", self.dtype, CodeType)
         _check_choice("compression", self.compression, Compression)
         _check_choice("select", self.select, Select)
+        if not isinstance(self.step, (int, float)) or not 1 / 16 <= self.step <= 1:
+            raise InvalidValueError(f"step is the nats of a code, 1/16 to 1; got {self.step!r}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,12 +149,29 @@ class DataRecord:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ImportRecord:
+    """The published archive that maps were imported from; what the manifest says of their teacher is hearsay.
+
+    `orientation` says whether its maps were stored [y, x], or [x, y] and turned; `digest` is of its files.
+    """
+
+    archive: Archive
+    orientation: Orientation
+    digest: str
+
+    def __post_init__(self) -> None:
+        _check_choice("archive", self.archive, Archive)
+        _check_choice("orientation", self.orientation, Orientation)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
     """Everything that must be equal for two runs to write into one store, plus the versions that wrote it.
 
     `footprint` is the one footprint of all maps, or None where each row stores its own. `class_names` may be None.
     A map holds the probabilities of `teacher`, averaged with those of `others` if there are any; with `flip_average`,
-    each also saw the mirrored image. `versions` informs and is not part of the identity.
+    each also saw the mirrored image. `imported` is None unless the maps were made by other software. `versions` informs
+    and is not part of the identity.
     """
 
     teacher: TeacherRecord
@@ -157,6 +182,7 @@ class Manifest:
     flip_average: bool = False
     footprint: tuple[float, float, float, float] | None = (0.0, 0.0, 1.0, 1.0)
     class_names: tuple[str, ...] | None = None
+    imported: ImportRecord | None = None
     versions: Mapping[str, str] = field(default_factory=dict)
     format: int = FORMAT
 
@@ -204,7 +230,7 @@ class Manifest:
                 "Use the version of relabel that wrote it (attribute relabel.versions), or generate the store again"
             )
         try:
-            special = {*_RECORDS, "versions", "others"}
+            special = {*_RECORDS, "versions", "others", "imported"}
             rest = {k: _frozen(v) for k, v in body.items() if k not in special}
             records = {k: _record(t, body[k]) for k, t in _RECORDS.items()}
             listed = body.get("others", [])
@@ -212,8 +238,11 @@ class Manifest:
                 # An empty object, or text, would pass as no others.
                 raise TypeError(f"others is {listed!r}, not a list")
             others = tuple(MemberRecord(**{k: _record(_RECORDS[k], v) for k, v in o.items()}) for o in listed)
+            made_by = body.get("imported")
+            imported = None if made_by is None else _record(ImportRecord, made_by)
             # `items` refuses what is no object; dict("") or dict([]) would pass as no versions.
-            return cls(**records, **rest, others=others, versions=dict(body.get("versions", {}).items()))
+            versions = dict(body.get("versions", {}).items())
+            return cls(**records, **rest, others=others, imported=imported, versions=versions)
         except (KeyError, TypeError, AttributeError, InvalidValueError) as error:
             raise StoreError(
                 f"the store's manifest is damaged or foreign ({type(error).__name__}: {error}). "

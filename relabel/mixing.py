@@ -1,8 +1,8 @@
 """CutMix, Mixup and MixToken of images and their soft labels, dense or sparse, image labels or token labels.
 
-The partner of image i in a batch of B is always image B - 1 - i, as in the published code: the batch is shuffled
-already, and a flip is cheaper than a permutation. What is random is drawn on the CPU, so that nothing waits for the
-device.
+The partner of image i in a batch of B is always image B - 1 - i, as in Token Labeling's code (ReLabel's draws a
+permutation): the batch is shuffled already, and a flip is cheaper. What is random is drawn on the CPU, so that nothing
+waits for the device.
 """
 
 from __future__ import annotations
@@ -176,6 +176,7 @@ class TokenBox:
         """The labels of the mixed images: share * label + (1 - share) * that of the reversed batch.
 
         Of `image_labels` (B, C), or `SparseLabels`, which become `MixedLabels`. Token labels are refused: they stay.
+        Either this, or `share` for the loss; both would mix twice.
         """
         labels = _checked(image_labels, len(image_labels))
         if _size_hw(labels) is not None:
@@ -187,7 +188,7 @@ class MixToken:
     """MixToken (Token Labeling, arXiv 2104.10858): CutMix of embedded patches, one box for all images of a batch.
 
     The box is in whole tokens: its sides are those of the grid times sqrt(1 - lam), rounded down to even numbers, lam
-    from Beta(alpha, alpha), its centre uniform, and it is clipped to the grid. It may be empty.
+    from Beta(alpha, alpha), its centre uniform, and it is clipped to the grid. It may be empty, and on 2 x 2 tokens is.
 
     Args:
         alpha: of the Beta distribution; 1 is uniform.

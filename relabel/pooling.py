@@ -105,7 +105,11 @@ def _pool_logits(maps: WholeMaps, counted: Tensor, weights: CellWeights) -> tupl
     rest = pool_maps(maps.rest.unsqueeze(1), weights) * maps.unit
     # All other classes have one pooled score, `rest`, and fixed offsets: their mass is one more entry of the softmax.
     rest += counted.logsumexp(dim=1)[:, None, None, None]
-    labels = torch.cat([planes, rest], dim=1).softmax(dim=1)
+    if weights.rows.shape[1] == weights.cols.shape[1] == 1:
+        # torch adds one by one along a dimension that is not the last: 1,000 planes of little weight are 3e-5 wrong.
+        labels = torch.cat([planes.flatten(1), rest.flatten(1)], dim=1).softmax(dim=1)[:, :, None, None]
+    else:
+        labels = torch.cat([planes, rest], dim=1).softmax(dim=1)
     return labels[:, :-1], labels[:, -1:]
 
 

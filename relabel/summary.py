@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from relabel.manifest import Manifest
-from relabel.score_map import NOT_STORED, STEP
+from relabel.score_map import NOT_STORED
 from relabel.store import FAILED, LABELLED, StoreReader
 
 _SAMPLE = 2048
@@ -88,7 +88,8 @@ def _sampled(
         return None, agreement
     planes = batch.scores[:, :-1]
     coded = planes.dtype == np.uint8
-    probabilities = np.exp(planes * np.float32(-STEP) if coded else planes.astype(np.float32))
+    step = np.float32(reader.manifest.scores.step)
+    probabilities = np.exp(planes * -step if coded else planes.astype(np.float32))
     probabilities[planes == NOT_STORED if coded else np.isnan(probabilities)] = 0
     # Coding may raise a sum a little above 1.
     return max(0.0, 1 - float(probabilities.sum(axis=1).mean())), agreement

@@ -193,7 +193,7 @@ def test_the_losses_compile_whole_and_no_new_share_or_box_compiles_again():
     counter = CompileCounterWithBackend("aot_eager")
     loss = TokenLabelingLoss(correction="published")
     compiled = torch.compile(loss, backend=counter, fullgraph=True)
-    images, tokens = random_mix(3, 4, 10), random_mix(3, 4, 10, (2, 3), by_token=True)
+    images, tokens = random_labels(3, 4, 10), random_mix(3, 4, 10, (2, 3), by_token=True)
     for share in (0.25, 0.5, 0.75, 0.0, 1.0):
         truth, found = torch.tensor([1, -1, 2]), []
         for way in (compiled, loss):
@@ -212,7 +212,8 @@ def test_the_losses_compile_whole_and_no_new_share_or_box_compiles_again():
 @settings(max_examples=40, deadline=None)
 def test_the_token_labeling_loss_is_the_oracles_for_labels_of_every_kind(seed, correction, by_class_id):
     logits = random_logits(5, 8, seed=seed, dtype=torch.float64), random_logits(5, 6, 8, seed=seed, dtype=torch.float64)
-    images = random_mix(5, 4, 8, seed=seed, dtype=torch.float64)
+    make = random_labels if correction else random_mix
+    images = make(5, 4, 8, seed=seed, dtype=torch.float64)
     tokens = random_labels(5, 3, 8, (2, 3), seed=seed, dtype=torch.float64)
     share = float(torch.rand((), generator=torch.Generator().manual_seed(seed)))
     dense = expected = images.dense()
@@ -241,6 +242,14 @@ def test_the_right_correction_trusts_a_doubtful_label_less_and_the_published_one
         loss = TokenLabelingLoss(token_weight=0, correction=correction)
         found = loss(logits, labels, tokens, ground_truth=truth)
         assert float(found) == pytest.approx(100 / 3 * (0.2 * agreed + 0.2 * doubtful + (1 - doubtful) + 0.2))
+
+
+def test_a_label_of_two_images_has_no_ground_truth_to_be_corrected_by():
+    logits, tokens = (random_logits(2, 5), random_logits(2, 4, 5)), random_labels(2, 3, 5, (2, 2))
+    with pytest.raises(InvalidValueError, match="MixedLabels are of two: mix with MixToken"):
+        TokenLabelingLoss(correction="agreement")(
+            logits, random_mix(2, 3, 5), tokens, ground_truth=torch.tensor([0, 1])
+        )
 
 
 def test_the_weights_weigh():

@@ -61,17 +61,20 @@ def test_what_cannot_be_known_is_none(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("scores", "expected"),
+    ("scores", "step", "expected"),
     [
         # Two planes of one cell, then the rest: 0.6065 + 0.4169 are above 1 by coding alone.
-        (np.array([4, 7, 80], np.uint8), 0.0),
-        (np.array([4, 255, 8], np.uint8), 1 - np.exp(-0.5)),
-        (np.array([-0.5, np.nan, -1], np.float16), 1 - np.exp(-0.5)),
+        (np.array([4, 7, 80], np.uint8), 1 / 8, 0.0),
+        (np.array([4, 255, 8], np.uint8), 1 / 8, 1 - np.exp(-0.5)),
+        (np.array([4, 255, 8], np.uint8), 1 / 2, 1 - np.exp(-2.0)),
+        (np.array([-0.5, np.nan, -1], np.float16), 1 / 2, 1 - np.exp(-0.5)),
     ],
 )
-def test_a_plane_that_is_not_stored_holds_no_mass_and_none_is_below_zero(scores: Any, expected: float) -> None:
+def test_a_plane_that_is_not_stored_holds_no_mass_and_none_is_below_zero(
+    scores: Any, step: float, expected: float
+) -> None:
     read = SimpleNamespace(scores=scores.reshape(1, 3, 1, 1), classes=np.zeros((1, 2), np.uint16))
-    record = SimpleNamespace(scores=SimpleNamespace(scores="log-probability"))
+    record = SimpleNamespace(scores=SimpleNamespace(scores="log-probability", step=step))
     reader: Any = SimpleNamespace(manifest=record, read=lambda rows: read)
     mass, agreement = summary._sampled(reader, np.array([0]), np.array([-1], np.int32))
     assert agreement is None

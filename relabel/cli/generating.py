@@ -79,6 +79,13 @@ def _batch_size(ctx: click.Context, param: click.Parameter, value: str) -> int |
     help="Coding of the scores.",
 )
 @click.option(
+    "--step",
+    type=click.FloatRange(1 / 16, 1),
+    default=1 / 4,
+    show_default=True,
+    help="Nats a code of uint8 scores; finer is larger.",
+)
+@click.option(
     "--compression", type=click.Choice(["zstd", "none"]), default="zstd", show_default=True, help="Of the score maps."
 )
 @click.option("--timings", is_flag=True, help="Print where the time went.")
@@ -124,5 +131,6 @@ def _options(given: dict[str, Any]) -> GenerateOptions:
         retry_failed=given["retry_failed"],
         dtype=given["scores"],
         compression=given["compression"],
+        step=given["step"],
         show_progress=not given["quiet"],
     )

@@ -24,10 +24,11 @@ OWN_WEIGHTS = "pretrained"
 ALL_CLASSES = "all"
 
 
-class _Weights(click.Path):
+class Weights(click.Path):
     """A file, or the word for the teacher's own weights."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """A path, or the word as it is."""
         return value if value == OWN_WEIGHTS else super().convert(value, param, ctx)
 
 
@@ -37,7 +38,7 @@ _OPTIONS = (
         "checkpoints",
         metavar="FILE",
         multiple=True,
-        type=_Weights(exists=True, dir_okay=False, path_type=Path),
+        type=Weights(exists=True, dir_okay=False, path_type=Path),
         help="The teacher's weights: a safetensors file or a torch state dict. Default: its pretrained weights.",
     ),
     click.option("--random-weights", type=int, metavar="SEED", multiple=True, help="Random weights, for benchmarks."),

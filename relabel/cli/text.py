@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from relabel.generate.options import GenerateSummary
     from relabel.manifest import Manifest
     from relabel.summary import StoreSummary
-    from relabel.verify.findings import ShardsReport
+    from relabel.verify.findings import Finding, ShardsReport
 
 _SHOWN = 20
 
@@ -87,15 +87,7 @@ def generate_json(summary: GenerateSummary) -> dict[str, Any]:
 
 def shards_text(report: ShardsReport) -> str:
     """Findings, a line each, and a summary."""
-    lines = []
-    if report.findings:
-        shown, more = report.abridged(_SHOWN)
-        rows = [("-" if f.shard < 0 else f.shard, "-" if f.row < 0 else f.row, f.key or "-", f.what) for f in shown]
-        lines = [table(("shard", "row", "key", "what"), rows)]
-        lines += [f"and {count} more: {printable(what)}" for what, count in more.items()]
-        if more:
-            lines.append("--json has them all")
-        lines.append("")
+    lines = [line for text in findings_text(report.findings) for line in (text, "")]
     compared = f", {report.images_compared} compared with the images" if report.images_compared else ""
     lines.append(
         f"{report.shards} shards, {report.images} images: {report.labelled} labelled, {report.failed} failed"
@@ -103,6 +95,19 @@ def shards_text(report: ShardsReport) -> str:
     )
     lines.append("clean" if report.is_clean else f"{len(report.findings)} findings")
     return "\n".join(lines)
+
+
+def findings_text(findings: Sequence[Finding]) -> list[str]:
+    """A table of findings, those of a kind cut short; nothing where there are none."""
+    from relabel.verify.findings import abridged
+
+    if not findings:
+        return []
+    shown, more = abridged(findings, _SHOWN)
+    rows = [("-" if f.shard < 0 else f.shard, "-" if f.row < 0 else f.row, f.key or "-", f.what) for f in shown]
+    lines = [table(("shard", "row", "key", "what"), rows)]
+    lines += [f"and {count} more: {printable(what)}" for what, count in more.items()]
+    return ["\n".join([*lines, "--json has them all"] if more else lines)]
 
 
 def shards_json(report: ShardsReport) -> dict[str, Any]:

@@ -177,7 +177,7 @@ class Annotator:
         # A map of zeros in its place keeps its neighbours in the batch exact; it is recorded as failed, not stored.
         logits = torch.where(finite[:, None, None, None], logits, 0)
         maps = ScoreMap.from_logits(logits, self._record.planes, self._record.profile)
-        coded = maps.coded()
+        coded = maps.coded(self._record.step)
         kept = coded if self._record.dtype == "uint8" else maps
         scores = torch.cat([kept.planes, kept.rest.unsqueeze(1)], dim=1)
         if self._record.dtype == "float16":

@@ -31,6 +31,7 @@ class GenerateOptions:
         max_failures: the fraction of failed images, of those that this run labelled, up to which it counts as good.
         retry_failed: label shards again that hold failed images.
         dtype, compression: the coding of scores in the store.
+        step: nats a code of uint8 scores, 1/16 to 1.
         show_progress: bars on stderr.
     """
 
@@ -45,6 +46,7 @@ class GenerateOptions:
     retry_failed: bool = False
     dtype: CodeType = "uint8"
     compression: Compression = "zstd"
+    step: float = 1 / 4
     show_progress: bool = True
 
     def __post_init__(self) -> None:
@@ -59,6 +61,8 @@ class GenerateOptions:
             raise InvalidValueError(f"rank must lie in [0, {self.world_size}); got {self.rank}")
         if not 0 <= self.max_failures <= 1:
             raise InvalidValueError(f"max_failures is a fraction in [0, 1]; got {self.max_failures}")
+        if not 1 / 16 <= self.step <= 1:
+            raise InvalidValueError(f"step is the nats of a code, 1/16 to 1; got {self.step}")
 
     @property
     def listing_threads(self) -> int:

@@ -12,6 +12,7 @@ from relabel.images import ImageSource
 from relabel.manifest import DataRecord, Manifest, MemberRecord, ScoreRecord, fingerprint
 from relabel.plan import ROWS_PER_SHARD, ShardTask, plan
 from relabel.progress import Progress
+from relabel.score_map import STEP
 from relabel.teacher import Ensemble
 
 
@@ -69,6 +70,8 @@ def manifest_of(ensemble: Ensemble, data: DataRecord, options: GenerateOptions) 
             grid_hw=ensemble.grid.size_hw,
             dtype=options.dtype,
             compression=options.compression,
+            # It means nothing for halves, whose stores must not differ by it.
+            step=options.step if options.dtype == "uint8" else STEP,
         ),
         data=data,
         others=tuple(MemberRecord(teacher=m.record, preprocessing=m.preprocessing) for m in others),

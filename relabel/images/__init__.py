@@ -1,6 +1,6 @@
 """Image sources: folders and webdataset tars to (key, bytes), and bytes to the pixels a teacher sees."""
 
-from relabel.images.decode import DecodedImage, decode_and_fit
+from relabel.images.decode import DecodedImage, decode_and_fit, size_hw
 from relabel.images.source import EncodedImage, ImageSource, SourcePart, image_hash, open_source
 
 __all__ = [
@@ -11,4 +11,5 @@ __all__ = [
     "decode_and_fit",
     "image_hash",
     "open_source",
+    "size_hw",
 ]

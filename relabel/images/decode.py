@@ -82,6 +82,25 @@ def decode(data: bytes) -> tuple[Tensor, bool]:
         raise ImageError(f"not a readable image: {_reason(error)}") from error
 
 
+def size_hw(data: bytes) -> tuple[int, int]:
+    """(height, width) of an encoded image, from its header alone and without EXIF rotation.
+
+    Raises:
+        ImageError: not an image; says why.
+    """
+    try:
+        header = jpeg_header(data)
+        if header is not None:
+            return header.height, header.width
+        with _open(data) as image:
+            return image.height, image.width
+    except ImageError:
+        raise
+    except Exception as error:
+        # As in `decode`: damage leads a decoder to any error.
+        raise ImageError(f"not a readable image: {_reason(error)}") from error
+
+
 def refuse_too_large(height: int, width: int) -> None:
     """Raise an ImageError for an image of more than `MAX_MEGAPIXELS`."""
     if height * width > MAX_MEGAPIXELS * 1_000_000:

@@ -137,6 +137,7 @@ class LabelMaps:
             num_classes=self.num_classes,
             footprint=self._footprint(batch.footprint, len(batch)),
             holes=self.manifest.scores.select == "cell",
+            step=self.manifest.scores.step,
         )
 
     def _numbers(self, rows: Rows) -> NDArray[np.int64]:

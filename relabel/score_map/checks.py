@@ -10,13 +10,16 @@ import torch
 from torch import Tensor
 
 from relabel.errors import InvalidValueError
-from relabel.score_map.coding import NOT_STORED, STEP, is_code
+from relabel.score_map.coding import NOT_STORED, is_code, is_step
 
 if TYPE_CHECKING:
     from relabel.score_map.score_map import ScoreMap
 
 
 Size = int | tuple[int, int]
+
+_ABOVE = 1 / 16
+"""Nats above 0 that a log-probability may have by rounding: of a teacher's scores of 8 bits, even."""
 
 
 def bins_hw(size: Size | None) -> tuple[int, int]:
@@ -84,6 +87,7 @@ def _check_shapes(maps: ScoreMap) -> None:
 
 def _check_dtypes(maps: ScoreMap) -> None:
     planes, rest, classes = maps.planes, maps.rest, maps.classes
+    _check_step(maps.step)
     if planes.dtype != rest.dtype or not (is_code(planes) or planes.is_floating_point()):
         raise InvalidValueError(
             f"planes and rest must both be floating or both uint8 codes; got {planes.dtype} and {rest.dtype}"
@@ -110,14 +114,20 @@ def check_classes(classes: Tensor, num_classes: int) -> None:
         )
 
 
-def check_log_probabilities(planes: Tensor) -> None:
-    """Refuse planes on the CPU that hold scores above 0, more than rounding explains."""
+def check_codable(planes: Tensor, step: float) -> None:
+    """Refuse a step that is none; planes on the CPU that hold scores above 0, more than rounding explains."""
+    _check_step(step)
     highest = float(planes.nan_to_num(0.0).max()) if planes.device.type == "cpu" and planes.numel() else 0.0
-    if highest > STEP / 2:
+    if highest > _ABOVE:
         raise InvalidValueError(
             f"codes are for log-probabilities, at most 0; got a score of {highest:.4g}. Keep raw logits floating, or "
             "subtract their logsumexp over the classes first"
         )
+
+
+def _check_step(step: float) -> None:
+    if not is_step(step):
+        raise InvalidValueError(f"the step of codes lies in [1/16, 1] nats; got {step}")
 
 
 def _check_scores(maps: ScoreMap) -> None:

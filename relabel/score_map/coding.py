@@ -1,12 +1,20 @@
-"""How scores become codes: uint8 steps of an eighth of a nat, as a store keeps them and as they travel."""
+"""How scores become codes: one byte each, as a store keeps them and as they travel."""
 
 from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+if TYPE_CHECKING:
+    from relabel.score_map.score_map import ScoreMap
+
 STEP = 1 / 8
-"""Nats a code: a score is ``-code * STEP``, an offset is ``code * STEP``."""
+"""Nats a code where nothing else is said, as in stores whose manifest names no step: a score is ``-code * step``."""
+OFFSET_STEP = 1 / 8
+"""Nats a code of an offset, always: it moves all of its class's scores together, which no pooling averages out."""
 NOT_STORED = 255
 """The code of a score that is not stored."""
 
@@ -16,28 +24,54 @@ def is_code(tensor: Tensor) -> bool:
     return tensor.dtype == torch.uint8
 
 
-def unit_of(scores: Tensor) -> float:
+def is_step(step: float) -> bool:
+    """Whether codes can have this step: codes of less than 1/16 end before -16 nats, beyond 1 they tell too little."""
+    return isinstance(step, (int, float)) and 1 / 16 <= step <= 1
+
+
+def unit_of(scores: Tensor, step: float) -> float:
     """What a score of this dtype is multiplied by to be nats."""
-    return -STEP if is_code(scores) else 1.0
+    return -step if is_code(scores) else 1.0
 
 
-def encode_scores(scores: Tensor) -> Tensor:
-    """Log-probabilities to uint8 codes, clamped to [-31.75, 0] nats; NaN becomes `NOT_STORED`."""
-    codes = (scores * (-1 / STEP)).round().clamp(0, NOT_STORED - 1)
+def encode_scores(scores: Tensor, step: float = STEP) -> Tensor:
+    """Log-probabilities to uint8 codes, clamped to [-254 * step, 0] nats; NaN becomes `NOT_STORED`."""
+    codes = (scores * (-1 / step)).round().clamp(0, NOT_STORED - 1)
     return codes.nan_to_num(NOT_STORED).to(torch.uint8)
 
 
-def decode_scores(codes: Tensor, *, holes: bool) -> Tensor:
+def decode_scores(codes: Tensor, step: float = STEP, *, holes: bool) -> Tensor:
     """uint8 codes to float32 log-probabilities; with `holes`, `NOT_STORED` becomes NaN."""
-    scores = codes.to(torch.float32) * -STEP
+    scores = codes.to(torch.float32) * -step
     return scores.masked_fill(codes == NOT_STORED, torch.nan) if holes else scores
 
 
 def encode_offsets(offsets: Tensor) -> Tensor:
     """Offsets to int8 codes, clamped to [-16, 15.875] nats."""
-    return (offsets / STEP).round().clamp(-128, 127).to(torch.int8)
+    return (offsets / OFFSET_STEP).round().clamp(-128, 127).to(torch.int8)
 
 
 def decode_offsets(offsets: Tensor, dtype: torch.dtype) -> Tensor:
     """Offsets in nats, of the dtype asked for, from int8 codes or from floats."""
-    return offsets.to(dtype) * (1 if offsets.is_floating_point() else STEP)
+    return offsets.to(dtype) * (1 if offsets.is_floating_point() else OFFSET_STEP)
+
+
+def encode_maps(maps: ScoreMap, step: float) -> ScoreMap:
+    """Floating maps as codes."""
+    return replace(
+        maps,
+        planes=encode_scores(maps.planes, step),
+        rest=encode_scores(maps.rest, step),
+        profile=None if maps.profile is None else encode_offsets(maps.profile),
+        step=step,
+    )
+
+
+def decode_maps(maps: ScoreMap) -> ScoreMap:
+    """Coded maps as float32, NaN where not stored."""
+    return replace(
+        maps,
+        planes=decode_scores(maps.planes, maps.step, holes=maps.holes),
+        rest=decode_scores(maps.rest, maps.step, holes=maps.holes),
+        profile=None if maps.profile is None else decode_offsets(maps.profile, torch.float32),
+    )

@@ -22,7 +22,7 @@ def whole_maps(maps: ScoreMap, fill: Fill = "rest") -> WholeMaps:
     if maps.profile is not None:
         offsets = decode_offsets(maps.profile, dtype)
     if not maps.holes:
-        return WholeMaps(maps.planes, maps.rest, offsets, maps.num_classes, unit_of(maps.planes))
+        return WholeMaps(maps.planes, maps.rest, offsets, maps.num_classes, unit_of(maps.planes, maps.step))
     decoded = maps.decoded() if is_code(maps.planes) else maps
     planes, rest = decoded.planes.to(dtype), decoded.rest.to(dtype)
     if fill == "zero":

@@ -17,9 +17,9 @@ from relabel.errors import InvalidValueError
 from relabel.geometry import CellWeights, Grid, at_least_one_cell, cell_boxes, checked_boxes, roi_weights
 from relabel.labels import SparseLabels
 from relabel.pooling import Space, soft_labels
-from relabel.score_map.checks import Size, bins_hw, check, check_classes, check_flip, check_log_probabilities
+from relabel.score_map.checks import Size, bins_hw, check, check_classes, check_codable, check_flip
 from relabel.score_map.choice import cell_planes, image_planes
-from relabel.score_map.coding import decode_offsets, decode_scores, encode_offsets, encode_scores, is_code
+from relabel.score_map.coding import STEP, decode_maps, encode_maps, is_code
 from relabel.score_map.filling import Fill, whole_maps
 
 Uncovered = Literal["raise", "nearest"]
@@ -30,7 +30,7 @@ class ScoreMap:
     """Score maps of B images of one grid, on one device.
 
     Floating tensors are log-probabilities (NaN = not stored). uint8 planes and rest, and an int8 profile, are codes:
-    ``-code / 8`` nats (255 = not stored) and ``offset / 8`` nats; so a store keeps them and so they travel.
+    ``-code * step`` nats (255 = not stored) and ``offset / 8`` nats; so a store keeps them and so they travel.
 
     Attributes:
         classes: (B, K + M) integers, distinct in an image: the K plane classes by weight, then the M profile classes.
@@ -42,10 +42,12 @@ class ScoreMap:
         footprint: (B, 4) xyxy, the part of the image that each map covers; None is the whole image. It stays on the
             CPU, where boxes are turned into weights without waiting for a device.
         holes: whether a plane may miss cells, as maps made from per-cell top-k files do.
+        step: nats a code of `planes` and `rest`, 1/16 to 1; means nothing for floating ones.
 
     Raises:
-        InvalidValueError: shapes or dtypes disagree; or, looked at on the CPU only, a class lies outside [0, C) or
-            stands twice, a score is missing where no hole may be, or is infinite, or a footprint misses the image.
+        InvalidValueError: shapes or dtypes disagree, or no such step; or, looked at on the CPU only, a class lies
+            outside [0, C) or stands twice, a score is missing where no hole may be, or is infinite, or a footprint
+            misses the image.
     """
 
     classes: Tensor
@@ -55,6 +57,7 @@ class ScoreMap:
     num_classes: int = field(kw_only=True)
     footprint: Tensor | None = field(default=None, kw_only=True)
     holes: bool = field(default=False, kw_only=True)
+    step: float = field(default=STEP, kw_only=True)
 
     def __post_init__(self) -> None:
         check(self)
@@ -144,32 +147,26 @@ class ScoreMap:
         fill = torch.zeros_like(logits[:, 0]) if rest is None else rest.to(logits.dtype)
         return cls(ids, planes, fill, num_classes=num_classes, holes=True)
 
-    def coded(self) -> ScoreMap:
-        """The same maps as codes (uint8 and int8), clamped to [-31.75, 0] and [-16, 15.875] nats.
+    def coded(self, step: float | None = None) -> ScoreMap:
+        """The same maps as codes (uint8 and int8), clamped to [-254 * step, 0] and [-16, 15.875] nats.
+
+        Args:
+            step: nats a code of a score, 1/16 to 1; None is the maps' own, which is 1/8 unless they came with another.
+                Maps that are codes of another step already are coded anew.
 
         Raises:
-            InvalidValueError: on the CPU, scores above 0, as raw logits have: they are not log-probabilities.
+            InvalidValueError: no such step; on the CPU, scores above 0, as raw logits have: they are not
+                log-probabilities.
         """
+        step = self.step if step is None else step
         if is_code(self.planes):
-            return self
-        check_log_probabilities(self.planes)
-        return replace(
-            self,
-            planes=encode_scores(self.planes),
-            rest=encode_scores(self.rest),
-            profile=None if self.profile is None else encode_offsets(self.profile),
-        )
+            return self if step == self.step else self.decoded().coded(step)
+        check_codable(self.planes, step)
+        return encode_maps(self, step)
 
     def decoded(self) -> ScoreMap:
         """The same maps as float32 log-probabilities and offsets, NaN where not stored."""
-        if not is_code(self.planes):
-            return self
-        return replace(
-            self,
-            planes=decode_scores(self.planes, holes=self.holes),
-            rest=decode_scores(self.rest, holes=self.holes),
-            profile=None if self.profile is None else decode_offsets(self.profile, torch.float32),
-        )
+        return decode_maps(self) if is_code(self.planes) else self
 
     def to_dense(self) -> Tensor:
         """(B, C, H, W): every class's score at every cell, for comparison; large."""
@@ -230,7 +227,7 @@ class ScoreMap:
             space: "logit" pools log-probabilities, "probability" pools probabilities.
             temperature: T above 0; the label becomes its power 1 / T, renormalised: flatter above 1, sharper below.
             fill: what a class is worth where a map with holes does not store it: "rest", or "zero", the published
-                codes' logit 0, with their boxes of at least one cell, for raw logits.
+                codes' logit 0, with their boxes of at least one cell, for raw logits; `relabel.published` has all else.
             uncovered: what to do with a bin wholly outside the footprint: "raise", or take the "nearest" cells.
 
         Returns:
@@ -256,7 +253,9 @@ class ScoreMap:
         if flip is not None:
             check_flip(flip, len(self))
             mirrored = flip.to(weights.cols.device, torch.bool)[:, None, None]
-            weights = replace(weights, cols=torch.where(mirrored, weights.cols.flip(1), weights.cols))
+            cols = torch.where(mirrored, weights.cols.flip(1), weights.cols)
+            covered = torch.where(mirrored, weights.covered.flip(2), weights.covered)
+            weights = replace(weights, cols=cols, covered=covered)
         stored, other = soft_labels(whole_maps(self, fill), weights, space=space, temperature=temperature)
         covered = weights.covered
         if size is None:

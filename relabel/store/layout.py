@@ -81,7 +81,7 @@ def arrays_of(manifest: Manifest) -> dict[str, ArraySpec]:
             dtype=scores.dtype,
             fill=255 if coded else float("nan"),
             packing="sharded",
-            attributes={"scale_factor": -0.125, "add_offset": 0.0, "_FillValue": 255} if coded else {},
+            attributes={"scale_factor": -scores.step, "add_offset": 0.0, "_FillValue": 255} if coded else {},
         ),
         ArraySpec(
             name="profile",

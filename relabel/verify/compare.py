@@ -56,6 +56,7 @@ def compare_images(
     findings = [
         *(Finding(-1, -1, "", what) for what in unreadable),
         *_differences(table, [difference for outcome in outcomes for difference in outcome.differences]),
+        *_common_cause(table, found, strangers),
         *_strangers(table, strangers),
         *_miscounted(table, found, all_were_read=not unreadable),
     ]
@@ -112,6 +113,22 @@ def _strangers(table: KeyTable, keys: list[str]) -> Iterator[Finding]:
     elif keys:
         what = f"{len(keys)} images have no row that can be read; shards are missing or damaged, and may hold theirs"
         yield Finding(-1, -1, "", what)
+
+
+def _common_cause(table: KeyTable, found: NDArray[np.int64], strangers: list[str]) -> Iterator[Finding]:
+    """What thousands of findings may come down to."""
+    if strangers and not len(found):
+        for _, _, key in table.keys(np.arange(min(1, len(table)))):
+            yield Finding(-1, -1, "", no_common_key(key, strangers[0]))
+
+
+def no_common_key(stored: str, there: str = "") -> str:
+    """The probable cause where no key of a store is among the images: one of its keys, and one of theirs if known."""
+    theirs = f" Theirs are such as {there!r}." if there else ""
+    return (
+        f"no key of the store, such as {stored!r}, is among these images: another image set, another root folder, or "
+        f"tars instead of a folder. Give what was labelled.{theirs}"
+    )
 
 
 def _miscounted(table: KeyTable, found: NDArray[np.int64], *, all_were_read: bool) -> Iterator[Finding]:

@@ -11,15 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from relabel.manifest import ScoreRecord
-from relabel.score_map import NOT_STORED, STEP
+from relabel.score_map import NOT_STORED, OFFSET_STEP
 
-_ROUNDING = {"uint8": STEP / 2, "float16": 2.0**-8}
-"""Nats by which coding may raise a score: half a code; half a float16 step at -16, below which mass is nothing."""
+_HALF_ROUNDING = 2.0**-8
+"""Nats by which float16 may raise a score: half its step at -16, below which mass is nothing."""
 _SLACK = 0.01
 """Room for the float32 arithmetic that made the scores, in probability or in nats."""
 _OFFSET_ROUNDING = 0.6
 """Half a code and that same room, in codes of an offset."""
-_LEAST_SCORE = -(NOT_STORED - 1) * STEP
 _LEAST_OFFSET, _MOST_OFFSET = -128, 127
 """Clamped: what stands behind the first two may be any smaller value, behind the last any larger one."""
 
@@ -45,7 +44,7 @@ def content_findings(maps: Maps, record: ScoreRecord) -> _Found:
     """(number in the batch, what is wrong) for every broken promise of the maps of labelled rows."""
     if maps.classes is not None:
         yield from _class_findings(maps.classes, record)
-    nats, missing = _decoded(maps.scores)
+    nats, missing = _decoded(maps.scores, record.step)
     # One look at the whole batch spares nearly every batch the looks at its cells.
     if missing is not None:
         yield from _hole_findings(nats, missing, record)
@@ -66,11 +65,11 @@ def _class_findings(classes: NDArray[Any], record: ScoreRecord) -> _Found:
         yield row, f"a class is stored twice: {ids[row, 1:][repeated[row]][0]}"
 
 
-def _decoded(scores: NDArray[Any]) -> tuple[NDArray[np.float32], NDArray[np.bool_] | None]:
+def _decoded(scores: NDArray[Any], step: float) -> tuple[NDArray[np.float32], NDArray[np.bool_] | None]:
     """Scores in nats, and which of them are not stored; None where all are, and finite."""
     if scores.dtype == np.uint8:
         missing = scores == NOT_STORED if scores.max(initial=0) == NOT_STORED else None
-        return scores * np.float32(-STEP), missing
+        return scores * np.float32(-step), missing
     nats = scores.astype(np.float32)
     # The extremes of an array with a NaN are NaN.
     return nats, None if np.isfinite([nats.min(initial=0), nats.max(initial=0)]).all() else np.isnan(nats)
@@ -91,7 +90,8 @@ def _mass_findings(nats: NDArray[np.float32], profile: NDArray[Any] | None, reco
             yield row, f"a log-probability is above 0: {nats[row].max():.3f}"
         # Enough to be too much, and its exponential does not overflow.
         nats = np.minimum(nats, 1)
-    most = math.exp(_ROUNDING[record.dtype]) + _SLACK
+    rounding = record.step / 2 if record.dtype == "uint8" else _HALF_ROUNDING
+    most = math.exp(rounding) + _SLACK
     mass = np.exp(nats[:, :-1]).sum(axis=1)
     above = _any_cell(mass > most)
     for row in _rows(above):
@@ -104,7 +104,7 @@ def _mass_findings(nats: NDArray[np.float32], profile: NDArray[Any] | None, reco
     if profile is not None:
         pooled = _pooled_mass(nats, profile, record)
         # Offsets are rounded, and the rest that they are added to as well.
-        most = math.exp(_ROUNDING[record.dtype] + STEP / 2) + _SLACK
+        most = math.exp(rounding + OFFSET_STEP / 2) + _SLACK
         for row in _rows((pooled > most) & ~above & ~above_with_rest):
             yield row, f"planes and profile sum to the probability {pooled[row]:.3f} over the map, above 1"
 
@@ -113,10 +113,10 @@ def _pooled_mass(nats: NDArray[np.float32], profile: NDArray[Any], record: Score
     """(n,) what the label of the whole map sums to before it is normalised; 0 where clamping may have raised it."""
     others = record.num_classes - record.planes - record.profile
     means = nats.mean(axis=(2, 3))
-    offsets = means[:, -1:] + profile * np.float32(STEP)
+    offsets = means[:, -1:] + profile * np.float32(OFFSET_STEP)
     weights = np.array([1] * record.profile + [others], np.float32)
     mass = np.exp(means[:, :-1]).sum(axis=1) + np.exp(np.minimum(offsets, 1)) @ weights
-    clamped = _any_cell(nats[:, -1] == _LEAST_SCORE) & (record.dtype == "uint8")
+    clamped = _any_cell(nats[:, -1] == np.float32(-record.step) * (NOT_STORED - 1)) & (record.dtype == "uint8")
     pooled: NDArray[np.float32] = np.where(clamped, 0, mass)
     return pooled
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-_NUMBERS = re.compile(r"-?\d+(\.\d+)*")
+NUMBERS = re.compile(r"-?\d+(\.\d+)*")
+"""What is left out of a finding's words to know findings of one kind."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -36,18 +38,19 @@ class ShardsReport:
         """Whether nothing was found."""
         return not self.findings
 
-    def abridged(self, each: int) -> tuple[list[Finding], dict[str, int]]:
-        """The first `each` findings of every kind, in their order, and how many more, by the words of the kind's first.
 
-        A kind is what a finding says, but for the numbers: the wrong folder of images is two kinds, not a million.
-        """
-        seen: Counter[str] = Counter()
-        shown: list[Finding] = []
-        first: dict[str, str] = {}
-        for finding in self.findings:
-            kind = _NUMBERS.sub("#", finding.what)
-            seen[kind] += 1
-            first.setdefault(kind, finding.what)
-            if seen[kind] <= each:
-                shown.append(finding)
-        return shown, {first[kind]: count - each for kind, count in seen.items() if count > each}
+def abridged(findings: Sequence[Finding], each: int) -> tuple[list[Finding], dict[str, int]]:
+    """The first `each` findings of every kind, in their order, and how many more, by the words of the kind's first.
+
+    A kind is what a finding says, but for the numbers: the wrong folder of images is two kinds, not a million.
+    """
+    seen: Counter[str] = Counter()
+    shown: list[Finding] = []
+    first: dict[str, str] = {}
+    for finding in findings:
+        kind = NUMBERS.sub("#", finding.what)
+        seen[kind] += 1
+        first.setdefault(kind, finding.what)
+        if seen[kind] <= each:
+            shown.append(finding)
+    return shown, {first[kind]: count - each for kind, count in seen.items() if count > each}

@@ -45,7 +45,7 @@ def expected(key: str, number: int, fit: str, dtype: str) -> dict[str, Any]:
     teacher = make_teacher(fit=fit)
     (decoded,) = decode_and_fit(picture(number), [teacher.preprocessing])
     maps = ScoreMap.from_logits(teacher(decoded.pixels[None]), 3, 4)
-    coded = maps.coded()
+    coded = maps.coded(options().step)
     kept = coded if dtype == "uint8" else maps
     scores = torch.cat([kept.planes[0], kept.rest])
     values = {
@@ -397,7 +397,7 @@ def test_an_ensemble_labels_with_its_mean_and_its_store_says_so(tars, tmp_path):
     assert manifest.others == (MemberRecord(teacher=second.record, preprocessing=second.preprocessing),)
     assert (manifest.flip_average, manifest.class_names) == (True, first.class_names)
     views = [decode_and_fit(picture(3), ensemble.views)[n].pixels[None] for n in (0, 1)]
-    coded = ScoreMap.from_logits(ensemble(views), 3, 4).coded()
+    coded = ScoreMap.from_logits(ensemble(views), 3, 4).coded(options().step)
     row = rows_by_key(tmp_path / "store")["odd/003"]
     assert row["scores"] == torch.cat([coded.planes[0], coded.rest]).tolist()
     assert findings(tmp_path / "store", tars) == []

@@ -1,8 +1,9 @@
-"""Codes: eighths of a nat, 255 for what is not stored, and what rounding costs a label."""
+"""Codes: a byte a score in steps of some nats, 255 for what is not stored, and what rounding costs a label."""
 
 from __future__ import annotations
 
 import math
+import pickle
 
 import numpy as np
 import oracle
@@ -12,15 +13,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from relabel.errors import InvalidValueError
-from relabel.score_map import NOT_STORED, STEP, ScoreMap
+from relabel.score_map import NOT_STORED, ScoreMap
 from relabel.score_map.coding import decode_offsets, decode_scores, encode_offsets, encode_scores
 
+STEPS = [1 / 16, 1 / 8, 0.3, 1 / 2, 1]
 
-def test_every_code_stands_for_a_score_that_has_this_code():
+
+@pytest.mark.parametrize("step", STEPS)
+def test_every_code_stands_for_a_score_that_has_this_code(step):
     codes = torch.arange(NOT_STORED, dtype=torch.uint8)
-    scores = decode_scores(codes, holes=True)
-    assert scores.tolist() == [-code / 8 for code in range(255)]
-    assert encode_scores(scores).tolist() == codes.tolist()
+    scores = decode_scores(codes, step, holes=True)
+    np.testing.assert_allclose(scores.numpy(), [-code * step for code in range(255)], rtol=1e-6)
+    assert encode_scores(scores, step).tolist() == codes.tolist()
 
 
 def test_every_offset_code_stands_for_an_offset_that_has_this_code():
@@ -30,11 +34,18 @@ def test_every_offset_code_stands_for_an_offset_that_has_this_code():
     assert encode_offsets(offsets).tolist() == codes.tolist()
 
 
-@given(st.floats(-31.75, 0, width=32))
+@given(st.floats(0, 254, width=32), st.sampled_from(STEPS))
 @settings(max_examples=60, deadline=None)
-def test_a_score_moves_by_half_a_step_at_most(score):
-    code = encode_scores(torch.tensor([score]))
-    assert abs(decode_scores(code, holes=False).item() - score) <= STEP / 2
+def test_a_score_moves_by_half_a_step_at_most(steps, step):
+    score = torch.tensor([-steps * step])
+    code = encode_scores(score, step)
+    assert abs(decode_scores(code, step, holes=False).item() - score.item()) <= step / 2 * (1 + 1e-4)
+
+
+def test_offsets_keep_their_eighths_whatever_the_step():
+    maps = ScoreMap.from_logits(torch.randn(2, 30, 3, 4) * 4, 4, 6)
+    assert maps.coded(1.0).profile.tolist() == maps.coded(1 / 8).profile.tolist()
+    torch.testing.assert_close(maps.coded(1.0).decoded().profile, maps.profile, atol=1 / 16, rtol=0)
 
 
 @pytest.mark.parametrize("score", [-31.76, -32.0, -1e4, -3e38, -math.inf])
@@ -67,18 +78,54 @@ def test_coding_twice_is_coding_once():
         torch.testing.assert_close(getattr(again, name), getattr(once, name), atol=0, rtol=0)
 
 
+def test_maps_carry_their_step_wherever_they_go():
+    maps = ScoreMap.from_logits(torch.randn(3, 20, 4, 5) * 4, 5, 6).coded(1 / 2)
+    assert {m.step for m in (maps, maps[1:], maps.to("cpu"), pickle.loads(pickle.dumps(maps)), maps.decoded())} == {0.5}
+    again = maps.decoded().coded()
+    assert again.step == 1 / 2
+    assert torch.equal(again.planes, maps.planes)
+
+
+def test_codes_of_one_step_become_those_of_another():
+    maps = ScoreMap.from_logits(torch.randn(3, 20, 4, 5) * 4, 5, 6)
+    fine = maps.coded(1 / 8)
+    assert torch.equal(fine.coded(1 / 2).planes, fine.decoded().coded(1 / 2).planes)
+    # Every score of the coarser is one of the finer.
+    assert torch.equal(maps.coded(1 / 2).coded(1 / 8).decoded().planes, maps.coded(1 / 2).decoded().planes)
+
+
+@pytest.mark.parametrize("space", ["logit", "probability"])
+@pytest.mark.parametrize("size", [None, (3, 2)])
+@pytest.mark.parametrize("step", [1 / 8, 1 / 4, 1])
+def test_codes_pool_to_the_labels_of_their_scores(space, size, step):
+    maps = ScoreMap.from_logits(torch.randn(4, 30, 5, 6) * 4, 5, 6).coded(step)
+    boxes = torch.tensor(oracle.random_boxes(4, 1, 0.2), dtype=torch.float32)
+    plain = maps.decoded().pool(boxes, size, space=space)
+    torch.testing.assert_close(maps.pool(boxes, size, space=space), plain, atol=2e-6, rtol=1e-4)
+
+
+@pytest.mark.parametrize("step", [0, -1 / 8, 1 / 32, 2, math.nan, math.inf, "1/4"])
+def test_what_is_no_step_is_refused(step):
+    maps = ScoreMap.from_logits(torch.zeros(1, 3, 2, 2), 2, 1)
+    with pytest.raises(InvalidValueError, match=r"lies in \[1/16, 1\] nats; got"):
+        maps.coded(step)
+    with pytest.raises(InvalidValueError, match=r"lies in \[1/16, 1\] nats; got"):
+        ScoreMap(maps.classes, maps.planes, maps.rest, maps.profile, num_classes=3, step=step)
+
+
 def test_raw_logits_have_no_codes():
     raw = ScoreMap(torch.tensor([[0]]), torch.full((1, 1, 2, 2), 7.5), torch.zeros(1, 2, 2), num_classes=3)
     with pytest.raises(InvalidValueError, match=r"at most 0; got a score of 7\.5.*logsumexp"):
         raw.coded()
 
 
-def test_coding_costs_a_label_less_than_a_thousandth_of_a_nat():
+@pytest.mark.parametrize("step", [1 / 8, 1 / 4])
+def test_coding_costs_a_label_less_than_a_thousandth_of_a_nat(step):
     generator = torch.Generator().manual_seed(0)
     coarse = torch.randn(24, 200, 3, 3, generator=generator) * 4
     logits = torch.nn.functional.interpolate(coarse, (9, 9), mode="bilinear").double()
     maps = ScoreMap.from_logits(logits, 16, 64)
     boxes = torch.tensor(oracle.random_boxes(24, 0, 0.3))
-    plain, coded = maps.pool(boxes).numpy(), maps.coded().pool(boxes).double().numpy()
+    plain, coded = maps.pool(boxes).numpy(), maps.coded(step).pool(boxes).double().numpy()
     lost = [oracle.kl_divergence(*pair) for pair in zip(plain, coded, strict=True)]
     assert 0 < np.mean(lost) <= 1e-3

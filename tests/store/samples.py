@@ -21,6 +21,7 @@ KINDS = {
     "float16, zstd": {"dtype": "float16"},
     "float16, none, a footprint a row": {"dtype": "float16", "compression": "none", "footprint": None},
     "uint8, zstd, a footprint a row": {"footprint": None},
+    "uint8, zstd, another step": {"step": 1 / 4},
 }
 """Arguments of `sample`."""
 

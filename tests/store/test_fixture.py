@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,8 @@ from store.samples import contents
 from relabel.manifest import FORMAT
 from relabel.score_map import ScoreMap
 from relabel.store import StoreReader
+from relabel.store.files import LocalFiles
+from relabel.store.metadata import check_arrays
 
 _TESTS = Path(__file__).parents[1]
 _FROZEN = {1: ("uint8-zstd", "uint8-raw-footprints", "float16-zstd-holes")}
@@ -58,8 +61,19 @@ def test_a_frozen_store_means_what_it_meant(version, name):
         torch.from_numpy(batch.profile),
         num_classes=reader.manifest.scores.num_classes,
         holes=reader.manifest.scores.select == "cell",
+        step=reader.manifest.scores.step,
     )
     np.testing.assert_allclose(maps.to_dense().numpy(), expected["dense"], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(("version", "name"), _STORES)
+def test_a_store_of_before_the_step_was_a_choice_has_that_of_then(version, name):
+    folder = _TESTS / "fixture" / f"v{version}" / name
+    assert "step" not in json.loads((folder / "zarr.json").read_text())["attributes"]["relabel"]["scores"]
+    manifest = StoreReader(folder).manifest
+    assert manifest.scores.step == 1 / 8
+    # And it can be gone on with: the same layout, by a run that asks for that step.
+    check_arrays(LocalFiles(folder), manifest)
 
 
 def test_a_fixture_is_never_overwritten(tmp_path):

@@ -48,6 +48,7 @@ def _assert_reads_alike(page: dict[str, Any], path: Path) -> None:
                 torch.from_numpy(batch.profile),
                 num_classes=record.num_classes,
                 holes=True,
+                step=record.step,
             )
             for class_id, expected in enumerate(maps.to_dense()[0].numpy()):
                 np.testing.assert_allclose(theirs.scores(row, class_id), expected, rtol=0, atol=1e-5)

@@ -43,8 +43,8 @@ def test_xarray_names_the_axes_and_decodes_log_probabilities(written):
         assert store["classes"].dims == ("shard", "row", "class")
         assert store["profile"].dims == ("shard", "row", "offset")
         assert store["key"].dims == ("shard", "row")
-        codes = data.arrays["scores"]
-        expected = np.where(codes == 255, np.nan, codes / -8.0) if codes.dtype == np.uint8 else codes
+        codes, step = data.arrays["scores"], data.manifest.scores.step
+        expected = np.where(codes == 255, np.nan, codes * -step) if codes.dtype == np.uint8 else codes
         np.testing.assert_array_equal(store["scores"].values, expected)
         np.testing.assert_array_equal(store["profile"].values, data.arrays["profile"] / 8.0)
         for name in data.arrays.keys() - {"scores", "profile"}:

@@ -154,6 +154,22 @@ def test_rows_whose_hashes_are_damaged_are_found_by_key_and_not_compared(labels:
     assert [(f.shard, f.row) for f in compared(labels, folder).findings] == [(0, -1), (1, 0)]
 
 
+def test_other_images_altogether_are_told_in_one_line(labels: Path, folder: Path) -> None:
+    probable, *others = compared(labels, folder / "a").findings
+    assert probable == Finding(
+        -1,
+        -1,
+        "",
+        "no key of the store, such as 'a/0.jpg', is among these images: another image set, another root folder, or "
+        "tars instead of a folder. Give what was labelled. Theirs are such as '0.jpg'.",
+    )
+    assert len(others) == 2 + 5
+    (folder / "a/a").mkdir()
+    (folder / "a/1.jpg").rename(folder / "a/a/1.jpg")
+    # One that fits, and it is no other set.
+    assert not any("no key of the store" in found.what for found in compared(labels, folder / "a").findings)
+
+
 def test_images_that_are_not_there_at_all_are_an_error(labels: Path, tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="no such file"):
         compared(labels, tmp_path / "absent-{0..3}.tar")

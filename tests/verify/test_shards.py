@@ -15,8 +15,9 @@ import zarr
 from relabel.errors import StoreError
 from relabel.manifest import fingerprint
 from relabel.store import StoreReader
-from relabel.verify import Finding, ShardsReport, verify_shards
+from relabel.verify import Finding, verify_shards
 from relabel.verify import shards as shards_module
+from relabel.verify.findings import abridged
 
 
 def findings(store: Path) -> list[Finding]:
@@ -152,11 +153,10 @@ def test_codes_are_no_raw_logits(store: Path) -> None:
 def test_a_report_is_abridged_by_what_findings_say_but_for_their_numbers() -> None:
     said = ["no image", "label 7 is wrong", "no image", "no image", "label 12.5 is wrong", "another"]
     found = tuple(Finding(0, row, f"k{row}", what) for row, what in enumerate(said))
-    report = ShardsReport(shards=1, images=6, labelled=6, failed=0, images_compared=6, seconds=1.0, findings=found)
-    shown, more = report.abridged(1)
+    shown, more = abridged(found, 1)
     assert shown == [found[0], found[1], found[5]]
     assert more == {"no image": 2, "label 7 is wrong": 1}
-    assert report.abridged(3) == (list(found), {})
+    assert abridged(found, 3) == (list(found), {})
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,163 @@
+"""Other ways to keep a score map, tried and mostly left out: what each buys in truth, and costs in bytes.
+
+``python bench/map_ideas.py IMAGES --teacher NAME --checkpoint FILE --image-size 320 --crop-size 160``
+
+For random crops, and for single ones of their 14 x 14 tokens: KL(label pooled from all logits || label pooled from what
+is kept) in nats, how often both name the same class, KL from what the teacher says of the crop's own pixels, and bytes
+an image: the zstd frame, ids and offsets, and 46 bytes for a row's index entry, key, hash, label and status.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import map_ways as ways
+import measure
+import torch
+from map_answers import Answers, answers
+from map_ways import Kept
+
+from relabel import ScoreMap
+from relabel.store import codecs
+
+ROW_BYTES = 46
+_TINY = torch.finfo(torch.float32).tiny
+
+
+def stored(of: Answers, planes: int, profile: int, step: float) -> Kept:
+    """What `relabel generate` keeps, pooled as a trainer pools it."""
+    exact = ScoreMap.from_logits(of.scores, planes, profile)
+    maps = exact.coded(step)
+    labels, uncoded = (
+        torch.stack([made.pool(boxes) for boxes in of.boxes.unbind(1)], dim=1).clamp(min=_TINY).log()
+        for made in (maps, exact)
+    )
+    planes, profile = maps.planes.shape[1], maps.classes.shape[1] - maps.planes.shape[1]
+    codes = torch.cat([maps.planes, maps.rest.unsqueeze(1)], dim=1)
+    return Kept(labels, ways.zstd_bytes(codes) + 2 * (planes + profile) + profile + 1, uncoded)
+
+
+def row(of: Answers, name: str, kept: Kept) -> tuple[str, ...]:
+    """A line of the table."""
+    n, truth, label = of.crops, of.truth, kept.labels
+    kl = (truth.exp() * (truth - label)).sum(-1)
+    same = (truth.argmax(-1) == label.argmax(-1))[:, :n]
+    from_pixels = coding = ""
+    if kept.uncoded is not None:
+        lost = (kept.uncoded.exp() * (kept.uncoded - label)).sum(-1)
+        coding = f"{float(lost[:, :n].mean()):.1e}, {float(lost[:, n:].mean()):.1e}"
+    if of.pixels is not None:
+        from_pixels = f"{float((of.pixels.exp() * (of.pixels - label[:, :n])).sum(-1).mean()):.3f}"
+    size = float(kept.bytes.mean()) + ROW_BYTES
+    agreement = f"{float(same.float().mean()):.2%}"
+    return name, f"{size:.0f}", f"{kl[:, :n].mean():.4f}", f"{kl[:, n:].mean():.3f}", agreement, from_pixels, coding
+
+
+def steps(of: Answers) -> dict[str, Callable[[], Kept]]:
+    """The step of codes, at two K."""
+    return {
+        f"K = {planes}, M = {profile}, step {step:g}": lambda k=planes, m=profile, s=step: stored(of, k, m, s)
+        for planes, profile in ((16, 64), (8, 64))
+        for step in (1 / 8, 1 / 4, 1 / 2, 1)
+    }
+
+
+def sizes(of: Answers) -> dict[str, Callable[[], Kept]]:
+    """Grids, K and M, at the default step."""
+    grids = [side for side in (of.grid.height, 10, 8, 6, 4) if side <= of.grid.height]
+    coarser = {side: of if side == of.grid.height else of.on_grid(side) for side in dict.fromkeys(grids)}
+    return {
+        f"grid {side}x{side}, K = {planes}, M = {profile}": lambda a=at, k=planes, m=profile: stored(a, k, m, 1 / 4)
+        for side, at in coarser.items()
+        for planes, profile in ((8, 64), (8, 256), (16, 64), (16, 128), (32, 128))
+    }
+
+
+def ideas(of: Answers) -> dict[str, Callable[[], Kept]]:
+    """Everything else, at K = 16 and M = 64, and a step of 1/2 nat unless it says otherwise."""
+    base = ways.Parts.as_stored(of, 16, 64)
+    found: dict[str, Callable[[], Kept]] = {"as it is": lambda: ways.plain(base)}
+    for rule in ways.RULES:
+        found[f"classes: {rule}"] = lambda r=rule: ways.plain(ways.Parts.chosen(of, 16, 64, r))
+    for floor in (-20, -16, -12):
+        found[f"scores below {floor} raised to it"] = lambda f=floor: ways.floored(base, f)
+    for below in (4, 0):
+        found[f"planes raised to the rest - {below}"] = lambda b=below: ways.floored_at_rest(base, b)
+    for unit in (1 / 64, 1 / 32):
+        found[f"square-root law, code^2 / {1 / unit:.0f}"] = lambda u=unit: ways.square_root_law(base, u)
+    found["planes from the 9th on at half the grid"] = lambda: ways.coarse(base, 8)
+    found["the same, K = 32"] = lambda: ways.coarse(ways.Parts.as_stored(of, 32, 64), 8)
+    for quantum in (1.0, 1.5):
+        found[f"2-D DCT, {quantum:g} nats, coarser by 15 % a frequency"] = lambda q=quantum: ways.cosines(base, q)
+    found["a second rest, of the profile's classes"] = lambda: ways.second_rest(base)
+    found["other classes' mass exact in every box (a bound, no bytes for it)"] = lambda: ways.exact_mass(base)
+    for threshold in (0.006, 0.002):
+        found[f"K by the image, planes worth {threshold} nats or more, M = 64"] = lambda t=threshold: ways.varying(
+            of, t
+        )
+    for planes, classes, rank in ((0, 128, 4), (4, 128, 4), (8, 64, 4), (16, 64, 2), (16, 128, 4)):
+        found[f"K = {planes}, {classes} more classes as sums of {rank} common planes"] = (
+            lambda k=planes, n=classes, r=rank: ways.low_rank(ways.Parts.as_stored(of, k, n), r)
+        )
+    return found
+
+
+def byte_orders(of: Answers) -> list[tuple[str, str]]:
+    """The bytes of the zstd frame alone, of the same codes laid out otherwise."""
+    base = ways.Parts.as_stored(of, 16, 64)
+    codes = base.codes(1 / 2).reshape(len(of.scores), -1, *of.grid.size_hw)
+    orders = {"as they are": codes, **ways.byte_orders(codes)}
+    lines = [(name, f"{ways.zstd_bytes(laid).mean():.0f}") for name, laid in orders.items()]
+    best = [len(codecs.zstd_compress()(one.tobytes(), level=19)) for one in codes.byte().numpy()]
+    return [*lines, ("zstd level 19", f"{sum(best) / len(best):.0f}")]
+
+
+def main() -> None:
+    """Measure and print."""
+    options = _options()
+    torch.set_num_threads(1)
+    of = answers(options)
+    header = (
+        "kept",
+        "bytes",
+        "KL",
+        "KL of a token",
+        "top-1 agreement",
+        "KL from the pixels",
+        "of which coding: crop, token",
+    )
+    tables = {"steps": steps, "sizes": sizes, "ideas": ideas}
+    for name in options.tables:
+        if name == "orders":
+            print(f"\n{measure.aligned([('laid out', 'bytes'), *byte_orders(of)])}")
+            continue
+        lines = [row(of, what, make()) for what, make in tables[name](of).items()]
+        print(
+            f"\n{len(of.scores)} images, grid {of.grid}, {of.crops} crops each\n\n{measure.aligned([header, *lines])}"
+        )
+
+
+def _options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("images", help="a folder, or webdataset tars, as `relabel generate` takes them")
+    parser.add_argument("--teacher", required=True, help="a timm classifier whose head is linear")
+    parser.add_argument("--checkpoint", type=Path, help="the teacher's weights")
+    parser.add_argument("--image-size", type=int, default=320, help="side of its input in pixels [%(default)s]")
+    parser.add_argument("--crop-size", type=int, help="side at which it sees the pixels of a crop [it does not]")
+    parser.add_argument("--count", type=int, default=300, help="images, at random [%(default)s]")
+    parser.add_argument("--mosaics", type=int, default=0, help="so many mosaics of four instead [%(default)s]")
+    parser.add_argument("--answers", type=Path, help="a file that keeps the teacher's answers for another run")
+    parser.add_argument(
+        "--tables",
+        nargs="+",
+        choices=("steps", "sizes", "ideas", "orders"),
+        default=["steps", "sizes"],
+        help="[steps sizes]",
+    )
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,218 @@
+"""Which files an archive holds, and which image each belongs to."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from relabel.errors import SourceError
+from relabel.images import ImageSource
+from relabel.manifest import DataRecord, fingerprint
+from relabel.plan import ROWS_PER_SHARD, ShardTask, plan
+
+SUFFIX = ".pt"
+NO_MAP, AMBIGUOUS = -1, -2
+"""In place of a map's number: there is none; several have the image's name, in different folders."""
+_SHOWN = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Archive:
+    """The files of an archive: `stems` are their paths below `folder`, sorted, without the suffix."""
+
+    folder: str
+    stems: tuple[str, ...]
+
+
+def list_archive(folder: Path, progress: Callable[[int], None]) -> Archive:
+    """The .pt files in a folder and in the folders directly below it, where the published codes look for them.
+
+    Raises:
+        SourceError: it cannot be read, or holds none; or a name is not UTF-8, which a store could not keep.
+    """
+    if not folder.is_dir():
+        raise SourceError(
+            f"no such folder: {folder}. DIR is the archive's folder, unpacked: class folders of .pt files"
+        )
+    stems: list[str] = []
+    below: list[str] = []
+    for entry in _entries(folder):
+        if entry.is_dir():
+            below.append(entry.name)
+        elif _is_named(entry.name):
+            stems.append(entry.name.removesuffix(SUFFIX))
+    progress(len(stems))
+    for name in below:
+        found = [e.name.removesuffix(SUFFIX) for e in _entries(folder / name) if _is_named(e.name)]
+        stems += [f"{name}/{stem}" for stem in found]
+        progress(len(found))
+    if not stems:
+        raise SourceError(f"{folder} holds no .pt files, nor do the folders in it. {_hint(folder, below)}")
+    unnamable = [stem for stem in stems if any("\ud800" <= c <= "\udfff" for c in stem)]
+    if unnamable:
+        raise SourceError(f"{len(unnamable)} file names are not valid UTF-8: {unnamable[:_SHOWN]}. Rename them")
+    return Archive(str(folder), tuple(sorted(stems)))
+
+
+def _is_named(file_name: str) -> bool:
+    """Whether it is some image's: a file called .pt, and no more, is none's."""
+    return file_name.endswith(SUFFIX) and file_name != SUFFIX
+
+
+def _entries(folder: Path) -> Iterator[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as entries:
+            yield from entries
+    except OSError as error:
+        raise SourceError(f"cannot read the folder {folder}: {error.strerror}. Mend its permissions") from error
+
+
+def _hint(folder: Path, below: Iterable[str]) -> str:
+    """Where they are, if it is one level deeper."""
+    for name in sorted(below):
+        for entry in _entries(folder / name):
+            if entry.is_dir() and any(e.name.endswith(SUFFIX) for e in _entries(folder / name / entry.name)):
+                return f"They are in {folder / name}: give that"
+    return "DIR is the archive's folder, unpacked: class folders of .pt files"
+
+
+def published_stem(key: str, root_name: str = "") -> str:
+    """The published codes' name of an image's file, without .pt: the last two parts of its path, cut at the first dot.
+
+    `root_name` is the name of the folder that the key is relative to: the part before a key of one part.
+    """
+    parts = key.split("/")[-2:]
+    if len(parts) == 1 and root_name:
+        parts = [root_name, *parts]
+    return "/".join(parts).partition(".")[0]
+
+
+class Names:
+    """An archive's files by name."""
+
+    def __init__(self, archive: Archive) -> None:
+        self._numbers = {stem: number for number, stem in enumerate(archive.stems)}
+        self._by_last_part: dict[str, int] | None = None
+
+    def find(self, stem: str) -> int:
+        """The number of a file, or `NO_MAP`. A name without a folder, as many tars have it, finds the one file that has
+        it in any folder, or says `AMBIGUOUS`."""
+        found = self._numbers.get(stem, NO_MAP)
+        if found != NO_MAP or "/" in stem:
+            return found
+        if self._by_last_part is None:
+            self._by_last_part = {}
+            for full, number in self._numbers.items():
+                last = full.rpartition("/")[2]
+                self._by_last_part[last] = AMBIGUOUS if last in self._by_last_part else number
+        return self._by_last_part.get(stem, NO_MAP)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Rows:
+    """The rows of a store to be, and the map of each.
+
+    Attributes:
+        archive: the files.
+        keys: of all rows, in their order.
+        tasks: the shards that they are cut into.
+        maps: (rows,) which of the archive's files, or `NO_MAP` or `AMBIGUOUS`.
+        sharing: (files,) how many images have the file for theirs.
+        record: of the manifest.
+    """
+
+    archive: Archive
+    keys: tuple[str, ...]
+    tasks: tuple[ShardTask, ...]
+    maps: NDArray[np.int64]
+    sharing: NDArray[np.int64]
+    record: DataRecord
+
+    def first(self, task: ShardTask) -> int:
+        """The number of a task's first row."""
+        return sum(other.count for other in self.tasks[: task.shard])
+
+    def name(self, row: int) -> str:
+        """The file of a row's map below the archive's folder, "" where it has none of its own."""
+        number = int(self.maps[row])
+        return self.archive.stems[number] + SUFFIX if number >= 0 and self.sharing[number] == 1 else ""
+
+    def fault(self, row: int) -> str:
+        """Why a row has no map of its own; "" where it has one."""
+        number = int(self.maps[row])
+        if number == NO_MAP:
+            return "the archive holds no map of this image"
+        if number == AMBIGUOUS:
+            return "several maps of the archive have this name, in different folders"
+        if self.sharing[number] > 1:
+            return (
+                f"{self.sharing[number]} images have the one map {self.archive.stems[number]}{SUFFIX}: the published "
+                "rule cuts names at their first dot"
+            )
+        return ""
+
+    @property
+    def with_map(self) -> int:
+        """How many rows have a map of their own."""
+        return int((self.maps >= 0).sum() - self.sharing[self.sharing > 1].sum())
+
+    @property
+    def maps_without_image(self) -> int:
+        """How many files belong to no image."""
+        return int((self.sharing == 0).sum())
+
+
+def rows_of_files(archive: Archive, extension: str, rows_per_shard: int | None) -> Rows:
+    """A row for each file, whose key is its name with the extension of an image."""
+    count = len(archive.stems)
+    keys = tuple(stem + extension for stem in archive.stems)
+    tasks = plan([(".", count)], rows_per_shard=rows_per_shard or ROWS_PER_SHARD)
+    return Rows(archive, keys, tasks, np.arange(count), np.ones(count, np.int64), _record("folder", tasks, keys))
+
+
+def rows_of_images(archive: Archive, source: ImageSource, listing: Listing, rows_per_shard: int | None) -> Rows:
+    """A row for each image of a source, in its order.
+
+    Raises:
+        SourceError: no image at all has a map; shows what names were looked for.
+    """
+    is_folder = source.kind == "folder"
+    sizes = [(name, len(keys)) for name, keys in listing.parts.items()]
+    tasks = plan(sizes, rows_per_shard=(rows_per_shard or ROWS_PER_SHARD) if is_folder else None)
+    keys = tuple(key for part in listing.parts.values() for key in part)
+    names = Names(archive)
+    looked_for = [published_stem(key, listing.root_name) for key in keys]
+    maps = np.fromiter(map(names.find, looked_for), np.int64, len(keys))
+    if not (maps >= 0).any():
+        raise SourceError(
+            f"no image has a map in {archive.folder}: the first image, {keys[0]!r}, would have "
+            f"{looked_for[0] + SUFFIX!r}, and the first file is {archive.stems[0] + SUFFIX!r}. Are they of one set?"
+        )
+    sharing = np.bincount(maps[maps >= 0], minlength=len(archive.stems)).astype(np.int64)
+    return Rows(archive, keys, tasks, maps, sharing, _record(source.kind, tasks, keys))
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """The keys of an image source by part, and the name of the folder, "" of tars."""
+
+    parts: dict[str, tuple[str, ...]]
+    root_name: str
+
+
+def _record(kind: str, tasks: tuple[ShardTask, ...], keys: tuple[str, ...]) -> DataRecord:
+    names = tuple(
+        task.source if kind == "webdataset" else f"images {task.first} to {task.first + task.count}" for task in tasks
+    )
+    return DataRecord(
+        kind="webdataset" if kind == "webdataset" else "folder",
+        shards=names,
+        counts=tuple(task.count for task in tasks),
+        rows_per_shard=max(task.count for task in tasks),
+        fingerprint=fingerprint(keys),
+    )

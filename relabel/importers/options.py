@@ -1,0 +1,192 @@
+"""What an import is asked for, and what it did."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, NamedTuple, get_args
+
+from relabel.errors import InvalidValueError
+from relabel.manifest import Archive, Fit, Orientation
+
+FootprintChoice = Literal["whole", "center"]
+OrientationChoice = Literal["auto", "yx", "xy"]
+
+
+class Published(NamedTuple):
+    """What the authors of an archive say of it; nothing in its files does."""
+
+    title: str
+    teacher: str
+    dtype: str
+    footprint: FootprintChoice
+    image_size_hw: tuple[int, int]
+
+
+PUBLISHED: dict[Archive, Published] = {
+    "relabel": Published("ReLabel", "tf_efficientnet_l2_ns_475", "float32", "whole", (475, 475)),
+    "tokenlabeling": Published("TokenLabeling", "dm_nfnet_f6", "float16", "center", (576, 576)),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImportOptions:
+    """How an archive becomes a store.
+
+    Attributes:
+        archive: whose format it has.
+        images: the images that it labels, as for `generate`: a folder or tars. None takes keys from the files' names.
+        extension: of the keys then.
+        num_classes: C, of the teacher.
+        planes: K, classes kept of an image, by weight; None keeps all that any image lists.
+        footprint: the part of an image that a map covers, the "whole" or the "center" square; None as published.
+        orientation: whether maps are stored [.., y, x] or [.., x, y]; "auto" finds out, with `boxes`.
+        boxes: a table of boxes around objects, see `read_boxes`.
+        teacher_name: what the manifest calls the teacher; None as published.
+        samples_per_shard: rows of a shard (None is 4,096); a tar is a shard.
+        workers: threads, and processes that read an archive of more than a few thousand files; None goes by the cores.
+        max_failures: the fraction of failed images up to which it counts as good.
+        show_progress: bars on stderr.
+    """
+
+    archive: Archive
+    images: str | None = None
+    extension: str = ".JPEG"
+    num_classes: int = 1000
+    planes: int | None = None
+    footprint: FootprintChoice | None = None
+    orientation: OrientationChoice = "yx"
+    boxes: Path | None = None
+    teacher_name: str | None = None
+    samples_per_shard: int | None = None
+    workers: int | None = None
+    max_failures: float = 0.01
+    show_progress: bool = True
+
+    def __post_init__(self) -> None:
+        choices = {"archive": Archive, "orientation": OrientationChoice}
+        for name, allowed in choices.items():
+            if getattr(self, name) not in get_args(allowed):
+                raise InvalidValueError(f"{name} must be one of {get_args(allowed)}; got {getattr(self, name)!r}")
+        if self.footprint not in (None, *get_args(FootprintChoice)):
+            raise InvalidValueError(f"footprint must be one of {get_args(FootprintChoice)}; got {self.footprint!r}")
+        for name in ("num_classes", "planes", "samples_per_shard", "workers"):
+            value = getattr(self, name)
+            if value is not None and not (isinstance(value, int) and value >= 1):
+                raise InvalidValueError(f"{name} must be at least 1; got {value!r}")
+        if not 0 <= self.max_failures <= 1:
+            raise InvalidValueError(f"max_failures is a fraction in [0, 1]; got {self.max_failures}")
+        if self.extension and (self.extension[0] != "." or "/" in self.extension or not self.extension.isprintable()):
+            raise InvalidValueError(f"extension is what ends an image's name, such as .JPEG; got {self.extension!r}")
+        self._check_together()
+
+    def _check_together(self) -> None:
+        if (self.orientation == "auto") != (self.boxes is not None):
+            raise InvalidValueError(
+                "--orientation auto and --boxes FILE belong together: the boxes are what tells how maps are stored. "
+                "Give both, or say yx or xy"
+            )
+        if self.whose_footprint == "center" and self.images is None:
+            raise InvalidValueError(
+                f"a map of {PUBLISHED[self.archive].title} covers the centre square of its image, and where that lies "
+                "depends on the image's size: give --images, which are read but not decoded; or --footprint whole for "
+                "an archive that was made of whole images"
+            )
+
+    @property
+    def whose_footprint(self) -> FootprintChoice:
+        """As given, or as published."""
+        return self.footprint or PUBLISHED[self.archive].footprint
+
+    @property
+    def fit(self) -> Fit:
+        """How an image became the teacher's input, in the manifest's words."""
+        return "squash" if self.whose_footprint == "whole" else "center"
+
+    @property
+    def threads(self) -> int:
+        """`workers`, or the cores that this process may use."""
+        return self.workers or len(os.sched_getaffinity(0))
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """An image without a label (`key` set), or a whole shard that was not published (`key` empty), and why."""
+
+    shard: int
+    key: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evidence:
+    """What boxes say of the orientation; see `found_orientation`.
+
+    `inside` and `outside` are the mean share of an image's ground truth class at a cell inside and outside its boxes,
+    for the maps as [y, x] and as [x, y]; `better` is how many images each of the two says it better for.
+    """
+
+    images: int
+    inside: tuple[float, float]
+    outside: tuple[float, float]
+    better: tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImportSummary:
+    """What an import did. `images` and the failures with a key are those of the shards that it published.
+
+    Attributes:
+        planes: K.
+        classes_most, classes_mean: how many classes a map of the archive lists.
+        scores, scores_dropped: of the shards published now, all scores and those of classes beyond K.
+        maps: the archive's files; `maps_without_image` of them belong to no image.
+        failures: the first of them; `failures_unlisted` more.
+        failed_earlier, images_earlier: of the shards that were there before.
+        footprint, orientation: as imported; `evidence` where boxes told the orientation.
+    """
+
+    shards: int
+    shards_skipped: int
+    shards_published: int
+    images: int
+    failures: tuple[Failure, ...]
+    seconds: float
+    planes: int
+    classes_most: int
+    classes_mean: float
+    scores: int
+    scores_dropped: int
+    maps: int
+    maps_without_image: int
+    footprint: FootprintChoice
+    orientation: Orientation
+    evidence: Evidence | None = None
+    max_failures: float = 0.01
+    failures_unlisted: int = 0
+    failed_earlier: int = field(default=0)
+    images_earlier: int = field(default=0)
+    whole_shards_failed: int = 0
+
+    @property
+    def images_per_second(self) -> float:
+        """Images of published shards over `seconds`."""
+        return self.images / self.seconds if self.seconds > 0 else 0.0
+
+    @property
+    def failed(self) -> int:
+        """Images that failed, now or earlier."""
+        now = len(self.failures) + self.failures_unlisted - self.whole_shards_failed
+        return now + self.failed_earlier
+
+    @property
+    def is_good(self) -> bool:
+        """Whether every shard was published and at most `max_failures` of the images failed."""
+        every = max(self.images + self.images_earlier, 1)
+        return not self.whole_shards_failed and self.failed <= self.max_failures * every
+
+    @property
+    def had_nothing_to_do(self) -> bool:
+        """Whether every shard was there before."""
+        return self.shards_skipped == self.shards

@@ -1,0 +1,166 @@
+"""The import: list, scan, decide what the store is, and convert shard by shard."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import CancelledError, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from relabel.errors import InvalidValueError
+from relabel.images import ImageSource, open_source
+from relabel.importers.archive import Listing, Rows, list_archive, rows_of_files, rows_of_images
+from relabel.importers.files import Scan, added, scan
+from relabel.importers.options import ImportOptions, ImportSummary
+from relabel.importers.orientation import found_orientation
+from relabel.importers.result import layout_of, manifest_of
+from relabel.importers.shard import ImportedShard, ShardJob, files_of, import_shard
+from relabel.importers.workers import Workers
+from relabel.plan import ShardTask, missing
+from relabel.progress import Progress
+from relabel.store import FAILED, NO_IMAGE, StoreReader, StoreWriter, create_or_open, read_manifest
+
+_LISTED = 1000
+"""Failures that a summary names; the store has them all."""
+
+
+def import_archive(folder: str | Path, store: str | Path, options: ImportOptions) -> ImportSummary:
+    """Make a store of raw logits of a published archive's per-image files, or finish one.
+
+    The archive is read twice: once to see what it is, once to convert it. A file that is no map becomes a failed row.
+
+    Args:
+        folder: the archive, unpacked: class folders of .pt files.
+        store: the store's folder, made if it is not there.
+        options: everything else.
+
+    Raises:
+        SourceError: there is no archive, it does not belong to the images, or a source cannot be listed.
+        InvalidValueError: the archive is of the other format, or boxes do not tell its orientation.
+        ManifestMismatchError: the store was made of another archive, of other images or with other options.
+        StoreError: the store cannot be written.
+    """
+    started = time.perf_counter()
+    path, shown = Path(store), options.show_progress
+    if path.is_dir() and any(path.iterdir()):
+        # That it is no store must not be found out only after minutes.
+        read_manifest(path)
+    source = None if options.images is None else open_source(options.images)
+    rows = _rows(Path(folder), source, options)
+    orientation, evidence = found_orientation(rows, source, options)
+    with Workers(options.threads, rows.with_map) as workers:
+        with Progress("scanning maps", rows.with_map, unit="maps", shown=shown) as progress:
+            found, digests = _scanned(rows, options, workers, progress)
+        layout = layout_of(found, options, orientation)
+        writer = create_or_open(path, manifest_of(rows, found, layout, options))
+        todo = missing(rows.tasks, writer.published())
+        failed_earlier, images_earlier = _earlier(writer, rows.tasks, todo)
+        with Progress("importing", sum(t.count for t in todo), unit="images", shown=shown and bool(todo)) as progress:
+            stopped = threading.Event()
+            job = ShardJob(
+                rows=rows,
+                source=source,
+                num_classes=options.num_classes,
+                layout=layout,
+                digests=digests,
+                writer=writer,
+                workers=workers,
+                advance=_unless(stopped, progress.advance),
+            )
+            done = _imported(job, todo, options.threads, stopped)
+    return ImportSummary(
+        shards=len(rows.tasks),
+        shards_skipped=len(rows.tasks) - len(todo),
+        failed_earlier=failed_earlier,
+        images_earlier=images_earlier,
+        seconds=time.perf_counter() - started,
+        planes=layout.planes,
+        classes_most=max(most for kind, most in found.most.items() if kind.shape == layout.shape),
+        classes_mean=found.listed / sum(found.kinds.values()),
+        maps=len(rows.archive.stems),
+        maps_without_image=rows.maps_without_image,
+        footprint=options.whose_footprint,
+        orientation=orientation,
+        evidence=evidence,
+        max_failures=options.max_failures,
+        **_totals(done),
+    )
+
+
+def _totals(done: list[ImportedShard]) -> dict[str, Any]:
+    """The part of a summary that is of the shards of this run."""
+    refusals = [shard.refusal for shard in done if shard.refusal is not None]
+    failures = refusals + [failure for shard in done for failure in shard.failures]
+    return {
+        "shards_published": len(done) - len(refusals),
+        "images": sum(shard.images for shard in done),
+        "failures": tuple(failures[:_LISTED]),
+        "failures_unlisted": max(0, len(failures) - _LISTED),
+        "whole_shards_failed": len(refusals),
+        "scores": sum(shard.scores for shard in done),
+        "scores_dropped": sum(shard.dropped for shard in done),
+    }
+
+
+def _rows(folder: Path, source: ImageSource | None, options: ImportOptions) -> Rows:
+    with Progress("listing maps", None, unit="maps", shown=options.show_progress) as progress:
+        archive = list_archive(folder, progress.advance)
+    if source is None:
+        return rows_of_files(archive, options.extension, options.samples_per_shard)
+    return rows_of_images(archive, source, _listing(source, options), options.samples_per_shard)
+
+
+def _listing(source: ImageSource, options: ImportOptions) -> Listing:
+    if source.kind == "webdataset" and options.samples_per_shard is not None:
+        raise InvalidValueError("--samples-per-shard is for folders of images; a tar is a shard. Leave it out")
+    with Progress("listing images", None, unit="images", shown=options.show_progress) as progress:
+        parts = source.listing(workers=options.threads, progress=progress.advance)
+    root_name = Path(options.images or "").resolve().name if source.kind == "folder" else ""
+    return Listing({part.name: part.keys for part in parts}, root_name)
+
+
+def _scanned(rows: Rows, options: ImportOptions, workers: Workers, progress: Progress) -> tuple[Scan, list[int]]:
+    """What all files are, and the digest of each shard's."""
+    calls = ((task.shard, files) for task in rows.tasks for files in files_of(rows, task, options.num_classes))
+    shards, files = itertools.tee(calls)
+    total, digests = Scan(), [0] * len(rows.tasks)
+    outcomes = workers.map(scan, ((some,) for _, some in files), ahead=3 * workers.count)
+    for (shard, _), found in zip(shards, outcomes, strict=True):
+        total.add(found)
+        digests[shard] = added(digests[shard], found.digest)
+        progress.advance(found.files)
+    return total, digests
+
+
+def _earlier(writer: StoreWriter, tasks: tuple[ShardTask, ...], todo: tuple[ShardTask, ...]) -> tuple[int, int]:
+    """Failed images and images of the shards that are there: skipping them must not make failures look mended."""
+    reader, left = StoreReader(writer.path, partial=True), frozenset(todo)
+    statuses = [reader.statuses(t.shard) for t in tasks if t not in left and t.shard in reader.published]
+    return sum(int((s == FAILED).sum()) for s in statuses), sum(int((s != NO_IMAGE).sum()) for s in statuses)
+
+
+def _imported(
+    job: ShardJob, tasks: tuple[ShardTask, ...], threads: int, stopped: threading.Event
+) -> list[ImportedShard]:
+    """Every shard, several at a time; an error or Ctrl-C ends all of them."""
+    with ThreadPoolExecutor(max(1, min(threads, len(tasks))), "import") as pool:
+        try:
+            return list(pool.map(lambda task: import_shard(job, task), tasks))
+        except BaseException:
+            stopped.set()
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _unless(stopped: threading.Event, advance: Callable[[int], Any]) -> Callable[[int], None]:
+    """`advance`, which every thread calls often, as the place where it notices that it was stopped."""
+
+    def step(count: int) -> None:
+        if stopped.is_set():
+            raise CancelledError
+        advance(count)
+
+    return step

@@ -1,0 +1,194 @@
+"""How far each kind of label is from what the teacher says of the crop itself, and from the label of all its logits."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from relabel.manifest import ScoreRecord
+from relabel.pooling import Space
+from relabel.verify.ways import Answers, Kind, Labeller, Way, labellers
+
+TEMPERATURES = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.1, 1.25, 1.5, 2.0)
+"""Tried besides 1."""
+_SHOWN = (0.5, 0.7, 1.5, 2.0)
+_SMALLEST = 1e-38
+"""A softmax in float32 may round to 0 what is only unlikely."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LabelLine:
+    """One kind of label, over all crops; NaN where nothing is known.
+
+    Attributes:
+        label: what it is.
+        kind: the group that it belongs to.
+        space, temperature, planes, profile: see `Way`.
+        bytes_an_image: scores, classes and profile of an image as a store keeps them.
+        kl_teacher, kl_full: mean KL in nats, of the teacher's own answer on the crop's pixels, or of the label of all
+            logits, from the label; infinite where that excludes what is possible.
+        kl_teacher_error: one standard error of the first, over images.
+        agreement_teacher, agreement_full: how often both name the same class.
+        agreement_truth: how often the label names the ground truth.
+        entropy: mean, in nats.
+    """
+
+    label: str
+    kind: Kind
+    space: Space | None
+    temperature: float
+    planes: int | None
+    profile: int | None
+    bytes_an_image: float
+    kl_teacher: float
+    kl_teacher_error: float
+    agreement_teacher: float
+    kl_full: float
+    agreement_full: float
+    agreement_truth: float
+    entropy: float
+
+
+@dataclass(frozen=True, slots=True)
+class Crops:
+    """Boxes (B, n, 4) xyxy in fractions of the image, and the teacher's probabilities (B, n, C) on their pixels."""
+
+    boxes: Tensor
+    answers: Tensor
+
+
+@dataclass(slots=True)
+class Tally:
+    """What is counted of one way: for each image, its mean over the crops, (B,) a batch."""
+
+    way: Way
+    bytes_each: list[int] = field(default_factory=list)
+    values: dict[str, list[Tensor]] = field(default_factory=dict)
+
+    def add(self, name: str, values: Tensor) -> None:
+        """Values (B, n), one a crop."""
+        self.values.setdefault(name, []).append(values.mean(1))
+
+    def each(self, name: str) -> Tensor:
+        """(images,) float64."""
+        return torch.cat(self.values[name])
+
+    def mean(self, name: str) -> float:
+        """Over the images of which it is known; NaN without any."""
+        return float(self.each(name).nanmean())
+
+    @property
+    def bytes_an_image(self) -> float:
+        """The mean, NaN where it is not known."""
+        return sum(self.bytes_each) / len(self.bytes_each) if self.bytes_each else math.nan
+
+
+class Fidelity:
+    """Takes batches of images and crops; nothing of them is kept but a few numbers an image."""
+
+    def __init__(self, record: ScoreRecord) -> None:
+        self._record = record
+        self.tallies: dict[str, Tally] = {}
+
+    def add(self, answers: Answers, crops: Crops) -> None:
+        """Measure every way on the crops of B images."""
+        boxes = crops.boxes.unbind(1)
+        teacher = crops.answers.double()
+        ways = iter(labellers(answers, self._record))
+        first = next(ways)
+        full = torch.stack([first.labels(box) for box in boxes], dim=1).double()
+        reference = _Reference(teacher, full, answers.truths)
+        self._count(Way(name="the teacher on the crop", kind="teacher"), teacher, reference)
+        self._count(first.way, full, reference)
+        self._temper(first.way, full, reference)
+        for labeller in ways:
+            self._measure(labeller, boxes, reference)
+
+    def lines(self) -> Iterator[LabelLine]:
+        """The table."""
+        spaces: tuple[Space, ...] = ("logit", "probability")
+        kinds: tuple[Kind, ...] = ("limit", "stored")
+        places = [(kind, space) for kind in kinds for space in spaces if self.tallies]
+        best = {nearest(self.tallies, kind, space).way.name for kind, space in places}
+        for tally in self.tallies.values():
+            way = tally.way
+            is_asked_for = way.temperature in _SHOWN and (way.kind, way.space) == ("stored", "logit")
+            if way.temperature != 1 and not is_asked_for and way.name not in best:
+                continue
+            errors = tally.each("kl_teacher")
+            errors = errors[~errors.isnan()]
+            if not len(errors):
+                # Without any ground truth.
+                continue
+            yield LabelLine(
+                label=way.name,
+                kind=way.kind,
+                space=way.space,
+                temperature=way.temperature,
+                planes=way.planes,
+                profile=way.profile,
+                bytes_an_image=tally.bytes_an_image,
+                kl_teacher_error=float(errors.std()) / math.sqrt(len(errors)) if len(errors) > 1 else math.nan,
+                **{name: tally.mean(name) for name in tally.values},
+            )
+
+    def _measure(self, labeller: Labeller, boxes: tuple[Tensor, ...], reference: _Reference) -> None:
+        way = labeller.way
+        labels = torch.stack([labeller.labels(box) for box in boxes], dim=1).double()
+        self._count(way, labels, reference)
+        self.tallies[way.name].bytes_each += labeller.bytes_each or []
+        if way.kind == "stored":
+            self._temper(way, labels, reference)
+
+    def _temper(self, way: Way, labels: Tensor, reference: _Reference) -> None:
+        """The same labels at every temperature but 1."""
+        logs = labels.clamp(min=_SMALLEST).log()
+        for temperature in TEMPERATURES:
+            tempered = replace(way, name=f"{way.name}, temperature {temperature:g}", temperature=temperature)
+            self._count(tempered, (logs / temperature).softmax(2), reference)
+
+    def _count(self, way: Way, labels: Tensor, reference: _Reference) -> None:
+        tally = self.tallies.setdefault(way.name, Tally(way))
+        for name, values in reference.compared(labels, is_hard=way.is_hard).items():
+            tally.add(name, values)
+
+
+def nearest(tallies: Mapping[str, Tally], kind: Kind, space: Space) -> Tally:
+    """The labels of a kind, of one space and at any temperature, that are nearest to the teacher's answers."""
+    same = [t for t in tallies.values() if (t.way.kind, t.way.space) == (kind, space)]
+    return min(same, key=lambda tally: tally.mean("kl_teacher"))
+
+
+class _Reference:
+    """What labels are held against: probabilities (B, n, C) float64 and ground truths (B,)."""
+
+    def __init__(self, teacher: Tensor, full: Tensor, truths: Tensor) -> None:
+        self._teacher, self._full, self._truths = teacher, full, truths
+        self._negative_entropies = [-_entropy(p) for p in (teacher, full)]
+
+    def compared(self, labels: Tensor, *, is_hard: bool) -> dict[str, Tensor]:
+        """(B, n) of each of `LabelLine`'s numbers, NaN where a label (B, n, C) is, and where there is no truth."""
+        known = ~labels.isnan().any(2)
+        logs = labels.clamp(min=_SMALLEST).log()
+        likeliest = labels.argmax(2)
+        found: dict[str, Tensor] = {}
+        for name, p, negative_entropy in zip(
+            ("teacher", "full"), (self._teacher, self._full), self._negative_entropies, strict=True
+        ):
+            divergence = negative_entropy - (p * logs).sum(2)
+            # Rounding may take it below 0. Of other labels a zero is a softmax's rounding, and no certainty.
+            found[f"kl_{name}"] = torch.full_like(divergence, math.inf) if is_hard else divergence.clamp(min=0)
+            found[f"agreement_{name}"] = (p.argmax(2) == likeliest).double()
+        found["agreement_truth"] = (likeliest == self._truths[:, None]).double()
+        found["agreement_truth"][(self._truths < 0) | (self._truths >= labels.shape[2])] = math.nan
+        found["entropy"] = _entropy(labels)
+        return {name: values.masked_fill(~known, math.nan) for name, values in found.items()}
+
+
+def _entropy(labels: Tensor) -> Tensor:
+    """(B, n) in nats of labels (B, n, C)."""
+    return -(labels * labels.clamp(min=_SMALLEST).log()).sum(2)

@@ -1,0 +1,211 @@
+"""`verify_labels`: the teacher run once more, its maps held against the stored ones, and what the labels are worth."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from relabel.errors import ImageError, InvalidValueError, StoreError
+from relabel.geometry import Box
+from relabel.images import EncodedImage, open_source
+from relabel.images.decode import decode
+from relabel.progress import Progress
+from relabel.store import StoreReader
+from relabel.verify.checking import RerunBatch, ScoreCheck, ScoreSummary, stored_maps
+from relabel.verify.fidelity import Crops, Fidelity, LabelLine
+from relabel.verify.findings import Finding
+from relabel.verify.rebuilding import RerunOptions
+from relabel.verify.recommend import Recommendation, recommend
+from relabel.verify.rerun import Rerun
+from relabel.verify.sampling import SampledImages, SampledRow, random_crops, sample_rows
+from relabel.verify.ways import Answers
+
+_MOST_BYTES = 128 * 2**20
+"""Of one copy of a batch's dense logits; a handful are alive at a time."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LabelsOptions:
+    """How labels are verified.
+
+    Attributes:
+        count: images, at random, evenly over the store.
+        crops: random crops of each.
+        batch_size: images at a time, at most; fewer where their dense logits would take much memory.
+        seed: of images and crops.
+        rerun: which teachers run, where the manifest alone does not say it.
+        show_progress: a bar on stderr.
+    """
+
+    count: int = 256
+    crops: int = 4
+    batch_size: int = 16
+    seed: int = 0
+    rerun: RerunOptions = field(default_factory=RerunOptions)
+    show_progress: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("count", "crops", "batch_size"):
+            if getattr(self, name) < 1:
+                raise InvalidValueError(f"{name} must be at least 1; got {getattr(self, name)}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LabelsReport:
+    """The outcome of `verify_labels`.
+
+    Attributes:
+        teacher: what was run.
+        crop_size_hw: (height, width) in pixels to which crops were resized for it.
+        is_own_answer: whether it answered for crops by its own head; else by the mean over its map of the crop.
+        images: sampled.
+        crops: measured.
+        seconds: all that it took.
+        scores: how far the stored scores are from the re-run's.
+        causes: of the maps that are wrong, the most frequent first, a sentence each.
+        lines: the table of labels; empty where no image could be compared.
+        recommendation: read from it; None likewise.
+        findings: what is wrong, ordered by shard and row.
+    """
+
+    teacher: str
+    crop_size_hw: tuple[int, int]
+    is_own_answer: bool
+    images: int
+    crops: int
+    seconds: float
+    scores: ScoreSummary
+    causes: tuple[str, ...]
+    lines: tuple[LabelLine, ...]
+    recommendation: Recommendation | None
+    findings: tuple[Finding, ...]
+
+    @property
+    def is_clean(self) -> bool:
+        """Whether nothing was found."""
+        return not self.findings
+
+
+def verify_labels(store: str | Path, images: str, options: LabelsOptions | None = None) -> LabelsReport:
+    """Run a store's teacher again on some of its images, compare, and measure what the labels of crops are worth.
+
+    Args:
+        store: the store's folder or URL; shards that are not published are left out.
+        images: what was labelled, as `relabel generate` takes it.
+        options: everything else.
+
+    Raises:
+        StoreError: not a store, damaged, or without any labelled image.
+        SourceError: the images cannot be found.
+        TeacherError: the teacher cannot be loaded from what the manifest and the options say.
+    """
+    options = options or LabelsOptions()
+    started = time.perf_counter()
+    reader = StoreReader(store, partial=True)
+    source = open_source(images)
+    rows = sample_rows(reader, options.count, options.seed)
+    if not rows:
+        raise StoreError(f"{reader.files.where} holds no labelled image in a published shard: run `relabel generate`")
+    rerun = Rerun(reader.manifest, options.rerun)
+    run = _Run(reader, rerun, options)
+    with Progress("running the teacher", len(rows), unit="images", shown=options.show_progress) as progress:
+        found = SampledImages(source, reader, rows, progress.advance)
+        stream = iter(found)
+        while chunk := list(islice(stream, run.batch_size)):
+            run.take(chunk)
+            progress.advance(len(chunk))
+    findings = [*found.findings, *run.findings(), *(Finding(-1, -1, "", what) for what in rerun.findings())]
+    return LabelsReport(
+        teacher=rerun.description(),
+        crop_size_hw=rerun.crop_size_hw,
+        is_own_answer=rerun.is_own_answer,
+        images=len(rows),
+        crops=run.crops,
+        seconds=time.perf_counter() - started,
+        scores=run.check.summary(),
+        causes=run.check.causes(),
+        lines=tuple(run.fidelity.lines()),
+        recommendation=run.recommendation(),
+        findings=tuple(sorted(findings)),
+    )
+
+
+class _Run:
+    """What is gathered image by image."""
+
+    def __init__(self, reader: StoreReader, rerun: Rerun, options: LabelsOptions) -> None:
+        record = reader.manifest.scores
+        bytes_each = 4 * record.num_classes * record.grid_hw[0] * record.grid_hw[1]
+        self.batch_size = max(1, min(options.batch_size, _MOST_BYTES // bytes_each))
+        self.check = ScoreCheck(reader, rerun)
+        self.fidelity = Fidelity(record)
+        self.crops = 0
+        self._reader, self._rerun, self._options = reader, rerun, options
+        self._unreadable: list[Finding] = []
+        self._covered = 0.0
+
+    def take(self, chunk: Sequence[tuple[SampledRow, EncodedImage]]) -> None:
+        """Run the teacher on some images and on their crops."""
+        decoded = list(self._decoded(chunk))
+        if not decoded:
+            return
+        rows = [row for row, _, _ in decoded]
+        fitted = [self._rerun.fitted(pixels, data) for _, pixels, data in decoded]
+        logits = self._rerun.maps([torch.stack(view) for view in zip(*(views for views, _ in fitted), strict=True)])
+        footprints = torch.stack([footprint for _, footprint in fitted])
+        batch = RerunBatch(
+            rows=rows,
+            pixels=[pixels for _, pixels, _ in decoded],
+            stored=stored_maps(self._reader, np.array([row.number for row in rows], np.int64)),
+            scores=logits.log_softmax(1),
+            logits=logits,
+            footprints=footprints,
+        )
+        self.check.add(batch)
+        crops = self._cropped(batch)
+        truths = torch.tensor([row.label for row in rows])
+        self.fidelity.add(
+            Answers(stored=batch.stored, logits=logits, scores=batch.scores, footprints=footprints, truths=truths),
+            crops,
+        )
+        self._covered += float(sum(batch.stored.covered(boxes).double().sum() for boxes in crops.boxes.unbind(1)))
+        self.crops += len(rows) * self._options.crops
+
+    def findings(self) -> list[Finding]:
+        """Of all images taken."""
+        return self._unreadable + self.check.findings
+
+    def recommendation(self) -> Recommendation | None:
+        """What the table says; None without one."""
+        if not self.crops:
+            return None
+        record = self._reader.manifest.scores
+        wrong = self.check.summary().wrong
+        return recommend(self.fidelity.tallies, record, covered=self._covered / self.crops, wrong=wrong)
+
+    def _decoded(self, chunk: Sequence[tuple[SampledRow, EncodedImage]]) -> Iterator[tuple[SampledRow, Tensor, bytes]]:
+        for row, image in chunk:
+            try:
+                yield row, decode(image.data)[0], image.data
+            except ImageError as error:
+                self._unreadable.append(row.finding(f"the image was labelled, and cannot be decoded now: {error}"))
+
+    def _cropped(self, batch: RerunBatch) -> Crops:
+        """Random crops of each image, and what the teacher says of their pixels."""
+        boxes, answers = [], []
+        for row, pixels in zip(batch.rows, batch.pixels, strict=True):
+            size_hw = (pixels.shape[1], pixels.shape[2])
+            crops = random_crops(size_hw, self._options.crops, f"{self._options.seed} {row.number}")
+            boxes.append(torch.tensor([Box.from_crop(*crop, size_hw).xyxy for crop in crops]))
+            cut = [pixels[:, top : top + height, left : left + width] for top, left, height, width in crops]
+            # An image's crops at a time: as many as are asked for may be more than a batch.
+            parts = [cut[i : i + self.batch_size] for i in range(0, len(cut), self.batch_size)]
+            answers.append(torch.cat([self._rerun.answers(part) for part in parts]))
+        return Crops(torch.stack(boxes), torch.stack(answers))

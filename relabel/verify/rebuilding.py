@@ -1,0 +1,155 @@
+"""From a manifest to the teachers that made its store: what it records, and what only the user can say."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, TypeVar, get_args
+
+import torch
+
+from relabel.errors import InvalidValueError, TeacherError
+from relabel.manifest import Decode, Manifest, MemberRecord
+from relabel.teacher import EnsembleSpec, TeacherSpec
+from relabel.teacher.devices import find_device
+from relabel.teacher.spec import Precision
+
+_SHOWN = 12
+_RANDOM = "random:"
+
+_Value = TypeVar("_Value")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RerunOptions:
+    """What the manifest does not say, or says otherwise, of the teachers to run.
+
+    A tuple is empty for what the manifest says, and holds one value for all teachers or one for each.
+
+    Attributes:
+        teachers: other names than the manifest's, see `TeacherSpec`; their weights are then their own.
+        checkpoints: their weights; None stands for a teacher's own.
+        random_weights: seeds.
+        image_sizes_hw: (height, width) in pixels.
+        classes: see `TeacherSpec`; None keeps all.
+        device: where they run.
+        precision: None is the manifest's on a GPU, and float32 on the CPU.
+        crop_size_hw: (height, width) in pixels to which every crop is resized before the teacher answers; None is the
+            size of the input that the maps were made from.
+    """
+
+    teachers: tuple[str, ...] = ()
+    checkpoints: tuple[Path | None, ...] = ()
+    random_weights: tuple[int, ...] = ()
+    image_sizes_hw: tuple[tuple[int, int], ...] = ()
+    classes: tuple[str | None, ...] = ()
+    device: str = "auto"
+    precision: Precision | None = None
+    crop_size_hw: tuple[int, int] | None = None
+
+
+def recorded_members(manifest: Manifest) -> list[MemberRecord]:
+    """Every forward pass that a manifest tells of, but for mirrored ones."""
+    return [MemberRecord(teacher=manifest.teacher, preprocessing=manifest.preprocessing), *manifest.others]
+
+
+def rerun_spec(manifest: Manifest, options: RerunOptions) -> EnsembleSpec:
+    """The teachers of a manifest, with what the options say otherwise.
+
+    Raises:
+        TeacherError: something is needed that only the user knows; says what.
+        InvalidValueError: an option has as many values as there are neither teachers nor one.
+    """
+    members = _renamed(recorded_members(manifest), options.teachers)
+    # One teacher at several sizes is several members, and one to whoever types its name.
+    identities = [(m.teacher.name, m.teacher.weights_digest, m.teacher.classes) for m in members]
+    distinct = list(dict.fromkeys(identities))
+    places = list(range(len(members))) if options.teachers else [distinct.index(identity) for identity in identities]
+    count = max(places) + 1
+    checkpoints = _for_each(options.checkpoints, count, "--checkpoint")
+    seeds = _for_each(options.random_weights, count, "--random-weights")
+    sizes = _for_each(options.image_sizes_hw, count, "--image-size")
+    classes = _for_each(options.classes, count, "--classes")
+    device = find_device(options.device)
+    teachers = tuple(
+        TeacherSpec(
+            name=member.teacher.name,
+            **_weights(member, checkpoints[place], seeds[place], is_given=bool(options.checkpoints)),
+            **_pixels(member, device),
+            image_size_hw=sizes[place] or member.preprocessing.image_size_hw,
+            classes=classes[place] if options.classes else _classes(member),
+            precision=options.precision or _precision(member, device),
+            device=options.device,
+        )
+        for member, place in zip(members, places, strict=True)
+    )
+    return EnsembleSpec(teachers=teachers, flip=manifest.flip_average, grid_hw=manifest.scores.grid_hw)
+
+
+def _renamed(members: list[MemberRecord], names: Sequence[str]) -> list[MemberRecord]:
+    """The members with other teachers in their places; of further ones the preprocessing is the last member's."""
+    like = [members[min(i, len(members) - 1)] for i in range(len(names))]
+    return [
+        # Nothing that was recorded of the one says anything of the other.
+        replace(member, teacher=replace(member.teacher, name=name, weights="pretrained", classes="all"))
+        for member, name in zip(like, names, strict=True)
+    ] or members
+
+
+def _for_each(values: tuple[_Value, ...], count: int, option: str) -> Sequence[_Value | None]:
+    if len(values) not in (0, 1, count):
+        raise InvalidValueError(
+            f"{count} teachers and {len(values)} times {option}: give it once, or once for each in the manifest's order"
+        )
+    return values * count if len(values) == 1 else values or [None] * count
+
+
+def _weights(member: MemberRecord, checkpoint: Path | None, seed: int | None, *, is_given: bool) -> dict[str, Any]:
+    """`checkpoint` or `random_weights` of a spec, or none of them for a teacher's own weights."""
+    weights = member.teacher.weights
+    if is_given or seed is not None:
+        return {"checkpoint": checkpoint, "random_weights": seed}
+    if weights.startswith(_RANDOM) and weights.removeprefix(_RANDOM).isdecimal():
+        return {"random_weights": int(weights.removeprefix(_RANDOM))}
+    if weights in ("pretrained", "given"):
+        return {}
+    if weights and Path(weights).is_file():
+        return {"checkpoint": Path(weights)}
+    raise TeacherError(
+        f"the manifest says that {member.teacher.name} ran with the weights {weights!r} (sha256 "
+        f"{member.teacher.weights_digest[:_SHOWN]}), and not where they are: give --checkpoint FILE, or --teacher NAME "
+        "where that is no name of a teacher"
+    )
+
+
+def _pixels(member: MemberRecord, device: torch.device) -> dict[str, Any]:
+    """What a spec says of the images. A GPU's decoder is asked for only where there is one."""
+    seen = member.preprocessing
+    decode: Decode = seen.decode if device.type == "cuda" else "cpu"
+    return {
+        "fit": seen.fit,
+        "crop": seen.crop if seen.fit == "center" else None,
+        "mean": seen.mean,
+        "std": seen.std,
+        "interpolation": seen.interpolation,
+        "decode": decode,
+    }
+
+
+def _classes(member: MemberRecord) -> str | None:
+    """The subset of classes that a record names; files are not kept in it."""
+    described = member.teacher.classes.partition(",")[0]
+    if described == "file":
+        raise TeacherError(
+            f"the manifest says that {member.teacher.name} kept the classes of a file ({member.teacher.classes}): give "
+            "it as --classes FILE"
+        )
+    return None if described == "all" else described
+
+
+def _precision(member: MemberRecord, device: torch.device) -> Precision:
+    """The recorded precision; on a CPU, where it gains nothing, float32."""
+    choices: tuple[Precision, ...] = get_args(Precision)
+    recorded = [choice for choice in choices if choice == member.teacher.precision]
+    return "float32" if device.type == "cpu" else (*recorded, choices[0])[0]

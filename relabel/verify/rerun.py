@@ -1,0 +1,126 @@
+"""The teachers of a store, run once more: on whole images for their maps, on crops for their own answers."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from relabel.errors import TeacherError
+from relabel.images.decode import fitted
+from relabel.images.device import decode_and_fit_on
+from relabel.manifest import Manifest, Preprocessing
+from relabel.teacher import Teacher, load_ensemble
+from relabel.teacher.dense import DenseClassifier
+from relabel.verify.rebuilding import RerunOptions, recorded_members, rerun_spec
+
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+_SHOWN = 12
+
+
+class Rerun:
+    """The teachers, loaded and proved.
+
+    Attributes:
+        ensemble: makes the maps, on the store's grid.
+        is_own_answer: whether crops are answered by the models' own heads; else by the mean over a crop's map.
+        is_exact: whether maps then and now are of float32, and of pixels that one kind of decoder made.
+
+    Raises:
+        TeacherError: they cannot be built, loaded or proved, or have other classes than the store.
+    """
+
+    def __init__(self, manifest: Manifest, options: RerunOptions) -> None:
+        spec = rerun_spec(manifest, options)
+        self._manifest = manifest
+        self.ensemble = load_ensemble(spec)
+        if self.ensemble.num_classes != manifest.scores.num_classes:
+            raise TeacherError(
+                f"the store holds maps of {manifest.scores.num_classes} classes, and {self._names()} answers "
+                f"{self.ensemble.num_classes}: it cannot have made them. Give the right --teacher, --checkpoint or "
+                "--classes"
+            )
+        on_crops = self.ensemble
+        teachers = tuple(replace(t, image_size_hw=options.crop_size_hw or t.image_size_hw) for t in spec.teachers)
+        if teachers != spec.teachers:
+            # Loaded anew, since many a network is set up for one size of input.
+            on_crops = load_ensemble(replace(spec, teachers=teachers))
+        self.is_own_answer = all(isinstance(member.forward, DenseClassifier) for member in on_crops.members)
+        self._on_crops = [replace(member, forward=_whole_image(member)) for member in on_crops.members]
+        was = [(m.teacher.precision, m.preprocessing.decode) for m in recorded_members(manifest)]
+        now = [(m.record.precision, m.preprocessing.decode) for m in self.ensemble.members]
+        self.is_exact = was == now and all(precision == "float32" for precision, _ in now)
+
+    @property
+    def crop_size_hw(self) -> tuple[int, int]:
+        """(height, width) in pixels of a crop as the first teacher sees it."""
+        return self._on_crops[0].preprocessing.image_size_hw
+
+    def fitted(self, pixels: Tensor, data: bytes) -> tuple[list[Tensor], Tensor]:
+        """A decoded image as each of the ensemble's views has it, uint8 (3, h, w), and the map's footprint (4,).
+
+        Args:
+            pixels: uint8 (3, H, W).
+            data: the same encoded, for views that a GPU decodes.
+        """
+        views = self.ensemble.views
+        on_device = decode_and_fit_on(self.ensemble.device, [data], views)[0] if views[0].decode == "cuda" else None
+        found = [(v.pixels, v.footprint) for v in on_device or ()] or [fitted(pixels, view) for view in views]
+        return [image for image, _ in found], torch.tensor(found[0][1].xyxy)
+
+    def maps(self, views: Sequence[Tensor]) -> Tensor:
+        """Dense logits (B, C, H, W) float32 on the CPU, of images uint8 (B, 3, h, w), once for each view."""
+        return self.ensemble(views).cpu()
+
+    def answers(self, crops: Sequence[Tensor]) -> Tensor:
+        """Probabilities (n, C) float32 on the CPU for n crops, uint8 (3, h, w) of any size, resized without padding."""
+        seen: dict[Preprocessing, Tensor] = {}
+        answers: list[Tensor] = []
+        with torch.inference_mode():
+            for member in self._on_crops:
+                view = replace(member.preprocessing, fit="squash", crop=1.0)
+                if view not in seen:
+                    seen[view] = torch.stack([fitted(crop, view)[0] for crop in crops])
+                answers.append(member(seen[view]).softmax(1))
+                if self.ensemble.flip_average:
+                    answers.append(member(seen[view].flip(3)).softmax(1))
+            return torch.stack(answers).mean(0).cpu()
+
+    def findings(self) -> Iterator[str]:
+        """Teachers other than those of which the manifest tells."""
+        recorded = recorded_members(self._manifest)
+        if len(recorded) != len(self.ensemble.members):
+            yield (
+                f"the store's maps are said to be the mean of {len(recorded)} forward passes, and "
+                f"{len(self.ensemble.members)} were run; the scores are compared all the same"
+            )
+        for was, now in zip(recorded, self.ensemble.members, strict=False):
+            known, found = was.teacher.weights_digest, now.record.weights_digest
+            if known != found and _DIGEST.fullmatch(known) and known.strip("0"):
+                yield (
+                    f"the weights of {now.record.name} that were run (sha256 {found[:_SHOWN]}) are not those that the "
+                    f"manifest tells of {was.teacher.name} (sha256 {known[:_SHOWN]}): another checkpoint, or another "
+                    "teacher; the scores are compared all the same"
+                )
+
+    def description(self) -> str:
+        """Which teachers ran, and how."""
+        first = self.ensemble.members[0]
+        height, width = first.preprocessing.image_size_hw
+        return f"{self._names()} at {height} x {width} pixels, {first.record.precision} on {first.device}"
+
+    def _names(self) -> str:
+        each = [f"{member.record.name} ({member.record.weights})" for member in self.ensemble.members]
+        return " + ".join(dict.fromkeys(each)) + (", mirrored too" if self.ensemble.flip_average else "")
+
+
+def _whole_image(member: Teacher) -> Callable[[Tensor], Tensor]:
+    """Normalised images (B, 3, h, w) to logits (B, C): by the model's own head where there is one that can be had."""
+    forward = member.forward
+    if isinstance(forward, DenseClassifier):
+        own: Callable[[Tensor], Tensor] = forward.model
+        return own
+    return lambda images: forward(images).mean((2, 3))

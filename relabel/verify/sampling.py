@@ -1,0 +1,168 @@
+"""Some rows of a store, their images, and the random crops that are asked for."""
+
+from __future__ import annotations
+
+import math
+import random
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+import numpy as np
+from numpy.typing import NDArray
+
+from relabel.errors import SourceError
+from relabel.images import EncodedImage, ImageSource, image_hash
+from relabel.store import LABELLED, StoreReader
+from relabel.verify.compare import no_common_key
+from relabel.verify.findings import Finding
+
+_SCALE, _RATIO = (0.08, 1.0), (3 / 4, 4 / 3)
+_TRIES = 10
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SampledRow:
+    """A labelled row: its number in the store, its shard and its place there, and what the store says of its image."""
+
+    number: int
+    shard: int
+    row: int
+    key: str
+    image_hash: int
+    label: int
+
+    def finding(self, what: str) -> Finding:
+        """A finding about this row."""
+        return Finding(self.shard, self.row, self.key, what)
+
+
+def sample_rows(reader: StoreReader, count: int, seed: int) -> list[SampledRow]:
+    """At most `count` labelled rows, ascending: one at random out of each of `count` equal parts of the store."""
+    labelled = {shard: np.flatnonzero(reader.statuses(shard) == LABELLED) for shard in sorted(reader.published)}
+    numbers = np.concatenate(
+        [np.empty(0, np.int64), *(shard * reader.rows_per_shard + rows for shard, rows in labelled.items())]
+    )
+    sampled: list[SampledRow] = []
+    for shard, group in groupby(
+        numbers[_places(len(numbers), count, seed)].tolist(), lambda number: number // reader.rows_per_shard
+    ):
+        table = reader.table(shard)
+        for number in group:
+            row = number % reader.rows_per_shard
+            sampled.append(
+                SampledRow(
+                    number=number,
+                    shard=shard,
+                    row=row,
+                    key=table.keys[row],
+                    image_hash=int(table.image_hashes[row]),
+                    label=int(table.labels[row]),
+                )
+            )
+    return sampled
+
+
+def _places(total: int, count: int, seed: int) -> NDArray[np.int64]:
+    """(n,) ascending numbers in [0, total)."""
+    if count >= total:
+        return np.arange(total)
+    # Whole numbers, or two parts could share a row.
+    edges = np.linspace(0, total, count + 1).astype(np.int64)
+    return np.random.default_rng(seed).integers(edges[:-1], edges[1:])
+
+
+class SampledImages:
+    """Iterates over (row, image) of some rows, found by key and held against their hash.
+
+    A tar of a shard's own name is looked into first, and read only as far as its last image that is wanted. What is
+    found nowhere there is looked for everywhere: images may have been moved between tars.
+
+    Attributes:
+        findings: what is wrong with the images so far; complete after iterating.
+    """
+
+    def __init__(
+        self, source: ImageSource, reader: StoreReader, rows: Sequence[SampledRow], progress: Callable[[int], None]
+    ) -> None:
+        self._source, self._reader, self._rows, self._progress = source, reader, rows, progress
+        self.findings: list[Finding] = []
+
+    def __iter__(self) -> Iterator[tuple[SampledRow, EncodedImage]]:
+        wanted = {row.key: row for row in self._rows}
+        for image in self._read(wanted):
+            row = wanted.pop(image.key)
+            # A store that was imported may not know its images' bytes.
+            if row.image_hash and row.image_hash != image_hash(image.data):
+                self.findings.append(row.finding("the image's bytes are not those that were labelled"))
+                self._progress(1)
+            else:
+                yield row, image
+        for row in wanted.values():
+            self.findings.append(row.finding("no image of this key is there"))
+            self._progress(1)
+        if self._rows and len(wanted) == len(self._rows):
+            self.findings.append(Finding(-1, -1, "", no_common_key(self._rows[0].key)))
+
+    def _read(self, wanted: dict[str, SampledRow]) -> Iterator[EncodedImage]:
+        """The wanted images, each once; the caller takes those that it has out of `wanted`."""
+        if self._source.kind == "webdataset":
+            shards, parts = self._reader.manifest.data.shards, set(self._source.parts())
+            for shard, group in groupby(self._rows, lambda row: row.shard):
+                if shards[shard] in parts:
+                    yield from self._of_part(shards[shard], wanted, [row.key for row in group])
+        if wanted:
+            yield from self._of_listing(wanted)
+
+    def _of_part(self, part: str, wanted: dict[str, SampledRow], keys: Sequence[str]) -> Iterator[EncodedImage]:
+        """Those of `keys` that a tar holds."""
+        left = set(keys)
+        try:
+            for image in self._source.read(part, 0, sys.maxsize):
+                if image.key in left and image.key in wanted:
+                    left.discard(image.key)
+                    yield image
+                    if not left:
+                        return
+        except SourceError as error:
+            self.findings.append(Finding(-1, -1, "", str(error)))
+
+    def _of_listing(self, wanted: dict[str, SampledRow]) -> Iterator[EncodedImage]:
+        """Those that any part holds; a tar is read in one pass, a folder file by file."""
+        try:
+            listing = self._source.listing(workers=1, progress=lambda _: None)
+        except SourceError as error:
+            self.findings.append(Finding(-1, -1, "", str(error)))
+            return
+        for part in listing:
+            here = [(number, key) for number, key in enumerate(part.keys) if key in wanted]
+            if self._source.kind == "webdataset":
+                if here:
+                    yield from self._of_part(part.name, wanted, [key for _, key in here])
+                continue
+            for number, _ in here:
+                try:
+                    yield from self._source.read(part.name, number, 1)
+                except SourceError as error:
+                    self.findings.append(Finding(-1, -1, "", str(error)))
+
+
+def random_crops(image_size_hw: tuple[int, int], count: int, seed: str) -> list[tuple[int, int, int, int]]:
+    """`count` crops (top, left, height, width) in pixels, drawn as torchvision's RandomResizedCrop(scale=(0.08, 1))."""
+    numbers = random.Random(seed)
+    return [_random_crop(image_size_hw, numbers) for _ in range(count)]
+
+
+def _random_crop(image_size_hw: tuple[int, int], numbers: random.Random) -> tuple[int, int, int, int]:
+    image_height, image_width = image_size_hw
+    for _ in range(_TRIES):
+        area = image_height * image_width * numbers.uniform(*_SCALE)
+        ratio = math.exp(numbers.uniform(*map(math.log, _RATIO)))
+        height, width = round(math.sqrt(area / ratio)), round(math.sqrt(area * ratio))
+        if 0 < height <= image_height and 0 < width <= image_width:
+            return numbers.randint(0, image_height - height), numbers.randint(0, image_width - width), height, width
+    # The largest centred crop of a ratio that is allowed, where chance found none.
+    height = max(1, min(image_height, round(image_width / _RATIO[0])))
+    width = max(1, min(image_width, round(height * _RATIO[1])))
+    return (image_height - height) // 2, (image_width - width) // 2, height, width

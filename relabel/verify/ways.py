@@ -1,0 +1,209 @@
+"""The labels that a crop may get: of all logits, of what is stored, of less, of other formats, and of no map at all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from relabel.manifest import ScoreRecord
+from relabel.pooling import Space
+from relabel.published import relabel_targets
+from relabel.score_map import Fill, ScoreMap
+from relabel.score_map.coding import decode_scores, encode_offsets, encode_scores
+from relabel.store import codecs
+from relabel.store.layout import class_dtype
+
+Kind = Literal["teacher", "limit", "stored", "size", "whole image", "swapped", "published", "truth"]
+
+TOP = 5
+"""Classes of a cell in the published formats."""
+SMOOTHING = 0.1
+_DEFAULT = (16, 64)
+_INDEX_BYTES = 16
+_WHOLE = (0.0, 0.0, 1.0, 1.0)
+_SWAPPED = [1, 0, 3, 2]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Way:
+    """One way to label crops.
+
+    `planes` and `profile` are K and M where the label comes from such a map, else None; `temperature` is not 1 for
+    tempered labels only; a hard label excludes all classes but one.
+    """
+
+    name: str
+    kind: Kind
+    space: Space | None = None
+    temperature: float = 1.0
+    planes: int | None = None
+    profile: int | None = None
+    is_hard: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Labeller:
+    """A way, ready for a batch: from boxes (B, 4) to labels (B, C), and the bytes of each map where they are known."""
+
+    way: Way
+    labels: Callable[[Tensor], Tensor]
+    bytes_each: list[int] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answers:
+    """What is known of B images: the maps `stored` of them, and a re-run's logits and log-probabilities (B, C, H, W).
+
+    `truths` is (B,) int64, -1 where unknown.
+    """
+
+    stored: ScoreMap
+    logits: Tensor
+    scores: Tensor
+    footprints: Tensor
+    truths: Tensor
+
+    def all_scores(self) -> ScoreMap:
+        """The map that keeps every class."""
+        count = self.scores.shape[1]
+        return ScoreMap(
+            torch.arange(count).expand(len(self.scores), count),
+            self.scores,
+            self.scores.amin(1),
+            num_classes=count,
+            footprint=self.footprints,
+        )
+
+
+def labellers(answers: Answers, record: ScoreRecord) -> Iterator[Labeller]:
+    """Every way but tempered ones, in the order of the table; the first is that of all logits."""
+    yield from _of_map(answers.all_scores(), Way(name="all logits", kind="limit"))
+    yield from _of_store(answers.stored, record)
+    for planes, profile in sizes(record):
+        exact = ScoreMap.from_logits(answers.logits, planes, profile, footprint=answers.footprints)
+        kept = _kept(exact, record)
+        way = Way(name=_sized(planes, profile), kind="size", space="logit", planes=planes, profile=profile)
+        yield Labeller(way=way, labels=_pooler(kept, "logit"), bytes_each=map_bytes(kept, record.compression))
+    yield from _of_boxes(answers.stored, record)
+    yield from _of_cells(answers, record.step)
+    yield from _of_truths(answers)
+
+
+def sizes(record: ScoreRecord) -> list[tuple[int, int]]:
+    """(K, M) to be measured beside the stored ones: less of each, none of M, and twice as much."""
+    planes, profile = (record.planes, record.profile) if record.select == "image" else _DEFAULT
+    halves = [(planes // part, m) for part in (2, 4) for m in (profile, profile // 4, 0)]
+    wanted = [(2 * planes, profile), (planes, 2 * profile), (planes, profile // 4), (planes, 0), *halves]
+    if record.select == "cell":
+        wanted.append((planes, profile))
+    fitting = [(min(k, record.num_classes), m) for k, m in wanted if k > 0]
+    fitting = [(k, min(m, record.num_classes - k)) for k, m in fitting]
+    stored = (record.planes, record.profile) if record.select == "image" else None
+    return sorted({size for size in fitting if size != stored}, reverse=True)
+
+
+def map_bytes(maps: ScoreMap, compression: str) -> list[int]:
+    """What each image's scores, classes and profile take in a store, with the entry in the index."""
+    pack = codecs.zstd_compress() if compression == "zstd" else codecs.with_crc32c
+    count = maps.classes.shape[1]
+    beside = _INDEX_BYTES + count * torch.empty(0, dtype=getattr(torch, class_dtype(maps.num_classes))).element_size()
+    beside += 1 + count - maps.planes.shape[1]
+    scores = torch.cat([maps.planes, maps.rest.unsqueeze(1)], dim=1).numpy()
+    return [len(pack(one.tobytes())) + beside for one in scores]
+
+
+def _of_map(maps: ScoreMap, way: Way, bytes_each: list[int] | None = None) -> Iterator[Labeller]:
+    """A map in both spaces."""
+    spaces: tuple[Space, ...] = ("logit", "probability")
+    for space in spaces:
+        named = replace(way, name=f"{way.name}, {space} space", space=space)
+        yield Labeller(way=named, labels=_pooler(maps, space), bytes_each=bytes_each)
+
+
+def _of_store(stored: ScoreMap, record: ScoreRecord) -> Iterator[Labeller]:
+    bytes_each = map_bytes(stored, record.compression)
+    if record.select == "cell":
+        way = Way(name="stored", kind="stored")
+        if record.scores == "logit":
+            published = replace(way, name="stored, zero fill, as published", kind="published")
+            yield Labeller(way=published, labels=_pooler(stored, "logit", "zero"), bytes_each=bytes_each)
+    else:
+        size = (record.planes, record.profile)
+        way = Way(name=f"stored: {_sized(*size)}", kind="stored", planes=size[0], profile=size[1])
+    yield from _of_map(stored, way, bytes_each)
+
+
+def _of_boxes(stored: ScoreMap, record: ScoreRecord) -> Iterator[Labeller]:
+    """The stored map with other boxes than the crop's."""
+    fill: Fill = "zero" if record.scores == "logit" and record.select == "cell" else "rest"
+    pool = _pooler(stored, "logit", fill)
+    whole = torch.tensor([_WHOLE]).expand(len(stored), 4)
+    way = Way(name="stored, one label for the whole image", kind="whole image", space="logit")
+    yield Labeller(way=way, labels=lambda boxes: pool(whole.to(boxes)))
+    way = Way(name="stored, box with x and y swapped", kind="swapped", space="logit")
+    yield Labeller(way=way, labels=lambda boxes: pool(boxes[:, _SWAPPED]))
+
+
+def _of_cells(answers: Answers, step: float) -> Iterator[Labeller]:
+    """The published kinds of maps, of the same teacher."""
+    batch, num_classes, height, width = answers.scores.shape
+    top = min(TOP, num_classes)
+    values, classes = answers.logits.topk(top, dim=1)
+    raw = ScoreMap.from_cell_topk(classes, values.half().float(), num_classes=num_classes)
+    raw = replace(raw, footprint=answers.footprints)
+    halves = [2 * top * height * width * 2] * batch
+    for as_shipped in (False, True):
+        way = Way(
+            name=f"cell top-{top}, zero fill, as published" + (", box swapped" if as_shipped else ""), kind="published"
+        )
+
+        def published(boxes: Tensor, as_shipped: bool = as_shipped) -> Tensor:
+            return relabel_targets(raw, boxes, as_shipped=as_shipped)
+
+        yield Labeller(way=way, labels=published, bytes_each=halves)
+    values = answers.scores.gather(1, classes)
+    others = max(num_classes - top, 1)
+    rest = (answers.scores.sum(1) - values.sum(1)) / others
+    codes = encode_scores(torch.cat([values, rest.unsqueeze(1)], dim=1), step)
+    filled = decode_scores(codes, step, holes=False)
+    maps = ScoreMap.from_cell_topk(classes, filled[:, :-1], num_classes=num_classes, rest=filled[:, -1])
+    maps = replace(maps, footprint=answers.footprints)
+    bytes_each = [
+        sum(len(codecs.zstd_compress()(part.numpy().tobytes())) for part in (one, ids.short())) + 2 * _INDEX_BYTES
+        for one, ids in zip(codes, classes, strict=True)
+    ]
+    way = Way(name=f"cell top-{top}, mean of the rest", kind="published", space="logit")
+    yield Labeller(way=way, labels=_pooler(maps, "logit"), bytes_each=bytes_each)
+
+
+def _of_truths(answers: Answers) -> Iterator[Labeller]:
+    """One-hot and smoothed ground truth; NaN where it is not known."""
+    num_classes = answers.scores.shape[1]
+    known = (answers.truths >= 0) & (answers.truths < num_classes)
+    one_hot = torch.nn.functional.one_hot(answers.truths.clamp(0, num_classes - 1), num_classes).float()
+    one_hot[~known] = torch.nan
+    way = Way(name="ground truth, one-hot", kind="truth", is_hard=True)
+    yield Labeller(way=way, labels=lambda boxes: one_hot)
+    smoothed = one_hot * (1 - SMOOTHING) + SMOOTHING / num_classes
+    yield Labeller(way=Way(name=f"ground truth, smoothed {SMOOTHING:g}", kind="truth"), labels=lambda boxes: smoothed)
+
+
+def _pooler(maps: ScoreMap, space: Space, fill: Fill = "rest") -> Callable[[Tensor], Tensor]:
+    # A crop may lie outside what a map of the centre covers, and must have some label to be counted.
+    return lambda boxes: maps.pool(boxes, space=space, fill=fill, uncovered="nearest")
+
+
+def _kept(maps: ScoreMap, record: ScoreRecord) -> ScoreMap:
+    """As a store of the same coding keeps maps; of one of raw logits, as `relabel generate` would."""
+    if record.dtype == "uint8" or record.scores == "logit":
+        return maps.coded(record.step)
+    profile = None if maps.profile is None else encode_offsets(maps.profile)
+    return replace(maps, planes=maps.planes.half(), rest=maps.rest.half(), profile=profile)
+
+
+def _sized(planes: int, profile: int) -> str:
+    return f"{planes} planes" + (f" + profile of {profile}" if profile else "")

@@ -1,0 +1,111 @@
+"""`relabel verify labels` through its real door: what it prints, for a person and for a machine, and how it exits."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+from labelled import label, rewritten, with_scores, write_pictures
+
+from relabel.cli import main
+from relabel.teacher import TeacherSpec
+
+SMALL = ("-n", 6, "--crops", 2, "--device", "cpu")
+
+
+def run(*arguments: object) -> Result:
+    """Run a command; a traceback is a failure of the test."""
+    result = CliRunner().invoke(main, ["verify", "labels", *map(str, arguments)], prog_name="relabel")
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    return result
+
+
+def parsed(text: str) -> Any:
+    """JSON, strictly: the NaN and Infinity of Python's own dialect are refused."""
+
+    def refused(word: str) -> None:
+        raise AssertionError(f"{word} is not JSON")
+
+    return json.loads(text, parse_constant=refused)
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Ten pictures."""
+    return write_pictures(tmp_path_factory.mktemp("input") / "pictures", 10)
+
+
+@pytest.fixture(scope="module")
+def store(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Their labels."""
+    return label(images, tmp_path_factory.mktemp("store") / "labels.zarr", TeacherSpec(name="labelled:first"))
+
+
+def test_a_good_store_is_told_with_its_table_and_what_to_do(store: Path, images: Path) -> None:
+    result = run(store, "--images", images, *SMALL)
+    assert result.exit_code == 0, result.output
+    table, _, advice = result.stdout.partition("What to do:")
+    assert "teacher  labelled:first (given) at 48 x 48 pixels, float32 on cpu" in table
+    assert "6 of 6 sampled images compared, 0 wrong" in table
+    assert (
+        "12, RandomResizedCrop(scale=(0.08, 1)), shown to the teacher at 48 x 48 pixels, answered by the mean" in table
+    )
+    rows = [line for line in table.splitlines() if line.startswith(("stored", "all logits", "ground truth", "cell"))]
+    assert len(rows) > 12
+    assert max(map(len, table.splitlines())) < 140
+    assert "- Pool in " in advice
+    assert "maps.pool(boxes, space=" in advice
+    assert result.stdout.splitlines()[-1].startswith("clean; ")
+    assert "running the teacher: 100%" in result.stderr
+
+
+def test_a_machine_gets_the_same(store: Path, images: Path) -> None:
+    result = run(store, "--images", images, *SMALL, "--json", "--quiet")
+    assert (result.exit_code, result.stderr) == (0, "")
+    report = parsed(result.stdout)
+    assert (report["is_clean"], report["findings"], report["causes"]) == (True, [], [])
+    assert (report["images"], report["crops"], report["scores"]["wrong"]) == (6, 12, 0)
+    lines = {line["label"]: line for line in report["lines"]}
+    # Infinite, and so no JSON.
+    assert lines["ground truth, one-hot"]["kl_teacher"] is None
+    assert lines["all logits, logit space"]["kl_full"] == pytest.approx(0, abs=1e-5)
+    assert report["recommendation"]["space"] in ("logit", "probability")
+
+
+def test_a_spoilt_store_exits_with_1_and_says_why(store: Path, images: Path, tmp_path: Path) -> None:
+    spoilt = rewritten(store, tmp_path / "spoilt.zarr", with_scores(lambda scores: scores.swapaxes(2, 3)))
+    result = run(spoilt, "--images", images, *SMALL, "--quiet")
+    assert (result.exit_code, result.stderr) == (1, "")
+    assert "Why the maps are wrong:\n- 6 of 6 wrong maps: transposed: rows and columns are exchanged" in result.stdout
+    assert "Be wary:\n- 6 of the stored maps are not this teacher's" in result.stdout
+    assert result.stdout.splitlines()[-1].startswith("6 findings; ")
+
+
+def test_images_of_another_set_leave_nothing_to_measure(store: Path, images: Path) -> None:
+    result = run(store, "--images", images / "a", *SMALL, "--quiet")
+    assert result.exit_code == 1
+    assert "no key of the store, such as" in result.stdout
+    assert "What to do" not in result.stdout
+    report = parsed(run(store, "--images", images / "a", *SMALL, "--quiet", "--json").stdout)
+    assert (report["lines"], report["recommendation"], report["is_clean"]) == ([], None, False)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ((), "Missing option '--images'"),
+        (("--images", "{images}", "-n", "0"), "'-n' / '--count'"),
+        (("--images", "{images}", "--batch-size", "64"), "'--batch-size'"),
+        (("--images", "{images}", "--crop-size", "big"), "'big' is no size"),
+        (("--images", "{images}/absent.tar"), "no such file"),
+        (("--images", "{images}", "--teacher", "labelled:absent", "--device", "cpu"), "no function 'absent'"),
+        (("--images", "{images}", "--random-weights", "1", "--device", "cpu"), "brings its own weights"),
+    ],
+)
+def test_what_cannot_be_run_exits_with_2(arguments: tuple[str, ...], said: str, store: Path, images: Path) -> None:
+    result = run(store, *(argument.format(images=images) for argument in arguments), "--quiet")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert said in result.stderr

@@ -1,0 +1,438 @@
+"""What `verify labels` measures, against an oracle; which rows and crops it takes; whom it asks; what it recommends."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import oracle
+import pytest
+import torch
+from labelled import label, rewritten, with_scores, write_pictures
+from stores import make_store, random_logits
+from torchvision.transforms import RandomResizedCrop
+
+from relabel.errors import InvalidValueError, TeacherError
+from relabel.manifest import Manifest, ScoreRecord
+from relabel.score_map import ScoreMap
+from relabel.store import StoreReader
+from relabel.teacher import TeacherSpec
+from relabel.verify import LabelLine, LabelsOptions, RerunOptions, verify_labels
+from relabel.verify.causes import StoredPlanes, arrangement, is_near, other_scores
+from relabel.verify.fidelity import Crops, Fidelity, Tally
+from relabel.verify.rebuilding import rerun_spec
+from relabel.verify.recommend import recommend
+from relabel.verify.rerun import Rerun
+from relabel.verify.sampling import random_crops, sample_rows
+from relabel.verify.scores import compare
+from relabel.verify.ways import Answers, Way, map_bytes, sizes
+
+CLASSES, GRID, STEP = 7, (3, 4), 1 / 8
+FOOTPRINTS = np.array([[0.0, 0.0, 1.0, 1.0], [0.125, 0.0, 0.875, 1.0]])
+BOXES = np.array([[[0.1, 0.2, 0.7, 0.6], [0.4, 0.0, 0.8, 0.9]], [[0.2, 0.1, 0.6, 0.8], [0.3, 0.3, 0.5, 0.9]]])
+TRUTHS = np.array([2, -1])
+RECORD = ScoreRecord(num_classes=CLASSES, planes=4, profile=2, grid_hw=GRID, step=STEP)
+
+
+@pytest.fixture(scope="module")
+def logits() -> torch.Tensor:
+    """Two images'."""
+    return random_logits(2, CLASSES, GRID, seed=3)
+
+
+@pytest.fixture(scope="module")
+def teacher() -> np.ndarray[Any, Any]:
+    """What it says of the two crops of each image, (2, 2, C)."""
+    return oracle.softmax(np.random.default_rng(4).normal(0, 2, (2, 2, CLASSES)), axis=2)
+
+
+@pytest.fixture(scope="module")
+def stored(logits: torch.Tensor) -> ScoreMap:
+    """Their maps, as a store keeps them."""
+    return ScoreMap.from_logits(logits, 4, 2, footprint=torch.tensor(FOOTPRINTS).float()).coded(STEP)
+
+
+@pytest.fixture(scope="module")
+def lines(logits: torch.Tensor, teacher: np.ndarray[Any, Any], stored: ScoreMap) -> dict[str, LabelLine]:
+    """The table."""
+    fidelity = Fidelity(RECORD)
+    answers = Answers(
+        stored=stored,
+        logits=logits,
+        scores=logits.log_softmax(1),
+        footprints=torch.tensor(FOOTPRINTS).float(),
+        truths=torch.tensor(TRUTHS),
+    )
+    fidelity.add(answers, Crops(torch.tensor(BOXES).float(), torch.tensor(teacher).float()))
+    return {line.label: line for line in fidelity.lines()}
+
+
+def coded(scores: Any) -> oracle.Array:
+    """Scores as codes round them."""
+    return np.round(np.asarray(scores, np.float64) / STEP) * STEP
+
+
+def rounded(exact: oracle.Map) -> oracle.Map:
+    """A map as codes round it."""
+    return dataclasses.replace(exact, planes=coded(exact.planes), rest=coded(exact.rest), profile=coded(exact.profile))
+
+
+def cell_map(image_logits: np.ndarray[Any, Any]) -> oracle.Array:
+    """(C, H, W) of the top 5 of each cell and the mean of its others."""
+    scores = oracle.log_softmax(image_logits)
+    order = np.argsort(-scores, axis=0)
+    rest = np.take_along_axis(scores, order[5:], 0).mean(axis=0)
+    dense = np.broadcast_to(coded(rest), scores.shape).copy()
+    np.put_along_axis(dense, order[:5], coded(np.take_along_axis(scores, order[:5], 0)), axis=0)
+    return dense
+
+
+def pooled(dense: oracle.Array, image: int, box: oracle.Array) -> oracle.Array:
+    """(C,) label of one box from dense scores."""
+    cells = oracle.box_in_cells(box, GRID, FOOTPRINTS[image])
+    return oracle.softmax(oracle.covered_roi_align(dense, cells))[:, 0, 0]
+
+
+def expected_label(name: str, image: int, box: oracle.Array, logits: np.ndarray[Any, Any]) -> oracle.Array:
+    """The label that a line is about, (C,)."""
+    footprint, whole = FOOTPRINTS[image], oracle.WHOLE
+    kept = rounded(oracle.score_map(logits[image], 4, 2))
+    smaller = rounded(oracle.score_map(logits[image], 2, 0))
+    plain = oracle.label(kept, box, footprint_xyxy=footprint)[:, 0, 0]
+    powered = plain ** (1 / 0.7)
+    return {
+        "all logits, logit space": lambda: pooled(oracle.log_softmax(logits[image]), image, box),
+        "all logits, probability space": lambda: oracle.covered_roi_align(
+            oracle.softmax(logits[image]), oracle.box_in_cells(box, GRID, footprint)
+        )[:, 0, 0],
+        "stored: 4 planes + profile of 2, logit space": lambda: plain,
+        "stored: 4 planes + profile of 2, probability space": lambda: oracle.label(
+            kept, box, footprint_xyxy=footprint, space="probability"
+        )[:, 0, 0],
+        "stored: 4 planes + profile of 2, logit space, temperature 0.7": lambda: powered / powered.sum(),
+        "2 planes": lambda: oracle.label(smaller, box, footprint_xyxy=footprint)[:, 0, 0],
+        "stored, one label for the whole image": lambda: oracle.label(kept, whole, footprint_xyxy=footprint)[:, 0, 0],
+        "stored, box with x and y swapped": lambda: oracle.label(kept, box[[1, 0, 3, 2]], footprint_xyxy=footprint)[
+            :, 0, 0
+        ],
+        "cell top-5, mean of the rest": lambda: pooled(cell_map(logits[image]), image, box),
+    }[name]()
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "all logits, logit space",
+        "all logits, probability space",
+        "stored: 4 planes + profile of 2, logit space",
+        "stored: 4 planes + profile of 2, probability space",
+        "stored: 4 planes + profile of 2, logit space, temperature 0.7",
+        "2 planes",
+        "stored, one label for the whole image",
+        "stored, box with x and y swapped",
+        "cell top-5, mean of the rest",
+    ],
+)
+def test_a_line_of_the_table_is_what_the_oracle_says(
+    name: str, lines: dict[str, LabelLine], logits: torch.Tensor, teacher: np.ndarray[Any, Any]
+) -> None:
+    scores = logits.double().numpy()
+    labels = np.array(
+        [[expected_label(name, image, BOXES[image, crop], scores) for crop in range(2)] for image in range(2)]
+    )
+    full = np.array([[pooled(oracle.log_softmax(scores[i]), i, BOXES[i, j]) for j in range(2)] for i in range(2)])
+    line = lines[name]
+    apart = np.array([[oracle.kl_divergence(teacher[i, j], labels[i, j]) for j in range(2)] for i in range(2)])
+    from_full = [oracle.kl_divergence(full[i, j], labels[i, j]) for i in range(2) for j in range(2)]
+    likeliest = labels.argmax(2)
+    assert line.kl_teacher == pytest.approx(apart.mean(), abs=2e-4)
+    # Crops of one image are alike, so that images are what the error is of.
+    assert line.kl_teacher_error == pytest.approx(apart.mean(1).std(ddof=1) / math.sqrt(2), abs=2e-4)
+    assert line.kl_full == pytest.approx(np.mean(from_full), abs=2e-4)
+    assert line.agreement_teacher == (likeliest == teacher.argmax(2)).mean()
+    assert line.agreement_full == (likeliest == full.argmax(2)).mean()
+    assert line.agreement_truth == (likeliest[0] == TRUTHS[0]).mean()
+    assert line.entropy == pytest.approx(-(labels * np.log(labels)).sum(2).mean(), abs=2e-4)
+
+
+def test_lines_without_a_map_are_of_the_teacher_and_of_the_images_with_a_ground_truth(
+    lines: dict[str, LabelLine], teacher: np.ndarray[Any, Any]
+) -> None:
+    own, hard, smooth = (
+        lines[name] for name in ("the teacher on the crop", "ground truth, one-hot", "ground truth, smoothed 0.1")
+    )
+    assert own.kl_teacher == pytest.approx(0, abs=1e-6)
+    assert own.entropy == pytest.approx(-(teacher * np.log(teacher)).sum(2).mean(), abs=1e-5)
+    assert (hard.kl_teacher, hard.entropy, hard.agreement_truth) == (math.inf, 0, 1)
+    smoothed = np.full(CLASSES, 0.1 / CLASSES)
+    smoothed[TRUTHS[0]] += 0.9
+    apart = [oracle.kl_divergence(teacher[0, crop], smoothed) for crop in range(2)]
+    assert smooth.kl_teacher == pytest.approx(np.mean(apart), abs=1e-5)
+
+
+def test_bytes_are_those_of_a_stores_files(tmp_path: Path) -> None:
+    for compression, dtype in (("zstd", "uint8"), ("none", "uint8")):
+        path = tmp_path / f"{compression}-{dtype}.zarr"
+        exact = make_store(path, [["a", "b", "c"]], random_logits(3, 12, (5, 6)), compression=compression, dtype=dtype)
+        record = StoreReader(path).manifest.scores
+        files = sum((path / name / file).stat().st_size for name, file in _files(path))
+        # A shard's own: two checksums of raw arrays and one of the index.
+        assert sum(map_bytes(exact.coded(record.step), compression)) == files - 3 * 4
+
+
+def _files(path: Path) -> list[tuple[str, str]]:
+    reader = StoreReader(path)
+    return [(name, reader.arrays[name].file_name(0)) for name in ("scores", "classes", "profile")]
+
+
+def test_smaller_and_larger_maps_are_tried_within_the_number_of_classes() -> None:
+    default = ScoreRecord(num_classes=1000, planes=16, profile=64, grid_hw=(7, 7))
+    assert (16, 64) not in sizes(default)
+    assert {(32, 64), (16, 128), (16, 0), (8, 64), (8, 0), (4, 64), (4, 0)} <= set(sizes(default))
+    few = ScoreRecord(num_classes=5, planes=2, profile=3, grid_hw=(7, 7))
+    assert all(planes >= 1 and profile >= 0 and planes + profile <= 5 for planes, profile in sizes(few))
+    imported = ScoreRecord(num_classes=1000, planes=300, profile=0, grid_hw=(7, 7), scores="logit", select="cell")
+    assert (16, 64) in sizes(imported)
+
+
+@pytest.mark.parametrize("count", [1, 3, 10, 11, 50])
+def test_rows_are_sampled_evenly_each_once_and_by_the_seed(count: int, tmp_path: Path) -> None:
+    keys = [f"{number:02d}" for number in range(11)]
+    make_store(tmp_path / "labels.zarr", [keys[:6], keys[6:]], random_logits(11, 9, (2, 2)), failed=frozenset({"03"}))
+    reader = StoreReader(tmp_path / "labels.zarr")
+    labelled = [key for key in keys if key != "03"]
+    several = [[row.key for row in sample_rows(reader, count, seed)] for seed in range(80)]
+    for sampled in several:
+        assert sampled == sorted(set(sampled))
+        assert len(sampled) == min(count, 10)
+        places = [labelled.index(key) for key in sampled]
+        assert all(len(sampled) * place // 10 <= i + 1 for i, place in enumerate(places))
+    assert {key for sampled in several for key in sampled} == set(labelled)
+    assert several[0] == [row.key for row in sample_rows(reader, count, 0)]
+
+
+@pytest.mark.parametrize("size_hw", [(300, 400), (90, 900), (1, 40)])
+def test_crops_are_drawn_as_torchvision_draws_them(size_hw: tuple[int, int]) -> None:
+    height, width = size_hw
+    ours = np.array(random_crops(size_hw, 2000, "a seed"))
+    image = torch.empty(3, height, width, device="meta")
+    theirs = np.array([RandomResizedCrop.get_params(image, [0.08, 1.0], [3 / 4, 4 / 3]) for _ in range(2000)])
+    top, left, crop_height, crop_width = ours.T
+    assert (ours >= [0, 0, 1, 1]).all()
+    assert (top + crop_height <= height).all()
+    assert (left + crop_width <= width).all()
+    for mine, right, extent in zip(ours.T, theirs.T, (height, width, height, width), strict=True):
+        assert mine.mean() == pytest.approx(right.mean(), abs=0.02 * extent)
+        assert mine.std() == pytest.approx(right.std(), abs=0.02 * extent)
+    assert random_crops(size_hw, 3, "a seed") == list(map(tuple, ours[:3].tolist()))
+
+
+def manifest_of(tmp_path: Path, **teacher: Any) -> Manifest:
+    """A manifest, of test_vit with random weights unless something else is said."""
+    path = tmp_path / "any.zarr"
+    if not path.exists():
+        make_store(path, [["a"]], random_logits(1, 1000, (10, 10)))
+    old = StoreReader(path).manifest
+    record = {"name": "test_vit", "weights": "random:3", "weights_digest": "1" * 64} | teacher
+    return dataclasses.replace(
+        old,
+        teacher=dataclasses.replace(old.teacher, **record),
+        preprocessing=dataclasses.replace(old.preprocessing, image_size_hw=(160, 160)),
+    )
+
+
+def test_the_teacher_is_built_again_from_what_the_manifest_says(tmp_path: Path) -> None:
+    spec = rerun_spec(manifest_of(tmp_path, precision="bfloat16"), RerunOptions(device="cpu"))
+    (only,) = spec.teachers
+    assert spec.grid_hw == (10, 10)
+    assert (only.name, only.random_weights, only.checkpoint) == ("test_vit", 3, None)
+    assert (only.image_size_hw, only.mean, only.std) == ((160, 160), (0.5,) * 3, (0.5,) * 3)
+    # The CPU gains nothing by the half precision that a GPU was given.
+    assert only.precision == "float32"
+    (pretrained,) = rerun_spec(manifest_of(tmp_path, weights="pretrained"), RerunOptions(device="cpu")).teachers
+    assert (pretrained.random_weights, pretrained.checkpoint) == (None, None)
+    subset = manifest_of(tmp_path, classes="imagenet-1k, 1000 of 21841, sha256 12")
+    assert rerun_spec(subset, RerunOptions(device="cpu")).teachers[0].classes == "imagenet-1k"
+
+
+def test_what_only_the_user_knows_is_asked_for(tmp_path: Path) -> None:
+    unknown = manifest_of(tmp_path, weights="checkpoint")
+    with pytest.raises(TeacherError, match="and not where they are: give --checkpoint FILE"):
+        rerun_spec(unknown, RerunOptions(device="cpu"))
+    with pytest.raises(TeacherError, match="kept the classes of a file"):
+        rerun_spec(manifest_of(tmp_path, classes="file, 10 of 1000, sha256 12"), RerunOptions(device="cpu"))
+    weights = tmp_path / "weights.pt"
+    (found,) = rerun_spec(unknown, RerunOptions(device="cpu", checkpoints=(weights,))).teachers
+    assert found.checkpoint == weights
+    with pytest.raises(InvalidValueError, match="1 teachers and 2 times --checkpoint"):
+        rerun_spec(unknown, RerunOptions(device="cpu", checkpoints=(weights, None)))
+    with pytest.raises(TeacherError, match=r"maps of 1000 classes, and labelled:first \(given\) answers 20"):
+        Rerun(manifest_of(tmp_path), RerunOptions(device="cpu", teachers=("labelled:first",)))
+
+
+def test_crops_are_answered_by_the_models_own_head(tmp_path: Path) -> None:
+    rerun = Rerun(manifest_of(tmp_path), RerunOptions(device="cpu"))
+    member = rerun.ensemble.members[0]
+    crops = [torch.randint(0, 256, (3, 160, 160), dtype=torch.uint8) for _ in range(2)]
+    forward: Any = member.forward
+    with torch.inference_mode():
+        own = forward.model(member.normalised(torch.stack(crops))).softmax(1)
+    assert rerun.is_own_answer
+    torch.testing.assert_close(rerun.answers(crops), own)
+    # A class token's answer is not the mean over the cells.
+    assert (rerun.maps([torch.stack(crops)]).mean((2, 3)).softmax(1) - own).abs().max() > 1e-5
+    assert "are not those that the manifest tells of test_vit" in next(rerun.findings())
+
+
+def test_crops_are_shown_at_the_size_that_is_asked_for_whatever_the_maps_fit(tmp_path: Path) -> None:
+    made = manifest_of(tmp_path, name="test_resnet", weights="random:0")
+    made = dataclasses.replace(made, preprocessing=dataclasses.replace(made.preprocessing, fit="center"))
+    rerun = Rerun(made, RerunOptions(device="cpu", crop_size_hw=(64, 64)))
+    assert rerun.crop_size_hw == (64, 64)
+    wide = torch.zeros(3, 40, 160, dtype=torch.uint8)
+    changed = wide.clone()
+    # Outside the centre, which is all that a map of these images is made from.
+    changed[:, :, :50] = 255
+    before, after = rerun.answers([wide]), rerun.answers([changed])
+    assert (before - after).abs().max() > 1e-6
+
+
+def tallied(kinds: dict[str, tuple[Way, float, int]], truth: float = 0.9) -> dict[str, Tally]:
+    """Tallies whose KL is the same for 30 images, with a little noise."""
+    noise = torch.linspace(-1e-4, 1e-4, 30, dtype=torch.float64)
+    found = {}
+    for name, (way, kl, size) in kinds.items():
+        tally = found[name] = Tally(dataclasses.replace(way, name=name), bytes_each=[size])
+        values = {"kl_teacher": kl, "agreement_full": 0.99, "agreement_truth": truth, "entropy": 2.0}
+        for key, value in values.items():
+            tally.add(key, (value + noise)[:, None])
+    return found
+
+
+def table(**changed: Any) -> dict[str, Tally]:
+    """A table of a good store; `changed` are KLs of lines."""
+    kl = {"logit": 0.4, "hot": 0.5, "cold": 0.3, "probability": 1.2, "half": 0.41, "quarter": 0.5, "double": 0.39} | {
+        "whole": 0.6,
+        "swapped": 0.6,
+        "limit": 0.3,
+    }
+    kl |= changed
+
+    def size(planes: int) -> Way:
+        return Way(name="", kind="size", space="logit", planes=planes, profile=64)
+
+    stored = Way(name="", kind="stored", space="logit", planes=16, profile=64)
+    return tallied(
+        {
+            "limit": (Way(name="", kind="limit", space="logit"), kl["limit"], 0),
+            "logit": (stored, kl["logit"], 1000),
+            "hot": (dataclasses.replace(stored, temperature=2.0), kl["hot"], 0),
+            "cold": (dataclasses.replace(stored, temperature=0.5), kl["cold"], 0),
+            "probability": (dataclasses.replace(stored, space="probability"), kl["probability"], 1000),
+            "double": (size(32), kl["double"], 2000),
+            "half": (size(8), kl["half"], 600),
+            "quarter": (size(4), kl["quarter"], 300),
+            "whole": (Way(name="", kind="whole image", space="logit"), kl["whole"], 0),
+            "swapped": (Way(name="", kind="swapped", space="logit"), kl["swapped"], 0),
+        }
+    )
+
+
+KEPT = ScoreRecord(num_classes=1000, planes=16, profile=64, grid_hw=(7, 7))
+
+
+def test_the_recommendation_is_read_from_the_table() -> None:
+    advice = recommend(table(), KEPT, covered=1.0, wrong=0)
+    assert (advice.space, advice.temperature, advice.planes, advice.profile) == ("logit", 0.5, 8, 64)
+    assert (advice.bytes_an_image, advice.warnings) == (600, ())
+    assert 'space="logit"' in advice.sentences[0]
+    assert advice.sentences[1].startswith("Give temperature=0.5: 0.300 nats instead of 0.400 nats")
+    assert advice.sentences[2].startswith("--planes 8 --profile 64 would do")
+
+
+@pytest.mark.parametrize(
+    ("changed", "expected"),
+    [
+        ({"probability": 0.2}, {"space": "probability"}),
+        # As near as makes no difference.
+        ({"probability": 0.299}, {"space": "logit"}),
+        ({"cold": 0.396}, {"temperature": 1.0}),
+        ({"cold": 0.9, "hot": 0.35}, {"temperature": 2.0}),
+        ({"half": 0.45}, {"planes": 16, "bytes_an_image": 1000}),
+        ({"quarter": 0.41}, {"planes": 4, "bytes_an_image": 300}),
+    ],
+)
+def test_what_is_recommended_follows_the_table(changed: dict[str, float], expected: dict[str, Any]) -> None:
+    advice = recommend(table(**changed), KEPT, covered=1.0, wrong=0)
+    assert {name: getattr(advice, name) for name in expected} == expected
+
+
+@pytest.mark.parametrize(
+    ("changed", "covered", "wrong", "warning"),
+    [
+        ({"swapped": 0.4}, 1.0, 0, "A box with x and y swapped is not measurably worse"),
+        ({"whole": 0.3}, 1.0, 0, "One label for the whole image is not measurably worse"),
+        ({}, 0.7, 0, "30% of the area of a crop lies outside"),
+        ({}, 1.0, 3, "3 of the stored maps are not this teacher's"),
+    ],
+)
+def test_what_speaks_against_the_labels_is_said(
+    changed: dict[str, float], covered: float, wrong: int, warning: str
+) -> None:
+    (said,) = recommend(table(**changed), KEPT, covered=covered, wrong=wrong).warnings
+    assert said.startswith(warning)
+
+
+def test_labels_of_other_classes_than_the_datas_are_told() -> None:
+    tallies = table()
+    for tally in tallies.values():
+        tally.values["agreement_truth"] = [torch.full((30,), 0.01, dtype=torch.float64)]
+    (said,) = recommend(tallies, KEPT, covered=1.0, wrong=0).warnings
+    assert said.startswith("The labels name the ground truth of 1.0% of the crops (by chance 0.1%)")
+    for entropy, words in ((6.8, "nearly uniform"), (0.01, "nearly one-hot")):
+        tallies = table()
+        tallies["logit"].values["entropy"] = [torch.full((30,), entropy, dtype=torch.float64)]
+        (said,) = recommend(tallies, KEPT, covered=1.0, wrong=0).warnings
+        assert words in said
+
+
+def test_a_store_of_a_lower_precision_is_clean_and_its_faults_are_found_all_the_same(tmp_path: Path) -> None:
+    images = write_pictures(tmp_path / "pictures", 6)
+    rough = TeacherSpec(name="labelled:first", precision="bfloat16", device="cpu")
+    made = label(images, tmp_path / "labels.zarr", rough, step=1 / 8)
+    options = LabelsOptions(count=3, crops=1, rerun=RerunOptions(device="cpu"), show_progress=False)
+    report = verify_labels(made, str(images), options)
+    assert report.findings == ()
+    assert report.scores.largest > 1e-3
+    turned = rewritten(made, tmp_path / "turned.zarr", with_scores(lambda scores: scores.swapaxes(2, 3)))
+    (cause,) = verify_labels(turned, str(images), options).causes
+    assert cause == "3 of 3 wrong maps: transposed: rows and columns are exchanged"
+
+
+def test_a_lower_precision_is_allowed_more_in_proportion_to_the_spread_of_the_scores(logits: torch.Tensor) -> None:
+    maps = ScoreMap.from_logits(logits, 4, 2).coded(1 / 16)
+    spread = logits.std(1).mean()
+    for noise, wrong_if_exact, wrong_if_rough in ((0.0, False, False), (0.06, True, False), (0.5, True, True)):
+        moved = logits + noise * spread * torch.randn(logits.shape, generator=torch.Generator().manual_seed(0))
+        for is_exact, wrong in ((True, wrong_if_exact), (False, wrong_if_rough)):
+            found = compare(maps, moved.log_softmax(1), is_logit=False, is_exact=is_exact)
+            assert [bool(found.faults(image)) for image in range(2)] == [wrong] * 2
+
+
+def test_what_rounding_hides_has_no_cause_but_that_it_is_near(logits: torch.Tensor) -> None:
+    scores = logits.log_softmax(1)[0]
+    planes = scores[:4] + 0.4 * torch.randn(scores[:4].shape, generator=torch.Generator().manual_seed(0))
+    stored = StoredPlanes((planes * 2).round() / 2, torch.arange(4), 0.5, False)
+    assert stored.apart(scores) > 0.05
+    assert arrangement(stored, scores, 0.01) is None
+    assert other_scores(stored, scores, 0.01) is None
+    assert is_near(stored, scores)
+
+
+def test_options_that_mean_nothing_are_refused() -> None:
+    for name in ("count", "crops", "batch_size"):
+        with pytest.raises(InvalidValueError, match=f"{name} must be at least 1"):
+            LabelsOptions(**{name: 0})
