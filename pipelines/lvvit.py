@@ -168,7 +168,8 @@ class LVViT(VisionTransformer):
     def init_weights(self, *args: Any, **options: Any) -> None:
         """timm's, but for the class token, which starts as the position embeddings do."""
         super().init_weights(*args, **options)
-        trunc_normal_(self.cls_token, std=_STD)
+        if self.cls_token is not None:
+            trunc_normal_(self.cls_token, std=_STD)
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
         """New heads for as many classes, none for 0."""

@@ -1,0 +1,104 @@
+"""What a student is told of a batch, by the recipe: its targets, mixed or not, and the loss."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from lvvit import TokenAnswer
+from recipe import Recipe
+from torch import Tensor, nn
+
+from relabel import CropLabels
+from relabel.errors import InvalidValueError
+from relabel.labels import Labels, SparseLabels
+from relabel.losses import TokenLabelingLoss, soft_cross_entropy
+from relabel.mixing import CutMix, Mixup
+
+_MIXERS = {"cutmix": CutMix, "mixup": Mixup}
+
+
+class Objective:
+    """The loss of a recipe: ``objective(student, images, labels)``, a scalar with a gradient.
+
+    Maps are pooled on the device that they are on, and no dense target of all classes and tokens is made. Nothing waits
+    for the device.
+
+    Args:
+        recipe: its target, smoothing, pooling, mixing and loss are used.
+        num_classes: C.
+        grid_hw: (h, w) of the student's tokens, for target "token".
+        seed: of the mixing; processes that train together need different ones.
+
+    Raises:
+        InvalidValueError: target "token" without a grid, or a correction by the ground truth that is not defined.
+    """
+
+    def __init__(
+        self, recipe: Recipe, num_classes: int, grid_hw: tuple[int, int] | None = None, *, seed: int | None = None
+    ) -> None:
+        self._recipe, self._num_classes, self._grid_hw = recipe, num_classes, grid_hw
+        if recipe.target == "token" and grid_hw is None:
+            raise InvalidValueError(f"target token needs a student that answers tokens; {recipe.model} does not")
+        if recipe.ground_truth is not None and (recipe.target != "token" or recipe.mixing in _MIXERS):
+            raise InvalidValueError(
+                "ground_truth corrects the image labels of target token, without cutmix and mixup; "
+                f"got target {recipe.target} and mixing {recipe.mixing}"
+            )
+        mixer = _MIXERS.get(recipe.mixing)
+        self._mixer = mixer(recipe.mixing_alpha, recipe.mixing_probability, seed=seed) if mixer else None
+        self._token_loss = TokenLabelingLoss(token_weight=recipe.token_weight, correction=recipe.ground_truth)
+
+    def __call__(
+        self, student: nn.Module, images: Tensor, labels: CropLabels | Tensor, *, mixes: bool = True
+    ) -> Tensor:
+        """The loss of a batch, float32.
+
+        Args:
+            student: as `student_models.build_student` makes it, in training; may be wrapped for many devices.
+            images: (B, 3, h, w) floating, normalised.
+            labels: `CropLabels`; or classes (B,) int64 for the targets that need no store.
+            mixes: whether the recipe's mixing happens (not in its last epochs).
+        """
+        classes = labels if isinstance(labels, Tensor) else labels.labels
+        targets = self._targets(labels, classes)
+        if mixes and self._mixer is not None:
+            images, *targets = self._mixer(images, *targets)
+        answer = student(images)
+        if not isinstance(answer, TokenAnswer):
+            return soft_cross_entropy(answer, targets[0])
+        share = None if answer.box is None else answer.share
+        ground_truth = None if self._recipe.ground_truth is None else classes
+        logits = (answer.image_logits, answer.token_logits)
+        loss: Tensor = self._token_loss(logits, *targets, share=share, ground_truth=ground_truth)
+        return loss
+
+    def _targets(self, labels: CropLabels | Tensor, classes: Tensor) -> list[Labels]:
+        """The image labels, and for target "token" those of the tokens."""
+        recipe = self._recipe
+        if not recipe.uses_store:
+            one_hot = torch.zeros(len(classes), self._num_classes, device=classes.device)
+            one_hot.scatter_(1, classes.unsqueeze(1), 1)
+            return [one_hot * (1 - recipe.smoothing) + recipe.smoothing / self._num_classes]
+        if isinstance(labels, Tensor):
+            raise InvalidValueError(f"target {recipe.target} needs CropLabels; got classes {tuple(labels.shape)}")
+        sizes = (None, self._grid_hw) if recipe.target == "token" else (None,)
+        return [
+            _smoothed(
+                labels.pool_sparse(size, space=recipe.space, temperature=recipe.temperature, uncovered="nearest"),
+                recipe.smoothing,
+            )
+            for size in sizes
+        ]
+
+
+def _smoothed(labels: SparseLabels, smoothing: float) -> SparseLabels:
+    """Labels of which a part is spread evenly over all classes; they sum to 1 as before."""
+    if not smoothing:
+        return labels
+    evenly = smoothing / labels.num_classes
+    return replace(
+        labels,
+        probabilities=labels.probabilities * (1 - smoothing) + evenly,
+        other=labels.other * (1 - smoothing) + evenly,
+    )
