@@ -55,7 +55,12 @@ class ConvTokens(nn.Module):
         was_training = self.model.training
         self.model.eval()
         with torch.no_grad():
-            features = self.model.forward_features(torch.randn(1, 3, image_size, image_size))
+            try:
+                features = self.model.forward_features(torch.randn(1, 3, image_size, image_size))
+            except (RuntimeError, ValueError, AssertionError) as error:
+                raise InvalidValueError(
+                    f"{name} takes no images of {image_size} pixels: {str(error).partition(chr(10))[0]}"
+                ) from error
             if features.ndim != 4 or features.shape[1] != self.model.num_features:
                 raise InvalidValueError(
                     f"token labels need features (B, {self.model.num_features}, h, w), a map; {name} has "

@@ -307,6 +307,8 @@ def test_two_processes_of_torchrun_train_one_student(folders: Folders, tmp_path:
     # One process speaks, and counts the images of both: 24 images, 3 steps of 8.
     assert done.stdout.count("epoch 2: loss") == 1
     assert [line["epoch"] for line in _log(out)] == ["1", "2"]
+    # A student that knows nothing loses log 3 for an image and half of that for its tokens, in both processes.
+    assert float(_log(out)[0]["train_loss"]) == pytest.approx(1.5 * np.log(3), rel=0.25)
     recipe = _module("recipe").Recipe(**json.loads((out / "recipe.json").read_text()))
     student = _module("student_models").build_student(recipe, 3).eval()
     student.load_state_dict(_weights(out))
@@ -326,6 +328,7 @@ def test_two_processes_of_torchrun_train_one_student(folders: Folders, tmp_path:
         (("--model", "vit_tiny_patch16_224", "--image-size", "32", "--target", "token"), "a map; VisionTransformer"),
         ((*_CONVNET, "--target", "token", "--mixing", "mixtoken"), "mixes the tokens of an LV-ViT"),
         (("--model", "lvvit_demo", "--image-size", "36", "--target", "token"), "do not tile images of"),
+        (("--model", "levit_128s", "--image-size", "32", "--target", "token"), "takes no images of 32 pixels"),
         (("--model", "resnet_of_mine", "--target", "one-hot"), "resnet_of_mine"),
         ((*_CONVNET, "--target", "one-hot", "--batch-size", "64"), "24 images cannot fill a batch of 64"),
         ((*_CONVNET, "--target", "one-hot", "--resume"), "there is no checkpoint"),
