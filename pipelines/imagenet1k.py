@@ -23,41 +23,41 @@ HERE = "not run here"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Annotator:
+class Teacher:
     """A pretrained teacher and how it is run: further options of ``relabel generate``, and what it is."""
 
-    teacher: str
+    name: str
     options: tuple[str, ...]
     note: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Preset:
-    """A recipe, the key of its annotator (None for one that needs no labels), and what was published of it.
+    """A recipe, the key of its teacher (None for one that needs no labels), and what was published of it.
 
     `paper_top1` is in percent, on ImageNet's validation images; `departures` says where the recipe is otherwise.
     """
 
     recipe: Recipe
-    annotator: str | None
+    teacher: str | None
     paper_top1: float
     hardware: str
     departures: tuple[str, ...]
 
 
-ANNOTATORS = {
-    "efficientnet-l2": Annotator(
-        teacher="tf_efficientnet_l2.ns_jft_in1k_475",
+TEACHERS = {
+    "efficientnet-l2": Teacher(
+        name="tf_efficientnet_l2.ns_jft_in1k_475",
         options=("--image-size", "475"),
         note="ReLabel's own, 15 x 15 cells; it has learned from 300 M further images without labels",
     ),
-    "nfnet-f6": Annotator(
-        teacher="dm_nfnet_f6.dm_in1k",
+    "nfnet-f6": Teacher(
+        name="dm_nfnet_f6.dm_in1k",
         options=("--image-size", "576"),
         note="Token Labeling's own, 18 x 18 cells; it has seen ImageNet alone",
     ),
-    "eva02": Annotator(
-        teacher="eva02_large_patch14_448.mim_m38m_ft_in22k_in1k",
+    "eva02": Teacher(
+        name="eva02_large_patch14_448.mim_m38m_ft_in22k_in1k",
         options=("--grid", "16"),
         note="a later and stronger one, for better labels than the papers had",
     ),
@@ -89,7 +89,7 @@ def _relabel(name: str, model: str, top1: float, **changes: object) -> Preset:
         departures.append("configurations were published for ResNet-50 alone; this one is the same")
     return Preset(
         recipe=recipe,
-        annotator="efficientnet-l2" if recipe.uses_store else None,
+        teacher="efficientnet-l2" if recipe.uses_store else None,
         paper_top1=top1,
         hardware="4 V100",
         departures=tuple(departures),
@@ -129,7 +129,7 @@ def _token_labeling(name: str, top1: float, **changes: object) -> Preset:
             "trained at the size of the published result; the published command trains at 224, and how the result at "
             "448 was reached is not told"
         )
-    return Preset(recipe=recipe, annotator="nfnet-f6", paper_top1=top1, hardware="8 GPUs", departures=tuple(departures))
+    return Preset(recipe=recipe, teacher="nfnet-f6", paper_top1=top1, hardware="8 GPUs", departures=tuple(departures))
 
 
 _PRESETS = (
@@ -172,7 +172,7 @@ def preset_named(name: str) -> Preset:
 class Places:
     """Where a user's ImageNet lies and its labels go, and how many GPUs of one machine work.
 
-    Without `labels`, a store is named after its annotator, so that two presets do not meet in one.
+    Without `labels`, a store is named after its teacher, so that two presets do not meet in one.
     """
 
     images: str = "imagenet/train"
@@ -181,31 +181,31 @@ class Places:
     gpus: int = 8
 
 
-def commands(name: str, places: Places, annotator: str | None = None) -> list[list[str]]:
+def commands(name: str, places: Places, teacher: str | None = None) -> list[list[str]]:
     """The commands of a preset, each as its words: to make its labels, to check them (bytes, then truth), to train.
 
     Args:
         name: of the preset.
         places: the user's folders and GPUs.
-        annotator: a key of `ANNOTATORS` in place of the preset's own.
+        teacher: a key of `TEACHERS` in place of the preset's own.
 
     Raises:
-        InvalidValueError: no such preset or annotator, or an annotator for a preset that needs none.
+        InvalidValueError: no such preset or teacher, or a teacher for a preset that needs none.
     """
-    own = preset_named(name).annotator
-    if annotator is not None and own is None:
-        raise InvalidValueError(f"preset {name} uses no labels, so it has no annotator; got {annotator!r}")
-    chosen = annotator or own
-    if chosen is not None and chosen not in ANNOTATORS:
-        raise InvalidValueError(f"no annotator {chosen!r}; known are {', '.join(ANNOTATORS)}")
+    own = preset_named(name).teacher
+    if teacher is not None and own is None:
+        raise InvalidValueError(f"preset {name} uses no labels, so it has no teacher; got {teacher!r}")
+    chosen = teacher or own
+    if chosen is not None and chosen not in TEACHERS:
+        raise InvalidValueError(f"no teacher {chosen!r}; known are {', '.join(TEACHERS)}")
     launch = ["torchrun", f"--nproc_per_node={places.gpus}"]
     train = [*launch, str(Path("pipelines") / "train_student.py"), "--preset", name]
     train += ["--images", places.images, "--val", places.validation, "--out", name]
     if chosen is None:
         return [train]
-    teacher, labels = ANNOTATORS[chosen], places.labels or f"{chosen}.zarr"
+    teacher, labels = TEACHERS[chosen], places.labels or f"{chosen}.zarr"
     return [
-        [*launch, "-m", "relabel", "generate", places.images, labels, "--teacher", teacher.teacher,
+        [*launch, "-m", "relabel", "generate", places.images, labels, "--teacher", teacher.name,
          *teacher.options, "--batch-size", "auto"],
         ["relabel", "verify", "shards", labels, "--images", places.images],
         ["relabel", "verify", "labels", labels, "--images", places.images, "-n", "256"],
@@ -216,7 +216,7 @@ def commands(name: str, places: Places, annotator: str | None = None) -> list[li
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
-    does = parser.add_subparsers(dest="does", required=True)
+    does = parser.add_subparsers(dest="does", required=True, metavar="list|show|commands")
     does.add_parser("list", help="name, student, labels, and the accuracy that the paper reports")
     show = does.add_parser("show", help="everything a run is, as JSON, and its departures from what was published")
     show.add_argument("name", choices=PRESETS, metavar="NAME")
@@ -227,7 +227,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     wanted.add_argument("--val", default=own.validation, help="validation images [%(default)s]")
     wanted.add_argument("--labels", help="store of the labels [the teacher's name]")
     wanted.add_argument("--gpus", type=int, default=own.gpus, help="GPUs of this machine [%(default)s]")
-    wanted.add_argument("--annotator", choices=ANNOTATORS, help="teacher of the labels [the paper's]")
+    wanted.add_argument("--teacher", choices=TEACHERS, help="teacher of the labels [the paper's]")
     given = parser.parse_args(arguments)
     if given.does == "list":
         print(_listed())
@@ -236,7 +236,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     else:
         places = Places(images=given.images, validation=given.val, labels=given.labels, gpus=given.gpus)
         try:
-            wanted_commands = commands(given.name, places, given.annotator)
+            wanted_commands = commands(given.name, places, given.teacher)
         except InvalidValueError as error:
             parser.error(str(error))
         print("\n".join(map(shlex.join, wanted_commands)))
@@ -247,12 +247,12 @@ def _listed() -> str:
     for name, preset in PRESETS.items():
         recipe = preset.recipe
         rows.append(
-            (name, f"{recipe.model} at {recipe.image_size}", recipe.target, recipe.mixing, preset.annotator or "none",
+            (name, f"{recipe.model} at {recipe.image_size}", recipe.target, recipe.mixing, preset.teacher or "none",
              f"{preset.paper_top1} %", HERE)
         )  # fmt: skip
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
-    teachers = [f"  {key}: {each.teacher}, {each.note}" for key, each in ANNOTATORS.items()]
+    teachers = [f"  {key}: {each.name}, {each.note}" for key, each in TEACHERS.items()]
     return "\n".join([*lines, "", "teachers", *teachers])
 
 
@@ -261,7 +261,7 @@ def _shown(preset: Preset) -> str:
         "paper_top1": preset.paper_top1,
         "here": HERE,
         "hardware": preset.hardware,
-        "teacher": None if preset.annotator is None else ANNOTATORS[preset.annotator].teacher,
+        "teacher": None if preset.teacher is None else TEACHERS[preset.teacher].name,
         "departures": preset.departures,
     }
     return json.dumps({"recipe": preset.recipe.as_dict(), **published}, indent=2)

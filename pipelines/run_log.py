@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import pickle
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -93,11 +94,14 @@ def load_checkpoint(path: Path, recipe: Mapping[str, Any]) -> dict[str, Any]:
     """What `save_checkpoint` wrote, on the CPU.
 
     Raises:
-        InvalidValueError: there is none, or it is of another recipe; `epochs` and `workers` may differ.
+        InvalidValueError: there is none, or it is damaged or of another recipe; `name` and `workers` may differ.
     """
     if not path.exists():
         raise InvalidValueError(f"there is no checkpoint {path}; leave --resume out to start anew")
-    state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    try:
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, KeyError, pickle.UnpicklingError) as error:
+        raise InvalidValueError(f"{path} is damaged, or no checkpoint: remove it to start anew") from error
     saved = state["recipe"]
     changed = sorted(name for name in recipe if name not in ("workers", "name") and saved.get(name) != recipe[name])
     if changed:

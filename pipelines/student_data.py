@@ -22,7 +22,7 @@ from torchvision import transforms
 from torchvision.datasets import ImageFolder
 
 import relabel
-from relabel.errors import InvalidValueError, SourceError
+from relabel.errors import ImageError, InvalidValueError, SourceError
 from relabel.tracking import TrackedTransform
 
 # The principal components of the colours of ImageNet's training images (AlexNet, section 4.1).
@@ -188,7 +188,11 @@ class _Plain(torch.utils.data.Dataset[tuple[Tensor, int]]):
         return len(self._folder)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        image, label = self._folder[index]
+        path, label = self._folder.samples[index]
+        try:
+            image = self._folder.loader(path)
+        except (OSError, SyntaxError) as error:
+            raise ImageError(f"{path} cannot be read: {error}. Mend it, or remove it") from error
         return self._transform(image)[0], label
 
 

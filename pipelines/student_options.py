@@ -80,7 +80,13 @@ def _shape(hint: Any) -> dict[str, Any]:
         inner = _shape(next(each for each in get_args(hint) if each is not type(None)))
         choices, kind = inner.pop("choices", None), inner.pop("type", str)
         metavar = "{" + ",".join([*(choices or ()), "none"]) + "}" if choices else f"{kind.__name__.upper()}|none"
-        return {"type": lambda text: None if text == "none" else kind(text), "metavar": metavar}
+
+        def value(text: str) -> Any:
+            return None if text == "none" else kind(text)
+
+        # argparse names the type by it where a value is none.
+        value.__name__ = f"{kind.__name__} or none"
+        return {"type": value, "metavar": metavar}
     if get_origin(hint) is Literal:
         return {"choices": get_args(hint)}
     if get_origin(hint) is tuple:

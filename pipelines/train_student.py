@@ -37,6 +37,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from relabel.errors import RelabelError
 from relabel.progress import Progress
+from relabel.teacher.devices import find_device
 
 _PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -48,7 +49,9 @@ def main(arguments: list[str] | None = None) -> None:
         with _process(command.device) as (share, device):
             run(command, share, device)
     except RelabelError as error:
-        print(f"train_student: {error}", file=sys.stderr)
+        # An error in a loader's worker comes with the worker's traceback before it.
+        text = str(error).strip()
+        print(f"train_student: {text.splitlines()[-1] if 'Traceback' in text else text}", file=sys.stderr)
         sys.exit(2)
 
 
@@ -198,11 +201,8 @@ class Trainer:
 @contextmanager
 def _process(device_name: str) -> Iterator[tuple[Share, torch.device]]:
     """This process's place among torchrun's, and its device."""
-    rank, world, local = (int(os.environ.get(name, default)) for name, default in
-                          (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0)))  # fmt: skip
-    if device_name == "auto":
-        device_name = "cuda" if torch.cuda.is_available() else "cpu"
-    device = torch.device(device_name, local) if device_name == "cuda" else torch.device(device_name)
+    rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    device = find_device(device_name)
     if device.type == "cuda":
         torch.cuda.set_device(device)
         torch.backends.cudnn.benchmark = True  # every batch has the same shape

@@ -161,7 +161,7 @@ def test_inspect_prints_what_a_store_is(store: Path) -> None:
     assert facts["map"] == "grid 2x3 of the whole image"
     assert facts["classes"] == "12: 3 planes, 4 profile classes an image"
     assert facts["images"] == "2 labelled, 1 failed"
-    assert facts["labels"] == "2 classes, 1 to 1 images each (most: 0: 1, 1: 1)"
+    assert facts["ground"].split(None, 1)[1] == "2 classes, 1 to 1 images each (most: 0: 1, 1: 1)"
 
 
 @pytest.mark.parametrize(

@@ -190,13 +190,13 @@ def test_timm_can_build_all_that_a_preset_names(imagenet1k: ModuleType, name: st
     if recipe.target == "token":
         assert student.patch_embed.img_size == (recipe.image_size,) * 2
         assert student.pretrained_cfg["crop_pct"] == recipe.validation_crop
-    assert (preset.annotator is None) is not recipe.uses_store
+    assert (preset.teacher is None) is not recipe.uses_store
     assert preset.departures
 
 
 def test_timm_has_weights_of_every_teacher(imagenet1k: ModuleType) -> None:
-    for annotator in imagenet1k.ANNOTATORS.values():
-        assert annotator.teacher in timm.list_pretrained(annotator.teacher)
+    for teacher in imagenet1k.TEACHERS.values():
+        assert teacher.name in timm.list_pretrained(teacher.name)
 
 
 @pytest.fixture
@@ -238,7 +238,7 @@ def test_every_printed_command_parses(
     assert train[:3] == ["torchrun", f"--nproc_per_node={2 if places else 8}", "pipelines/train_student.py"]
     command = student_options.parse(train[3:], None)
     assert command.recipe == imagenet1k.PRESETS[name].recipe
-    own_store = f"{imagenet1k.PRESETS[name].annotator}.zarr"  # two presets of two teachers do not meet in one store
+    own_store = f"{imagenet1k.PRESETS[name].teacher}.zarr"  # two presets of two teachers do not meet in one store
     folders = ("my images/train", "v", "s.zarr") if places else ("imagenet/train", "imagenet/val", own_store)
     own = (str(command.places.images), str(command.places.validation), command.places.labels)
     assert own == (folders if uses_store else (*folders[:2], None))
@@ -253,7 +253,7 @@ def test_a_stronger_teacher_can_be_chosen(imagenet1k: ModuleType) -> None:
     assert own[own.index("--teacher") + 1] == "tf_efficientnet_l2.ns_jft_in1k_475"
     with pytest.raises(InvalidValueError, match="resnet50 uses no labels"):
         imagenet1k.commands("resnet50", places, "eva02")
-    with pytest.raises(InvalidValueError, match="no annotator 'eva03'; known are efficientnet-l2"):
+    with pytest.raises(InvalidValueError, match="no teacher 'eva03'; known are efficientnet-l2"):
         imagenet1k.commands("resnet50_relabel", places, "eva03")
 
 
@@ -277,7 +277,7 @@ def test_show_is_a_recipe_that_can_be_read_again(imagenet1k: ModuleType, capsys:
 def test_a_wrong_name_is_told_with_near_ones(imagenet1k: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(InvalidValueError, match=r"no preset 'resnet50_relable'; is it one of resnet50_relabel"):
         imagenet1k.preset_named("resnet50_relable")
-    for arguments in (["show", "nothing"], ["commands", "resnet50", "--annotator", "eva02"], []):
+    for arguments in (["show", "nothing"], ["commands", "resnet50", "--teacher", "eva02"], []):
         with pytest.raises(SystemExit) as stopped:
             imagenet1k.main(arguments)
         assert stopped.value.code == 2

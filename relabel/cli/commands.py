@@ -23,6 +23,8 @@ def main() -> None:
     Example:
       relabel generate 'train-{0000..1023}.tar' labels.zarr --teacher convnext_tiny
       relabel verify shards labels.zarr --images 'train-{0000..1023}.tar'
+      relabel verify labels labels.zarr --images 'train-{0000..1023}.tar' -n 256
+      relabel import relabel relabel_imagenet/ imported.zarr --images train/
       relabel inspect labels.zarr
     """
 

@@ -32,7 +32,9 @@ def labels_text(report: LabelsReport) -> str:
     head = "its own head" if report.is_own_answer else "the mean over its map of them"
     facts = {
         "teacher": report.teacher,
-        "maps": f"{scores.compared} of {report.images} sampled images compared, {scores.wrong} wrong; coding aside, "
+        "maps": f"none of {report.images} sampled images was found: nothing is compared"
+        if not scores.compared
+        else f"{scores.compared} of {report.images} sampled images compared, {scores.wrong} wrong; coding aside, "
         f"{scores.mean:.4f} nats from the re-run's on average ({scores.limit:.3f} accepted), {scores.largest:.3f} at "
         "most",
         "crops": f"{report.crops}, RandomResizedCrop(scale=(0.08, 1)), shown to the teacher at {height} x {width} "

@@ -120,25 +120,36 @@ def store_text(summary: StoreSummary, store: str) -> str:
     m, scores = summary.manifest, summary.manifest.scores
     height, width = m.preprocessing.image_size_hw
     footprint = "the whole image" if m.footprint == (0, 0, 1, 1) else m.footprint or "each image's own part"
+    step = f" in steps of {scores.step:g} nats" if scores.dtype == "uint8" else ""
     facts = {
         "store": store,
-        "teacher": f"{m.teacher.name} ({m.teacher.weights}, sha256 {m.teacher.weights_digest[:12]}), "
-        f"{m.teacher.head} head, {m.teacher.precision}",
+        "teacher": _teacher(m),
         "input": f"{height} x {width} pixels, {m.preprocessing.fit}, {m.preprocessing.interpolation}",
         **_averaged(m),
         "map": f"grid {scores.grid_hw[0]}x{scores.grid_hw[1]} of {footprint}",
         "classes": f"{scores.num_classes}: {scores.planes} planes, {scores.profile} profile classes an image",
         **({} if m.teacher.classes == "all" else {"kept": f"{m.teacher.classes} of the teacher's classes"}),
-        "scores": f"{scores.scores}, {scores.dtype}, {scores.compression}",
+        "scores": f"{scores.scores}, {scores.dtype}{step}, {scores.compression}",
         "shards": f"{summary.shards_published} of {len(m.data.shards)} published, {m.data.rows_per_shard} rows each",
         "images": f"{summary.labelled} labelled, {summary.failed} failed",
         "size": _size(summary),
         "unstored mass": _share(summary.unstored_mass, f" (mean over {summary.sampled} images)"),
         "first class": _share(summary.first_class_is_label, " is the ground truth"),
-        "labels": _histogram(summary.labels),
+        "ground truth": _histogram(summary.labels),
         "versions": ", ".join(f"{name} {version}" for name, version in m.versions.items()),
     }
     return aligned(facts)
+
+
+def _teacher(manifest: Manifest) -> str:
+    """Who answered; of an archive, what its authors say."""
+    teacher, imported = manifest.teacher, manifest.imported
+    if imported is not None:
+        return f"{teacher.name}, as is said: imported from {imported.archive} files, stored {imported.orientation}"
+    return (
+        f"{teacher.name} ({teacher.weights}, sha256 {teacher.weights_digest[:12]}), {teacher.head} head, "
+        f"{teacher.precision}"
+    )
 
 
 def _averaged(manifest: Manifest) -> dict[str, str]:

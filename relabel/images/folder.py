@@ -66,9 +66,11 @@ class FolderSource:
             keys += images
             progress(len(images))
         if not keys:
-            raise SourceError(
-                f"{self._root} holds no images (jpg, png, webp, ...). Give the folder of the class folders"
+            is_store = (self._root / "zarr.json").exists()
+            hint = (
+                "It is a store: IMAGES comes first, then STORE" if is_store else "Give the folder of the class folders"
             )
+            raise SourceError(f"{self._root} holds no images (jpg, png, webp, ...). {hint}")
         unnamable = sorted(key for key in keys if not is_utf8(key))
         if unnamable:
             raise SourceError(f"{len(unnamable)} file names are not valid UTF-8: {unnamable[:_SHOWN]}. Rename them")

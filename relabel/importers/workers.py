@@ -95,7 +95,8 @@ class Pending(Generic[_Result]):
 def _lost(error: BaseException) -> RelabelError:
     return RelabelError(
         "a process that reads the archive ended by itself: killed for its memory? Nothing published is lost; run "
-        f"again, with fewer --workers ({type(error).__name__})"
+        f"again, with fewer --workers ({type(error).__name__}). A script that imports needs `if __name__ == "
+        "'__main__':` around its call"
     )
 
 

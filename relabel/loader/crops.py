@@ -10,7 +10,7 @@ from typing import Any, Literal, Protocol
 
 from torch.utils.data import Dataset, Subset
 
-from relabel.errors import InvalidValueError, LabelError
+from relabel.errors import ImageError, InvalidValueError, LabelError
 from relabel.geometry import Box
 from relabel.loader.maps import LabelMaps
 from relabel.tracking import tracked
@@ -71,6 +71,7 @@ class LabeledCrops(Dataset[tuple[Any, CropLabel]]):
     Raises:
         LabelError: samples without a label, with `unlabeled` "raise"; some are listed.
         InvalidValueError: the dataset or the transform is of a kind that is not understood.
+        ImageError: when an item is asked for whose image cannot be read.
     """
 
     def __init__(
@@ -102,7 +103,11 @@ class LabeledCrops(Dataset[tuple[Any, CropLabel]]):
 
     def __getitem__(self, index: int) -> tuple[Any, CropLabel]:
         path, label = self._samples[index]
-        output, view = self._transform(self._load(path))
+        try:
+            image = self._load(path)
+        except (OSError, SyntaxError) as error:  # Pillow raises both for damaged files
+            raise ImageError(f"{path} cannot be read: {error}. Mend it, or leave it out of the dataset") from error
+        output, view = self._transform(image)
         return output, CropLabel(int(self._rows[index]), view.box, view.flip, label, self.maps)
 
 
@@ -213,6 +218,6 @@ def _failed(maps: LabelMaps, keys: list[str], count: int) -> LabelError:
     more = f" and {len(keys) - _SHOWN} more" if len(keys) > _SHOWN else ""
     return LabelError(
         f"{len(keys)} of {count} images failed when {maps.where} was made and have no label: "
-        f"{', '.join(map(repr, keys[:_SHOWN]))}{more}. Drop them with unlabeled='drop'; or mend them, "
-        "delete the status files of their shards (status/c.SHARD.0) and generate again"
+        f"{', '.join(map(repr, keys[:_SHOWN]))}{more}. Drop them with unlabeled='drop'; or mend them "
+        "and run the same relabel generate again with --retry-failed"
     )

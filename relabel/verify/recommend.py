@@ -138,8 +138,8 @@ def _on_size(tallies: Mapping[str, Tally], stored: Tally, size: Tally) -> Iterat
         yield f"Keep --planes {size.way.planes} --profile {size.way.profile}, {_at(size)}: no smaller map is as good."
     elif stored.way.planes is None:
         yield (
-            f"Generate the store again with --planes {size.way.planes} --profile {size.way.profile}, the smallest map "
-            f"as good as the best that was tried: {_at(size)}, where the stored ones have {_at(stored)}."
+            f"For a store of the teacher's own, --planes {size.way.planes} --profile {size.way.profile} would be the "
+            f"smallest map as good as the best that was tried: {_at(size)}, where the stored ones have {_at(stored)}."
         )
     else:
         yield (

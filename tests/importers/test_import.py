@@ -127,7 +127,7 @@ def test_the_manifest_says_what_was_imported_and_claims_no_more(lists, photos, t
     assert (scores.scores, scores.dtype, scores.select, scores.profile) == ("logit", "float16", "cell", 0)
     imported("tokenlabeling", archive, tmp_path / "other.zarr", "--images", photos, "--teacher-name", "mine")
     assert read_manifest(tmp_path / "other.zarr").teacher.name == "mine"
-    assert "dm_nfnet_f6 (imported" in run("inspect", store).stdout
+    assert "dm_nfnet_f6, as is said: imported from tokenlabeling files, stored yx" in run("inspect", store).stdout
 
 
 def test_images_give_keys_hashes_and_ground_truths(lists, photos, tmp_path):

@@ -19,7 +19,7 @@ from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
 import relabel
-from relabel.errors import InvalidValueError, LabelError
+from relabel.errors import ImageError, InvalidValueError, LabelError
 
 NAMES = [f"{folder}/{i}.png" for folder in ("cat", "dog") for i in range(4)]
 TRANSFORM = v2.Compose(
@@ -305,3 +305,10 @@ def test_a_batch_of_published_maps_gives_the_published_labels() -> None:
     assert torch.equal(labels.pool(2, fill="zero"), expected)
     assert torch.equal(labels.pool_sparse(2, fill="zero").dense(), expected)
     assert not torch.allclose(labels.pool(2), expected, atol=1e-3)
+
+
+def test_an_image_that_cannot_be_read_is_named(photos: Path, store: Path) -> None:
+    dataset = crops(photos, store)
+    (photos / NAMES[1]).write_bytes((photos / NAMES[1]).read_bytes()[:40])
+    with pytest.raises(ImageError, match=r"cat/1\.png cannot be read"):
+        dataset[1]

@@ -7,6 +7,7 @@ import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from relabel.score_map import ScoreMap
 from relabel.store import RowBatch, StoreReader
 from relabel.teacher import TeacherSpec
 from relabel.verify import LabelsOptions, LabelsReport, RerunOptions, verify_labels
+from relabel.verify.checking import ScoreCheck
 
 FIRST = TeacherSpec(name="labelled:first", device="cpu")
 SECOND = TeacherSpec(name="labelled:second", device="cpu")
@@ -255,7 +257,7 @@ def test_an_imported_store_is_compared_where_it_stores_something(store: Path, im
     assert report.findings == ()
     assert "stored, zero fill, as published" in [line.label for line in report.lines]
     assert report.recommendation is not None
-    assert "Generate the store again with --planes" in " ".join(report.recommendation.sentences)
+    assert "For a store of the teacher's own, --planes" in " ".join(report.recommendation.sentences)
     turned_over = imported(store, images, tmp_path / "turned.zarr", turn=True)
     assert causes(verified(turned_over, images, teachers=("labelled:first",), count=4)) == [
         "transposed: rows and columns are exchanged"
@@ -333,3 +335,14 @@ def test_one_seed_is_one_report_and_batches_make_no_difference(store: Path, imag
 
     assert lines(0, 6) == pytest.approx(lines(0, 4), rel=1e-4, nan_ok=True)
     assert lines(0, 6) != pytest.approx(lines(1, 6), rel=1e-2, nan_ok=True)
+
+
+@pytest.mark.parametrize(
+    ("is_imported", "left", "same"), [(True, 0.004, True), (True, 0.006, False), (False, 0.004, False)]
+)
+def test_an_imported_centre_square_may_lie_half_a_pixel_beside_the_reruns(is_imported, left, same):
+    """The import takes the exact centre of 101 x 50 pixels; a re-run cuts whole pixels."""
+    reader = SimpleNamespace(manifest=SimpleNamespace(scores=None, imported=object() if is_imported else None))
+    exact, cut = torch.tensor([[0.25, 0.0, 0.75, 1.0]]), torch.tensor([[0.25 + left, 0.0, 0.75 + left, 1.0]])
+    batch = SimpleNamespace(stored=SimpleNamespace(footprint=exact), footprints=cut, pixels=[torch.zeros(3, 50, 101)])
+    assert ScoreCheck(reader, None)._same_footprint(batch, 0) is same
