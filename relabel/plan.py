@@ -30,6 +30,15 @@ class ShardTask:
             )
 
 
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """An image without a label (`key` set), or a whole shard that was not published (`key` empty), and why."""
+
+    shard: int
+    key: str
+    reason: str
+
+
 def plan(sources: Sequence[tuple[str, int]], *, rows_per_shard: int | None = None) -> tuple[ShardTask, ...]:
     """Cut sources, given as (name, number of images), into shard tasks; with None, one source is one shard.
 

@@ -10,14 +10,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from relabel.cli.output import show
-from relabel.cli.text import aligned, printable, table
+from relabel.cli.text import aligned, failure_lines, printable
 
 if TYPE_CHECKING:
     # `relabel --help` must not wait for torch.
     from relabel.importers import ImportSummary
 
 _EXIT_FINDINGS = 1
-_SHOWN = 20
 
 
 def _local(ctx: click.Context, param: click.Parameter, value: Path) -> Path:
@@ -99,11 +98,7 @@ def _text(summary: ImportSummary, store: str) -> str:
             f"{summary.images} images in {summary.seconds:.1f} s, {summary.images_per_second:.1f} images/s",
         ]
     lines.append(aligned(_facts(summary)))
-    if failed := len(summary.failures) + summary.failures_unlisted:
-        rows = [(f.shard, f.key or "(whole shard)", f.reason) for f in summary.failures[:_SHOWN]]
-        lines += [f"{failed} failures:", table(("shard", "key", "why"), rows)]
-        if failed > _SHOWN:
-            lines.append(f"and {failed - _SHOWN} more; the store's `error` array has them all")
+    lines += failure_lines(summary.failures, summary.failures_unlisted)
     if summary.failed_earlier:
         lines.append(f"{summary.failed_earlier} images of the shards that were there already failed earlier")
     if not summary.is_good:

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     # `relabel --help` must not wait for torch and timm.
     from relabel.generate.options import GenerateSummary
     from relabel.manifest import Manifest
+    from relabel.plan import Failure
     from relabel.summary import StoreSummary
     from relabel.verify.findings import Finding, ShardsReport
 
@@ -42,6 +43,16 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in " ".join(text.splitlines()))
 
 
+def failure_lines(failures: Sequence[Failure], unlisted: int) -> list[str]:
+    """How many images and shards failed, and the first of them; nothing where none did."""
+    count = len(failures) + unlisted
+    if not count:
+        return []
+    rows = [(f.shard, f.key or "(whole shard)", f.reason) for f in failures[:_SHOWN]]
+    lines = [f"{count} failures:", table(("shard", "key", "why"), rows)]
+    return lines + [f"and {count - _SHOWN} more; the store's `error` array has them all"] * (count > _SHOWN)
+
+
 def generate_text(summary: GenerateSummary, store: str, *, timings: bool = False) -> str:
     """The end of a run."""
     shares = summary.waits.shares(summary.seconds)
@@ -57,17 +68,7 @@ def generate_text(summary: GenerateSummary, store: str, *, timings: bool = False
     if timings:
         rows = [(stage, f"{waited:.0%}", f"{busy:.0%}") for stage, waited, busy in summary.timings_table()]
         lines.append(table(("stage", "waited for", "at work"), rows))
-    failed = len(summary.failures) + summary.failures_unlisted
-    if failed:
-        lines += [
-            f"{failed} failures:",
-            table(
-                ("shard", "key", "why"),
-                [(f.shard, f.key or "(whole shard)", f.reason) for f in summary.failures[:_SHOWN]],
-            ),
-        ]
-        if failed > _SHOWN:
-            lines.append(f"and {failed - _SHOWN} more; the store's `error` array has them all")
+    lines += failure_lines(summary.failures, summary.failures_unlisted)
     if summary.failed_earlier:
         lines.append(
             f"{summary.failed_earlier} images of the shards that were there already failed earlier; mend them "

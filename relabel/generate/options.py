@@ -11,6 +11,7 @@ from typing import Literal, get_args
 
 from relabel.errors import InvalidValueError
 from relabel.manifest import CodeType, Compression
+from relabel.plan import Failure
 
 Stage = Literal["data", "device", "disk"]
 
@@ -68,15 +69,6 @@ class GenerateOptions:
     def listing_threads(self) -> int:
         """`workers`, or the cores that this process may use."""
         return self.workers or len(os.sched_getaffinity(0))
-
-
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """An image without a label (`key` set), or a whole shard that was not published (`key` empty), and why."""
-
-    shard: int
-    key: str
-    reason: str
 
 
 @dataclass(slots=True)

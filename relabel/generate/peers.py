@@ -19,7 +19,8 @@ from typing import Protocol, TypeVar
 
 import torch.distributed
 
-from relabel.generate.options import Failure, GenerateSummary, StageSeconds
+from relabel.generate.options import GenerateSummary, StageSeconds
+from relabel.plan import Failure
 
 _log = logging.getLogger(__name__)
 _runs = itertools.count()

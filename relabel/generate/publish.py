@@ -13,8 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from relabel.generate.batches import DecodedBatch, RowInfo
-from relabel.generate.options import Failure
-from relabel.plan import ShardTask
+from relabel.plan import Failure, ShardTask
 from relabel.store import FAILED as FAILED_STATUS
 from relabel.store import LABELLED, RowBatch, RowTable, ShardWriter
 

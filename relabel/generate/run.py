@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 from relabel.generate.annotate import Annotator, PendingScores
 from relabel.generate.batch_size import fastest_batch_size
 from relabel.generate.batches import BatchPlan, DecodedBatch, DecodedBatches, ShardFailure, default_decode_threads
-from relabel.generate.options import Failure, GenerateOptions, GenerateSummary, StageSeconds, merged
+from relabel.generate.options import GenerateOptions, GenerateSummary, StageSeconds, merged
 from relabel.generate.peers import Peers
 from relabel.generate.planning import listed, manifest_of
 from relabel.generate.publish import OpenShard, Publisher
 from relabel.images import ImageSource, open_source
-from relabel.plan import ShardTask, missing, share
+from relabel.plan import Failure, ShardTask, missing, share
 from relabel.progress import Progress
 from relabel.store import FAILED, NO_IMAGE, StoreReader, StoreWriter, create_or_open
 from relabel.teacher import Ensemble, EnsembleSpec, Teacher, TeacherSpec, load_ensemble

@@ -9,6 +9,7 @@ from typing import Literal, NamedTuple, get_args
 
 from relabel.errors import InvalidValueError
 from relabel.manifest import Archive, Fit, Orientation
+from relabel.plan import Failure
 
 FootprintChoice = Literal["whole", "center"]
 OrientationChoice = Literal["auto", "yx", "xy"]
@@ -108,15 +109,6 @@ class ImportOptions:
     def threads(self) -> int:
         """`workers`, or the cores that this process may use."""
         return self.workers or len(os.sched_getaffinity(0))
-
-
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """An image without a label (`key` set), or a whole shard that was not published (`key` empty), and why."""
-
-    shard: int
-    key: str
-    reason: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

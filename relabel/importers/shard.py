@@ -14,10 +14,9 @@ from relabel.geometry import Footprint
 from relabel.images import EncodedImage, ImageSource, image_hash, size_hw
 from relabel.importers.archive import Rows
 from relabel.importers.files import Files, added
-from relabel.importers.options import Failure
 from relabel.importers.planes import Layout, convert
 from relabel.importers.workers import Workers
-from relabel.plan import ShardTask
+from relabel.plan import Failure, ShardTask
 from relabel.store import FAILED, LABELLED, RowTable, StoreWriter
 
 TOGETHER = 256
