@@ -23,7 +23,8 @@ import relabel.verify
 from relabel.cli import main
 from relabel.cli.ranks import rank_and_world_size
 from relabel.cli.teachers import teacher_specs
-from relabel.cli.text import shards_text, table
+from relabel.cli.text import failure_lines, shards_text, table
+from relabel.plan import Failure
 from relabel.verify import Finding, ShardsReport
 
 ROOT = Path(__file__).parents[1]
@@ -429,3 +430,13 @@ def test_a_share_from_the_environment_is_never_taken_unseen(photos: Path, tmp_pa
     assert run("verify", "shards", tmp_path / "labels.zarr", "--quiet").exit_code == 1
     run(*alone, RANK="1", WORLD_SIZE="2")
     assert run("verify", "shards", tmp_path / "labels.zarr", "--quiet").exit_code == 0
+
+
+def test_of_many_failures_the_first_are_told_and_the_others_counted() -> None:
+    failures = tuple(Failure(0, f"cat/{i}.jpg", "cut") for i in range(25))
+    told, listed, more = failure_lines(failures, 5)
+    assert told == "30 failures:"
+    assert listed.splitlines()[2:] == [f"    0  cat/{i}.jpg{'' if i > 9 else ' '}  cut" for i in range(20)]
+    assert more == "and 10 more; the store's `error` array has them all"
+    assert failure_lines((), 0) == []
+    assert len(failure_lines(failures[:20], 0)) == 2
