@@ -129,7 +129,9 @@ def _scaled(stored: StoredPlanes, expected: Tensor, limit: float) -> str | None:
     factor = float((mine * right).sum() / right.square().sum().clamp(min=1e-12))
     # A score and the mean of its cell's are rounded by half a step each at most.
     distance = float(((mine - factor * right).abs() - rounding).clamp(min=0).mean())
-    if factor <= 0 or not explains(distance, as_it_is, limit):
+    # A map that says nearly the same of all cells is near any other, times next to nothing.
+    flat = float((mine.abs() - rounding).clamp(min=0).mean())
+    if factor <= 0 or flat <= limit or not explains(distance, min(as_it_is, flat), limit):
         return None
     if abs(factor - 1) > _TEMPERED:
         return f"tempered: differences are {factor:.2f} times the re-run's, as by a temperature of {1 / factor:.2f}"

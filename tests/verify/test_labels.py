@@ -346,3 +346,11 @@ def test_an_imported_centre_square_may_lie_half_a_pixel_beside_the_reruns(is_imp
     exact, cut = torch.tensor([[0.25, 0.0, 0.75, 1.0]]), torch.tensor([[0.25 + left, 0.0, 0.75 + left, 1.0]])
     batch = SimpleNamespace(stored=SimpleNamespace(footprint=exact), footprints=cut, pixels=[torch.zeros(3, 50, 101)])
     assert ScoreCheck(reader, None)._same_footprint(batch, 0) is same
+
+
+def test_a_map_that_hardly_varies_is_no_tempered_one(store: Path, images: Path, tmp_path: Path) -> None:
+    """As of random weights: any other map, times next to nothing, would explain it."""
+    path = rewritten(store, tmp_path / "flat.zarr", with_scores(lambda scores: (9 + (scores > 20)).astype(np.uint8)))
+    report = verified(path, images, count=4)
+    assert report.scores.wrong == 4
+    assert not any("tempered" in cause for cause in causes(report))
