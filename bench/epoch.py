@@ -30,10 +30,10 @@ def epochs(folder: Path, count: int, rounds: int, batch: int) -> list[Figure]:
         [RandomResizedCrop(224), RandomHorizontalFlip(), ToTensor(), Normalize((0.485, 0.456, 0.406), (0.2, 0.2, 0.2))]
     )
     plain = ImageFolder(folder / "photographs", transform)
-    labelled = relabel.LabeledCrops(ImageFolder(folder / "photographs"), maps, transform)
+    labeled = relabel.LabeledCrops(ImageFolder(folder / "photographs"), maps, transform)
     loaders: dict[str, tuple[Any, Callable[[Sequence[Any]], Any] | None]] = {
         "without": (plain, None),
-        "with": (labelled, relabel.collate),
+        "with": (labeled, relabel.collate),
     }
     size = (folder / "photographs" / keys[0]).stat().st_size
     what = f"epoch with labels over one without, {count} photographs of {size // 1000} kB"

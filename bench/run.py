@@ -28,7 +28,7 @@ from opening import opening
 class Scale:
     """How large a run is: rows of a store, distinct maps in it, shards of the logical one, photographs, and rounds.
 
-    `labelled` is the plan of the write path's run, by a teacher of random weights.
+    `labeled` is the plan of the write path's run, by a teacher of random weights.
     """
 
     shards: int
@@ -39,7 +39,7 @@ class Scale:
     batch: int
     rounds: int
     teacher: str
-    labelled: Plan
+    labeled: Plan
 
 
 FULL = Scale(
@@ -51,7 +51,7 @@ FULL = Scale(
     batch=256,
     rounds=15,
     teacher="resnet50",
-    labelled=Plan(count=96, batch_size=32, rounds=3),
+    labeled=Plan(count=96, batch_size=32, rounds=3),
 )
 QUICK = Scale(
     shards=2,
@@ -62,7 +62,7 @@ QUICK = Scale(
     batch=8,
     rounds=1,
     teacher="test_resnet",
-    labelled=Plan(count=16, batch_size=8, rounds=1),
+    labeled=Plan(count=16, batch_size=8, rounds=1),
 )
 
 
@@ -100,7 +100,7 @@ def _figures(folder: Path, scale: Scale) -> list[Figure]:
     with _step("epochs"):
         figures += epochs(folder, scale.photographs, min(scale.rounds, 9), min(scale.batch, 128))
     with _step("labelling"):
-        figures.append(labelling(folder / "labelling", scale.teacher, scale.labelled))
+        figures.append(labelling(folder / "labelling", scale.teacher, scale.labeled))
     return figures
 
 

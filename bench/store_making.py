@@ -13,7 +13,7 @@ import torch
 
 from relabel import ScoreMap
 from relabel.manifest import DataRecord, Manifest, Preprocessing, ScoreRecord, TeacherRecord
-from relabel.store import LABELLED, RowBatch, RowTable, StoreWriter, codecs, create_or_open
+from relabel.store import LABELED, RowBatch, RowTable, StoreWriter, codecs, create_or_open
 from relabel.store.layout import class_dtype
 
 SYNTHETIC = TeacherRecord(name="synthetic", weights="none", weights_digest="none", head="none")
@@ -58,7 +58,7 @@ def table_of(keys: list[str]) -> RowTable:
         keys=keys,
         image_hashes=random.integers(0, 2**64, len(keys), np.uint64),
         labels=random.integers(0, 1000, len(keys), np.int32),
-        statuses=np.full(len(keys), LABELLED, np.uint8),
+        statuses=np.full(len(keys), LABELED, np.uint8),
         errors=[""] * len(keys),
     )
 

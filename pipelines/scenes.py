@@ -97,7 +97,7 @@ class Layout:
 TAUGHT = Layout(count=(1, 2), largest=(0.5, 0.85), others=(0.25, 0.5))
 """What a teacher learns from: mostly one thing, photographed from near."""
 LABELED = Layout(count=(2, 5), largest=(0.4, 0.6), others=(0.25, 0.45))
-"""What is labelled: several things of different size."""
+"""What is labeled: several things of different size."""
 
 
 def load_scans() -> Scans:

@@ -74,8 +74,8 @@ class Job:
     def missing(self) -> list[tuple[str, str]]:
         """The (teacher, target) whose result is not there yet."""
         wanted = [(NO_TEACHER, name) for name, how in TARGETS.items() if how["target"] in ("one-hot", "smoothed")]
-        labelled = [name for name in TARGETS if (NO_TEACHER, name) not in wanted]
-        wanted += [(teacher, name) for teacher in self.teachers for name in labelled]
+        labeled = [name for name in TARGETS if (NO_TEACHER, name) not in wanted]
+        wanted += [(teacher, name) for teacher in self.teachers for name in labeled]
         return [each for each in wanted if not self.file(*each).exists()]
 
     def file(self, teacher: str, target: str) -> Path:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from relabel.manifest import Manifest
 from relabel.score_map import NOT_STORED
-from relabel.store import FAILED, LABELLED, StoreReader
+from relabel.store import FAILED, LABELED, StoreReader
 
 _SAMPLE = 2048
 
@@ -27,7 +27,7 @@ class StoreSummary:
 
     manifest: Manifest
     shards_published: int
-    labelled: int
+    labeled: int
     failed: int
     bytes: int
     sampled: int
@@ -38,7 +38,7 @@ class StoreSummary:
     @property
     def bytes_per_image(self) -> float | None:
         """All files of the store over its images, failed ones too."""
-        images = self.labelled + self.failed
+        images = self.labeled + self.failed
         return self.bytes / images if images else None
 
 
@@ -53,9 +53,9 @@ def summarise(store: str | Path) -> StoreSummary:
     for shard in sorted(reader.published):
         # A table holds a shard's keys too: a few at a time is all that a large store leaves room for.
         table = reader.table(shard)
-        labelled = np.flatnonzero(table.statuses == LABELLED)
-        rows.append(shard * reader.rows_per_shard + labelled)
-        truths.append(table.labels[labelled])
+        labeled = np.flatnonzero(table.statuses == LABELED)
+        rows.append(shard * reader.rows_per_shard + labeled)
+        truths.append(table.labels[labeled])
         failed += int((table.statuses == FAILED).sum())
     every = np.concatenate([np.empty(0, np.int64), *rows])
     truth = np.concatenate([np.empty(0, np.int32), *truths])
@@ -65,7 +65,7 @@ def summarise(store: str | Path) -> StoreSummary:
     return StoreSummary(
         manifest=reader.manifest,
         shards_published=len(reader.published),
-        labelled=len(every),
+        labeled=len(every),
         failed=failed,
         bytes=reader.size_bytes(),
         sampled=len(chosen),

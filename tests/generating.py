@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from relabel.generate import GenerateOptions
 from relabel.geometry import Grid
 from relabel.manifest import Fit, Preprocessing, TeacherRecord
-from relabel.store import LABELLED, StoreReader
+from relabel.store import LABELED, StoreReader
 from relabel.teacher import Teacher
 from relabel.teacher.proof import Proof
 
@@ -141,7 +141,7 @@ def rows_by_key(store: Path) -> dict[str, dict[str, Any]]:
             if not key:
                 continue
             values = {"hash": int(table.image_hashes[row]), "label": int(table.labels[row]), "error": table.errors[row]}
-            if table.statuses[row] == LABELLED:
+            if table.statuses[row] == LABELED:
                 batch = reader.read(np.array([shard * reader.rows_per_shard + row]))
                 values |= {name: getattr(batch, name)[0].tolist() for name in ("classes", "scores", "profile")}
                 if batch.footprint is not None:

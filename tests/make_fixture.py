@@ -34,7 +34,7 @@ SAMPLES = {
 def dense(data: Sample) -> NDArray[np.float64]:
     """(n, C, H, W), what the labelled rows' numbers mean, said once more without any of relabel's code."""
     record = data.manifest.scores
-    classes, scores, profile = (a.astype(np.float64) for n, a in data.maps(data.labelled).items() if n != "footprint")
+    classes, scores, profile = (a.astype(np.float64) for n, a in data.maps(data.labeled).items() if n != "footprint")
     if record.dtype == "uint8":
         scores = np.where(scores == 255, np.nan, scores / -8)
     planes, rest, offsets = scores[:, :-1], scores[:, -1], profile / 8

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from relabel.manifest import DataRecord, Manifest, Preprocessing, ScoreRecord, TeacherRecord, fingerprint
 from relabel.score_map import ScoreMap
-from relabel.store import FAILED, LABELLED, RowBatch, RowTable, create_or_open
+from relabel.store import FAILED, LABELED, RowBatch, RowTable, create_or_open
 
 
 def random_logits(count: int, classes: int, grid_hw: tuple[int, int], seed: int = 0) -> Tensor:
@@ -88,7 +88,7 @@ def make_store(
                     keys=list(shard),
                     image_hashes=np.arange(first, first + len(shard), dtype=np.uint64),
                     labels=np.arange(first, first + len(shard), dtype=np.int32) % logits.shape[1],
-                    statuses=np.array([FAILED if key in failed else LABELLED for key in shard], np.uint8),
+                    statuses=np.array([FAILED if key in failed else LABELED for key in shard], np.uint8),
                     errors=["not a readable image: cut" if key in failed else "" for key in shard],
                 )
             )

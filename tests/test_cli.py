@@ -98,7 +98,7 @@ def test_a_folder_becomes_labels_that_verify_and_inspect(photos: Path, tmp_path:
     verified = run("verify", "shards", store, "--images", photos, "--quiet", "--json")
     report = parsed(verified.stdout)
     assert (verified.exit_code, report["is_clean"], report["findings"]) == (0, True, [])
-    assert (report["labelled"], report["failed"], report["images_compared"]) == (5, 1, 6)
+    assert (report["labeled"], report["failed"], report["images_compared"]) == (5, 1, 6)
 
     inspected = parsed(run("inspect", store, "--json").stdout)
     assert inspected["manifest"]["teacher"]["name"] == "test_resnet"
@@ -261,7 +261,7 @@ def test_control_characters_of_data_files_never_reach_the_terminal(store: Path, 
 def test_twenty_findings_of_a_kind_are_enough_for_a_person() -> None:
     findings = tuple(Finding(0, row, "", f"wrong by {row}") for row in range(1002))
     report = ShardsReport(
-        shards=1, images=1002, labelled=1002, failed=0, images_compared=0, seconds=1.0, findings=findings
+        shards=1, images=1002, labeled=1002, failed=0, images_compared=0, seconds=1.0, findings=findings
     )
     lines = shards_text(report).splitlines()
     assert sum("wrong" in line for line in lines) == 21
@@ -343,7 +343,7 @@ def test_an_option_given_once_serves_all_teachers_and_given_for_each_its_own(tmp
         teacher_specs(("a", "b", "c"), given)
 
 
-def test_a_teacher_is_shown_before_anything_is_labelled() -> None:
+def test_a_teacher_is_shown_before_anything_is_labeled() -> None:
     arguments = ("test_vit", "--random-weights", "0", "--device", "cpu", "--grid", "5", "--flip-average")
     text, machine = run("teacher", *arguments), run("teacher", *arguments, "--json")
     assert (text.exit_code, machine.exit_code) == (0, 0)

@@ -51,7 +51,7 @@ def test_scenes_hold_two_to_five_digits_apart_from_each_other_on_canvases_that_a
         assert (covered > 1).sum() <= 0.05 * (covered > 0).sum()
 
 
-def test_a_scene_is_labelled_with_its_largest_digit_and_says_which_scans_it_shows(
+def test_a_scene_is_labeled_with_its_largest_digit_and_says_which_scans_it_shows(
     scenes: ModuleType, made: list[Any]
 ) -> None:
     scans = scenes.load_scans()

@@ -30,7 +30,7 @@ def store(tmp_path: Path) -> Path:
 def test_images_labels_and_bytes_are_counted(store: Path) -> None:
     zarr.open_group(store, mode="r+")["label"][:] = np.array([[2, 2, -1, 500], [2, 2, -1, -1]], np.int32)
     found = summarise(store)
-    assert (found.shards_published, found.labelled, found.failed, found.sampled) == (2, 5, 1, 5)
+    assert (found.shards_published, found.labeled, found.failed, found.sampled) == (2, 5, 1, 5)
     assert found.labels == {-1: 1, 2: 3, 500: 1}
     assert found.bytes == sum(file.stat().st_size for file in store.rglob("*") if file.is_file())
     assert found.bytes_per_image == found.bytes / 6
@@ -94,7 +94,7 @@ def test_raw_logits_have_no_mass(tmp_path: Path) -> None:
 def test_a_store_that_is_not_finished_is_summarised_so_far(store: Path) -> None:
     (store / "status/c.0.0").unlink()
     found = summarise(store)
-    assert (found.shards_published, found.labelled, found.failed) == (1, 1, 1)
+    assert (found.shards_published, found.labeled, found.failed) == (1, 1, 1)
     (store / "status/c.1.0").unlink()
     assert summarise(store).bytes_per_image is None
 

@@ -91,7 +91,7 @@ def shards_text(report: ShardsReport) -> str:
     lines = [line for text in findings_text(report.findings) for line in (text, "")]
     compared = f", {report.images_compared} compared with the images" if report.images_compared else ""
     lines.append(
-        f"{report.shards} shards, {report.images} images: {report.labelled} labelled, {report.failed} failed"
+        f"{report.shards} shards, {report.images} images: {report.labeled} labelled, {report.failed} failed"
         f"{compared}; {report.seconds:.1f} s"
     )
     lines.append("clean" if report.is_clean else f"{len(report.findings)} findings")
@@ -132,7 +132,7 @@ def store_text(summary: StoreSummary, store: str) -> str:
         **({} if m.teacher.classes == "all" else {"kept": f"{m.teacher.classes} of the teacher's classes"}),
         "scores": f"{scores.scores}, {scores.dtype}{step}, {scores.compression}",
         "shards": f"{summary.shards_published} of {len(m.data.shards)} published, {m.data.rows_per_shard} rows each",
-        "images": f"{summary.labelled} labelled, {summary.failed} failed",
+        "images": f"{summary.labeled} labelled, {summary.failed} failed",
         "size": _size(summary),
         "unstored mass": _share(summary.unstored_mass, f" (mean over {summary.sampled} images)"),
         "first class": _share(summary.first_class_is_label, " is the ground truth"),

@@ -54,7 +54,7 @@ def shards(store: str, images: str | None, workers: int | None, as_json: bool, q
 
 @verify.command(cls=NumbersCommand)
 @click.argument("store")
-@click.option("--images", required=True, help="The images that were labelled: a folder or tars, as for generate.")
+@click.option("--images", required=True, help="The images that were labeled: a folder or tars, as for generate.")
 @click.option("-n", "--count", type=click.IntRange(1), default=256, show_default=True, help="Images, evenly sampled.")
 @click.option("--crops", type=click.IntRange(1), default=4, show_default=True, help="Random crops of each.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of images and crops.")

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from relabel.generate.batches import DecodedBatch, RowInfo
 from relabel.plan import Failure, ShardTask
 from relabel.store import FAILED as FAILED_STATUS
-from relabel.store import LABELLED, RowBatch, RowTable, ShardWriter
+from relabel.store import LABELED, RowBatch, RowTable, ShardWriter
 
 NOT_FINITE = "the teacher's scores are not finite (NaN or infinity)"
 
@@ -55,7 +55,7 @@ class OpenShard:
                 keys=[row.key for row in self.rows],
                 image_hashes=np.array([row.hash for row in self.rows], np.uint64),
                 labels=np.array([row.label for row in self.rows], np.int32),
-                statuses=np.array([FAILED_STATUS if error else LABELLED for error in errors], np.uint8),
+                statuses=np.array([FAILED_STATUS if error else LABELED for error in errors], np.uint8),
                 errors=errors,
             )
         )

@@ -17,7 +17,7 @@ from relabel.importers.files import Files, added
 from relabel.importers.planes import Layout, convert
 from relabel.importers.workers import Workers
 from relabel.plan import Failure, ShardTask
-from relabel.store import FAILED, LABELLED, RowTable, StoreWriter
+from relabel.store import FAILED, LABELED, RowTable, StoreWriter
 
 TOGETHER = 256
 """Files of one call: a process hands back about 3 MB."""
@@ -102,7 +102,7 @@ def _filled(job: ShardJob, task: ShardTask, add: Callable[..., None]) -> tuple[R
         keys=list(rows.keys[first : first + task.count]),
         image_hashes=np.array([one.hash for one in told], np.uint64),
         labels=np.array([one.label for one in told], np.int32),
-        statuses=np.array([FAILED if one.error else LABELLED for one in told], np.uint8),
+        statuses=np.array([FAILED if one.error else LABELED for one in told], np.uint8),
         errors=[one.error for one in told],
     )
     return table, done

@@ -91,11 +91,11 @@ class LabeledCrops(Dataset[tuple[Any, CropLabel]]):
         key = key or _KeyBelow(getattr(folder, "split_folder", folder.root))
         keys = [key(path) for path, _ in samples]
         rows = maps.rows(keys) if unlabeled == "raise" else maps.find(keys)
-        labelled = maps.has_label(rows)
-        if unlabeled == "raise" and not bool(labelled.all()):
-            raise _failed(maps, [keys[i] for i in (~labelled).nonzero()[:, 0].tolist()], len(keys))
-        self.indices = labelled.nonzero()[:, 0]
-        self._samples = samples if bool(labelled.all()) else [samples[i] for i in self.indices.tolist()]
+        labeled = maps.has_label(rows)
+        if unlabeled == "raise" and not bool(labeled.all()):
+            raise _failed(maps, [keys[i] for i in (~labeled).nonzero()[:, 0].tolist()], len(keys))
+        self.indices = labeled.nonzero()[:, 0]
+        self._samples = samples if bool(labeled.all()) else [samples[i] for i in self.indices.tolist()]
         self._rows = rows[self.indices]
 
     def __len__(self) -> int:

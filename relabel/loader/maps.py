@@ -15,7 +15,7 @@ from relabel.geometry import Grid
 from relabel.loader.keys import KeyIndex
 from relabel.manifest import Manifest
 from relabel.score_map import ScoreMap
-from relabel.store import LABELLED, StoreReader
+from relabel.store import LABELED, StoreReader
 
 Rows = Tensor | NDArray[np.int64] | Sequence[int]
 
@@ -50,7 +50,7 @@ class LabelMaps:
 
     def __len__(self) -> int:
         """How many images have a label."""
-        return int((self._status() == LABELLED).sum())
+        return int((self._status() == LABELED).sum())
 
     @property
     def where(self) -> str:
@@ -116,7 +116,7 @@ class LabelMaps:
         """(B,) bool: whether rows (B,) have a map; a failed image's row has none, nor has -1, `find`'s unknown key."""
         numbers, statuses = self._numbers(rows), self._status()
         inside = (numbers >= 0) & (numbers < len(statuses))
-        return torch.from_numpy(inside & (statuses[np.where(inside, numbers, 0)] == LABELLED))
+        return torch.from_numpy(inside & (statuses[np.where(inside, numbers, 0)] == LABELED))
 
     def __getitem__(self, rows: Rows | slice) -> ScoreMap:
         """The score maps of rows (B,), in their order, as the codes that the store keeps, on the CPU.

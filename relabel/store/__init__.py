@@ -1,7 +1,7 @@
 """The store: a zarr v3 group of score maps, written a shard at a time and read a row at a time."""
 
 from relabel.store.create import create_or_open
-from relabel.store.layout import FAILED, LABELLED, NO_IMAGE
+from relabel.store.layout import FAILED, LABELED, NO_IMAGE
 from relabel.store.metadata import read_manifest
 from relabel.store.reader import StoreReader
 from relabel.store.rows import RowBatch, RowTable
@@ -9,7 +9,7 @@ from relabel.store.writer import ShardWriter, StoreWriter
 
 __all__ = [
     "FAILED",
-    "LABELLED",
+    "LABELED",
     "NO_IMAGE",
     "RowBatch",
     "RowTable",

@@ -11,7 +11,7 @@ import numpy as np
 
 from relabel.manifest import Manifest
 
-NO_IMAGE, LABELLED, FAILED = 0, 1, 2
+NO_IMAGE, LABELED, FAILED = 0, 1, 2
 """The values of `status`."""
 ABSENT = 2**64 - 1
 """Both halves of the index entry of an inner chunk that is not stored."""

@@ -15,7 +15,7 @@ from relabel.errors import DamagedStoreError, LabelError, RelabelError, StoreErr
 from relabel.store import codecs
 from relabel.store.descriptors import OpenFiles
 from relabel.store.files import StoreFiles, store_files
-from relabel.store.layout import ABSENT, FAILED, LABELLED, arrays_of, published_shards
+from relabel.store.layout import ABSENT, FAILED, LABELED, arrays_of, published_shards
 from relabel.store.metadata import check_arrays, load_manifest
 from relabel.store.rows import RowBatch, RowTable
 from relabel.store.shard import MappedShard, ShardFiles
@@ -229,7 +229,7 @@ class StoreReader:
         if self._map(shard).index[inside, 0] != ABSENT:
             return self._shard_files.damaged("scores", shard, f"row {inside}: {error}")
         table = self.table(shard)
-        if table.statuses[inside] == LABELLED:
+        if table.statuses[inside] == LABELED:
             return self._shard_files.damaged("scores", shard, f"row {inside} is labelled and has no map")
         if table.statuses[inside] == FAILED:
             return LabelError(

@@ -21,7 +21,7 @@ from relabel.manifest import Manifest
 from relabel.store import codecs
 from relabel.store.disk import disk_errors, sync, write_all
 from relabel.store.files import LocalFiles
-from relabel.store.layout import ABSENT, LABELLED, ArraySpec, arrays_of, published_shards
+from relabel.store.layout import ABSENT, LABELED, ArraySpec, arrays_of, published_shards
 from relabel.store.locks import FileLock, lock_file
 from relabel.store.rows import RowBatch, RowTable
 
@@ -211,11 +211,11 @@ class ShardWriter:
                 )
 
     def _check_table(self, table: RowTable) -> None:
-        labelled = set(np.flatnonzero(table.statuses == LABELLED).tolist())
-        if len(table) > self._manifest.data.rows_per_shard or labelled != self._maps.keys():
+        labeled = set(np.flatnonzero(table.statuses == LABELED).tolist())
+        if len(table) > self._manifest.data.rows_per_shard or labeled != self._maps.keys():
             raise InvalidValueError(
                 f"shard {self.shard} takes at most {self._manifest.data.rows_per_shard} rows, with a map for each "
-                f"labelled one; got {len(table)} rows, {len(labelled)} labelled and {len(self._maps)} maps"
+                f"labelled one; got {len(table)} rows, {len(labeled)} labelled and {len(self._maps)} maps"
             )
         for text in (*table.keys, *table.errors):
             # A file name that is not UTF-8 comes as surrogates.

@@ -13,7 +13,7 @@ from torch import Tensor
 from relabel.images.decode import fitted
 from relabel.manifest import Fit, Interpolation
 from relabel.score_map import ScoreMap
-from relabel.store import LABELLED, StoreReader
+from relabel.store import LABELED, StoreReader
 from relabel.verify.causes import NEAR, UNKNOWN, StoredPlanes, arrangement, explains, is_near, other_scores
 from relabel.verify.findings import NUMBERS, Finding
 from relabel.verify.rerun import Rerun
@@ -186,9 +186,9 @@ class ScoreCheck:
 
     def _neighbours(self, row: SampledRow) -> Iterator[NDArray[np.int64]]:
         """Labelled rows of the same shard, those next to it first."""
-        labelled = np.flatnonzero(self._reader.statuses(row.shard) == LABELLED).astype(np.int64)
-        labelled = labelled[labelled != row.row]
-        order = labelled[np.argsort(np.abs(labelled - row.row), kind="stable")][:_MOST_ROWS]
+        labeled = np.flatnonzero(self._reader.statuses(row.shard) == LABELED).astype(np.int64)
+        labeled = labeled[labeled != row.row]
+        order = labeled[np.argsort(np.abs(labeled - row.row), kind="stable")][:_MOST_ROWS]
         yield from (order[start : start + _ROWS] for start in range(0, len(order), _ROWS))
 
     def _other_pixels(self, batch: RerunBatch, image: int, limit: float) -> str | None:

@@ -27,7 +27,7 @@ class ShardsReport:
 
     shards: int
     images: int
-    labelled: int
+    labeled: int
     failed: int
     images_compared: int
     seconds: float

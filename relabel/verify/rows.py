@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from relabel.manifest import Fit
-from relabel.store import FAILED, LABELLED, NO_IMAGE
+from relabel.store import FAILED, LABELED, NO_IMAGE
 from relabel.store.layout import ArraySpec
 
 Columns = Mapping[str, NDArray[Any]]
@@ -41,9 +41,9 @@ def row_findings(columns: Columns, specs: Mapping[str, ArraySpec], fit: Fit) -> 
         for row in _rows(columns["label"] < -1):
             yield row, f"label {columns['label'][row]} is neither a class nor -1 (unknown)"
     if "footprint" in columns:
-        yield from _footprint_findings(columns["footprint"], status == LABELLED, fit)
+        yield from _footprint_findings(columns["footprint"], status == LABELED, fit)
     for names, empty, why in (
-        (_OF_A_MAP, status != LABELLED, "no score map"),
+        (_OF_A_MAP, status != LABELED, "no score map"),
         (_OF_AN_IMAGE, status == NO_IMAGE, "no image"),
     ):
         for name in names:
@@ -65,15 +65,15 @@ def contradicts(boxes: NDArray[Any], fit: Fit) -> NDArray[np.bool_]:
     return found
 
 
-def _footprint_findings(boxes: NDArray[Any], labelled: NDArray[np.bool_], fit: Fit) -> Iterator[tuple[int, str]]:
+def _footprint_findings(boxes: NDArray[Any], labeled: NDArray[np.bool_], fit: Fit) -> Iterator[tuple[int, str]]:
     x0, y0, x1, y1 = boxes.T
     # Comparisons with NaN are false, so this is the sound case and its opposite the findings.
     sound = (x0 < x1) & (y0 < y1) & (x0 < 1) & (y0 < 1) & (x1 > 0) & (y1 > 0) & np.isfinite(boxes).all(axis=1)
-    for row in _rows(labelled & ~sound):
+    for row in _rows(labeled & ~sound):
         yield row, f"its footprint {boxes[row].tolist()} is no box (x0, y0, x1, y1) that overlaps the image"
     # A whole footprint in each row would do no harm, and the manifest's record is looked at as such.
     if fit != "squash":
-        for row in _rows(labelled & sound & contradicts(boxes, fit)):
+        for row in _rows(labeled & sound & contradicts(boxes, fit)):
             yield row, f"its footprint {boxes[row].tolist()} is none of an image that was fitted by {fit!r}"
 
 

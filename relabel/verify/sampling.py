@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from relabel.errors import SourceError
 from relabel.images import EncodedImage, ImageSource, image_hash
-from relabel.store import LABELLED, StoreReader
+from relabel.store import LABELED, StoreReader
 from relabel.verify.compare import no_common_key
 from relabel.verify.findings import Finding
 
@@ -40,9 +40,9 @@ class SampledRow:
 
 def sample_rows(reader: StoreReader, count: int, seed: int) -> list[SampledRow]:
     """At most `count` labelled rows, ascending: one at random out of each of `count` equal parts of the store."""
-    labelled = {shard: np.flatnonzero(reader.statuses(shard) == LABELLED) for shard in sorted(reader.published)}
+    labeled = {shard: np.flatnonzero(reader.statuses(shard) == LABELED) for shard in sorted(reader.published)}
     numbers = np.concatenate(
-        [np.empty(0, np.int64), *(shard * reader.rows_per_shard + rows for shard, rows in labelled.items())]
+        [np.empty(0, np.int64), *(shard * reader.rows_per_shard + rows for shard, rows in labeled.items())]
     )
     sampled: list[SampledRow] = []
     for shard, group in groupby(

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from relabel.errors import RelabelError
 from relabel.images import open_source
 from relabel.progress import Progress
-from relabel.store import FAILED, LABELLED, NO_IMAGE, StoreReader
+from relabel.store import FAILED, LABELED, NO_IMAGE, StoreReader
 from relabel.verify.compare import compare_images
 from relabel.verify.content import Maps, content_findings
 from relabel.verify.files import ScoreFile, read_column
@@ -82,8 +82,8 @@ def verify_shards(
     total = np.sum([check.images for check in checks], axis=0)
     return ShardsReport(
         shards=reader.num_shards,
-        images=int(total[LABELLED] + total[FAILED]),
-        labelled=int(total[LABELLED]),
+        images=int(total[LABELED] + total[FAILED]),
+        labeled=int(total[LABELED]),
         failed=int(total[FAILED]),
         images_compared=compared,
         seconds=time.perf_counter() - started,
@@ -165,17 +165,17 @@ def _map_findings(
         yield -1, str(error)
         return
     status = columns.get("status")
-    labelled = file.claimed if status is None else status == LABELLED
+    labeled = file.claimed if status is None else status == LABELED
     with file:
         yield from file.faults
-        for row in np.flatnonzero(labelled != file.claimed).tolist():
+        for row in np.flatnonzero(labeled != file.claimed).tolist():
             yield row, "its status and its score map disagree: one says labelled, one not"
         stored = np.flatnonzero(file.stored)
         for start in range(0, len(stored), _BATCH):
             rows = stored[start : start + _BATCH]
             scores, faults = file.read(rows)
             yield from ((int(rows[i]), what) for i, what in faults)
-            sound = labelled[rows]
+            sound = labeled[rows]
             sound[[i for i, _ in faults]] = False
             rows = rows[sound]
             maps = Maps(

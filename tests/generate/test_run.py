@@ -291,7 +291,7 @@ def test_a_tar_that_changed_is_not_published_and_the_others_are(tars, tmp_path, 
     assert store_bytes(tmp_path / "store") == store_bytes(tmp_path / "whole")
 
 
-def test_an_image_added_after_the_listing_is_not_labelled_and_the_next_run_says_so(tars, tmp_path, monkeypatch):
+def test_an_image_added_after_the_listing_is_not_labeled_and_the_next_run_says_so(tars, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         changing(patch, lambda: rewritten(tars, 2, [*range(8, 17), 77]))
         assert generate(tars, tmp_path / "store", make_teacher(), options()).images == TOTAL
@@ -351,7 +351,7 @@ def mended(tmp_path: Path) -> str:
     return images
 
 
-def test_shards_with_failed_images_are_labelled_again_where_that_is_asked_for(mended, tmp_path):
+def test_shards_with_failed_images_are_labeled_again_where_that_is_asked_for(mended, tmp_path):
     store = tmp_path / "store"
     skipped = generate(mended, store, make_teacher(), options())
     assert (skipped.shards_skipped, skipped.failed_earlier) == (2, 1)

@@ -220,7 +220,7 @@ def test_a_sample_that_was_taken_apart_or_not_decoded_is_refused(store: Path) ->
     assert own({"__key__": NAMES[0], "image.jpg": picture(0)})[1].label == -1  # type: ignore[index]
 
 
-def test_a_stream_of_samples_is_labelled_by_its_keys(tmp_path: Path) -> None:
+def test_a_stream_of_samples_is_labeled_by_its_keys(tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "a.tar", "w") as tar:
         for number in range(5):
             data = io.BytesIO()

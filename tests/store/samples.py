@@ -37,7 +37,7 @@ class Sample:
         return f"Sample({self.manifest})"
 
     @property
-    def labelled(self) -> NDArray[np.int64]:
+    def labeled(self) -> NDArray[np.int64]:
         """The numbers of the rows that have a map, over all shards."""
         return np.flatnonzero(self.arrays["status"].reshape(-1) == 1)
 

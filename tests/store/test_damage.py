@@ -40,7 +40,7 @@ def _assert_error_or_identical(path: Path, data) -> None:
             assert_tables(reader.table(shard), data.table(shard, whole=True))
         except DamagedStoreError:
             continue
-    for rows in [data.labelled, *data.labelled[:, None]]:
+    for rows in [data.labeled, *data.labeled[:, None]]:
         try:
             assert_maps(reader.read(rows), data.maps(rows))
         except DamagedStoreError:
@@ -81,7 +81,7 @@ def test_every_flipped_bit_of_a_map_and_the_index_is_an_error(stores, compressio
         damaged[at] ^= 1 << bit
         file.write_bytes(damaged)
         try:
-            assert_maps(StoreReader(path).read(data.labelled[:2]), data.maps(data.labelled[:2]))
+            assert_maps(StoreReader(path).read(data.labeled[:2]), data.maps(data.labeled[:2]))
             unseen.append((at, bit))
         except DamagedStoreError:
             pass
@@ -100,7 +100,7 @@ def test_each_missing_file_is_named(tmp_path, kind):
         with pytest.raises(StoreError, match="1 of 2 shards" if is_unpublished else name):
             StoreReader(tmp_path / "store")
         (tmp_path / "away").rename(file)
-    assert_maps(StoreReader(tmp_path / "store").read(data.labelled), data.maps(data.labelled))
+    assert_maps(StoreReader(tmp_path / "store").read(data.labeled), data.maps(data.labeled))
 
 
 def test_a_partial_reader_refuses_only_what_is_missing(stores, tmp_path):
@@ -119,7 +119,7 @@ def test_the_damaged_row_of_a_batch_is_named(stores, tmp_path):
     damaged[int(StoreReader(path)._map(1).index[3, 0]) + 20] ^= 1
     file.write_bytes(damaged)
     with pytest.raises(DamagedStoreError, match=r"scores/c.1.0.0.0.0 is damaged \(row 3: Zstd.*\). Restore the file"):
-        StoreReader(path).read(_EVERYTHING.labelled)
+        StoreReader(path).read(_EVERYTHING.labeled)
 
 
 def _with_index(path: Path, change) -> None:

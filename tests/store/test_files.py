@@ -43,7 +43,7 @@ def upload(tmp_path):
 
 
 def _assert_whole(reader: StoreReader, data: Sample) -> None:
-    assert_maps(reader.read(data.labelled), data.maps(data.labelled))
+    assert_maps(reader.read(data.labeled), data.maps(data.labeled))
     for shard in range(reader.num_shards):
         assert_tables(reader.table(shard), data.table(shard, whole=True))
 

@@ -31,13 +31,13 @@ def test_a_frozen_store_reads_as_it_was_written(version, name):
     folder = _TESTS / "fixture" / f"v{version}"
     expected = np.load(folder / f"{name}.npz")
     reader = StoreReader(folder / name)
-    labelled = np.flatnonzero(expected["status"].reshape(-1) == 1)
-    batch = reader.read(labelled)
+    labeled = np.flatnonzero(expected["status"].reshape(-1) == 1)
+    batch = reader.read(labeled)
     for array in ("classes", "scores", "profile", "footprint"):
         found = getattr(batch, array)
         assert (found is None) == (array not in expected)
         if found is not None:
-            values = expected[array].reshape(-1, *expected[array].shape[2:])[labelled]
+            values = expected[array].reshape(-1, *expected[array].shape[2:])[labeled]
             assert found.dtype == values.dtype
             np.testing.assert_array_equal(found, values)
     for shard in range(reader.num_shards):

@@ -12,7 +12,7 @@ import torch
 from store.samples import KINDS, sample, write
 
 from relabel.score_map import ScoreMap
-from relabel.store import FAILED, LABELLED, StoreReader
+from relabel.store import FAILED, LABELED, StoreReader
 from relabel.store.layout import arrays_of
 
 _TESTS = Path(__file__).parents[1]
@@ -36,7 +36,7 @@ def _assert_reads_alike(page: dict[str, Any], path: Path) -> None:
         assert (theirs.table["key"], theirs.table["error"]) == (table.keys, table.errors)
         for name, values in {"image_hash": table.image_hashes, "label": table.labels, "status": table.statuses}.items():
             np.testing.assert_array_equal(theirs.table[name], values)
-        for row in np.flatnonzero(table.statuses == LABELLED):
+        for row in np.flatnonzero(table.statuses == LABELED):
             batch = ours.read([number * ours.rows_per_shard + row])
             one = ours.manifest.footprint if batch.footprint is None else batch.footprint[0]
             np.testing.assert_array_equal(theirs.footprint[row], np.float32(one))

@@ -78,7 +78,7 @@ def test_what_zarr_python_wrote_reads_the_same(tmp_path, kind):
         for shard, rows in enumerate(values):
             array[shard] = rows
     reader = StoreReader(tmp_path / "theirs")
-    assert_maps(reader.read(data.labelled), data.maps(data.labelled))
+    assert_maps(reader.read(data.labeled), data.maps(data.labeled))
     for shard in range(2):
         assert_tables(reader.table(shard), data.table(shard, whole=True))
         np.testing.assert_array_equal(reader.stored_rows(shard), data.arrays["status"][shard] == 1)
@@ -95,4 +95,4 @@ def test_what_tensorstore_wrote_reads_the_same(tmp_path):
             file.unlink()
         spec = {"driver": "zarr3", "kvstore": {"driver": "file", "path": str(path / name)}}
         tensorstore.open(spec, write=True).result().write(data.arrays[name]).result()
-    assert_maps(StoreReader(path).read(data.labelled), data.maps(data.labelled))
+    assert_maps(StoreReader(path).read(data.labeled), data.maps(data.labeled))

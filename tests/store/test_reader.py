@@ -36,9 +36,9 @@ def test_rows_come_back_in_any_order_and_as_often_as_asked(tmp_path, kind):
     data = sample(**kind)
     write(tmp_path / "store", data)
     reader = StoreReader(tmp_path / "store")
-    rows = np.random.default_rng(1).choice(data.labelled, 200)
+    rows = np.random.default_rng(1).choice(data.labeled, 200)
     assert_maps(reader.read(rows), data.maps(rows))
-    for row in data.labelled:
+    for row in data.labeled:
         assert_maps(reader.read([row]), data.maps([row]))
     assert_maps(reader.read(np.array([], np.int64)), data.maps(np.array([], np.int64)))
 
@@ -47,16 +47,16 @@ def test_rows_come_back_in_any_order_and_as_often_as_asked(tmp_path, kind):
 def test_a_batch_of_many_slabs_is_whole(tmp_path, compression):
     data = sample(3, 70, grid_hw=(20, 25), compression=compression)
     write(tmp_path / "store", data)
-    rows = np.random.default_rng(2).permutation(data.labelled)
+    rows = np.random.default_rng(2).permutation(data.labeled)
     assert rows.size * data.arrays["scores"][0, 0].nbytes > 3 * 100_000
     assert_maps(StoreReader(tmp_path / "store").read(rows), data.maps(rows))
 
 
 def test_classes_beyond_two_bytes_keep_their_ids(tmp_path):
     data = sample(num_classes=70_000)
-    assert (data.maps(data.labelled)["classes"] > 65_535).any()
+    assert (data.maps(data.labeled)["classes"] > 65_535).any()
     write(tmp_path / "store", data)
-    assert_maps(StoreReader(tmp_path / "store").read(data.labelled), data.maps(data.labelled))
+    assert_maps(StoreReader(tmp_path / "store").read(data.labeled), data.maps(data.labeled))
 
 
 def test_a_shard_tells_its_rows(many):
@@ -143,11 +143,11 @@ def test_threads_read_at_once(many):
     path, data = many
     reader = StoreReader(path)
     reader._scores._most = 2  # so that they close each other's files all the time
-    batches = [np.random.default_rng(seed).choice(data.labelled, 64) for seed in range(40)]
+    batches = [np.random.default_rng(seed).choice(data.labeled, 64) for seed in range(40)]
     with ThreadPoolExecutor(8) as pool:
         for found, rows in zip(pool.map(reader.read, batches), batches, strict=True):
             assert_maps(found, data.maps(rows))
-    reader.read(data.labelled)
+    reader.read(data.labeled)
     assert len(reader._scores._open) == 2
 
 
@@ -159,7 +159,7 @@ def _read_into(queue, reader, rows):
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_workers_read_with_the_reader_of_their_parent(many, method):
     path, data = many
-    reader, rows = StoreReader(path), data.labelled[::-1]
+    reader, rows = StoreReader(path), data.labeled[::-1]
     reader.read(rows[:9])
     context = multiprocessing.get_context(method)
     queue = context.SimpleQueue()
@@ -176,9 +176,9 @@ def test_a_pickle_carries_neither_files_nor_maps(many):
     path, data = many
     reader = StoreReader(path)
     fresh = len(pickle.dumps(reader))
-    reader.read(data.labelled)
+    reader.read(data.labeled)
     assert len(pickle.dumps(reader)) == fresh
-    assert_maps(pickle.loads(pickle.dumps(reader)).read(data.labelled), data.maps(data.labelled))
+    assert_maps(pickle.loads(pickle.dumps(reader)).read(data.labeled), data.maps(data.labeled))
 
 
 _MANY_FILES = """

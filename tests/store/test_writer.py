@@ -129,7 +129,7 @@ def test_a_kill_at_any_disk_call_leaves_whole_shards_only(tmp_path, calls):
         is_published = at == len(calls) - 1
         assert reader.published == set(range(at + is_published))
         if is_published:
-            assert_maps(reader.read(data.labelled), data.maps(data.labelled))
+            assert_maps(reader.read(data.labeled), data.maps(data.labeled))
         else:
             publish(create_or_open(path, data.manifest), data, at)
     assert contents(path) == contents(tmp_path / "reference")

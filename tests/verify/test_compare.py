@@ -70,7 +70,7 @@ def compared(store: Path, images: Path | str) -> ShardsReport:
     return verify_shards(store, str(images), workers=2, show_progress=False)
 
 
-def test_the_images_that_were_labelled_are_clean(labels: Path, folder: Path) -> None:
+def test_the_images_that_were_labeled_are_clean(labels: Path, folder: Path) -> None:
     report = compared(labels, folder)
     assert report.findings == ()
     assert report.images_compared == 5

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from generating import write_tar
-from labelled import CLASSES, IMAGES, first, label, picture, rewritten, with_classes, with_scores, write_pictures
+from labeled import CLASSES, IMAGES, first, label, picture, rewritten, with_classes, with_scores, write_pictures
 
 from relabel.errors import SourceError, StoreError, TeacherError
 from relabel.images import decode_and_fit
@@ -25,8 +25,8 @@ from relabel.teacher import TeacherSpec
 from relabel.verify import LabelsOptions, LabelsReport, RerunOptions, verify_labels
 from relabel.verify.checking import ScoreCheck
 
-FIRST = TeacherSpec(name="labelled:first", device="cpu")
-SECOND = TeacherSpec(name="labelled:second", device="cpu")
+FIRST = TeacherSpec(name="labeled:first", device="cpu")
+SECOND = TeacherSpec(name="labeled:second", device="cpu")
 
 
 def verified(store: Path, images: Path, *, count: int = 8, crops: int = 1, **rerun: Any) -> LabelsReport:
@@ -61,8 +61,8 @@ def store(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     [
         {"step": 1 / 2},
         {"dtype": "float16", "compression": "none", "profile": 0},
-        {"teachers": (TeacherSpec(name="labelled:first", fit="center", crop=0.9, device="cpu"),)},
-        {"teachers": (TeacherSpec(name="labelled:first", fit="letterbox", image_size_hw=(40, 56), device="cpu"),)},
+        {"teachers": (TeacherSpec(name="labeled:first", fit="center", crop=0.9, device="cpu"),)},
+        {"teachers": (TeacherSpec(name="labeled:first", fit="letterbox", image_size_hw=(40, 56), device="cpu"),)},
         {"teachers": (FIRST, SECOND), "ensemble": {"flip": True}},
         {"ensemble": {"scales": (1.0, 1.5), "grid_hw": (5, 7)}},
         {"planes": CLASSES, "profile": 0},
@@ -122,7 +122,7 @@ def test_spoilt_maps_are_found_with_their_cause(
 
 
 def test_maps_of_a_wide_grid_are_found_to_be_transposed(images: Path, tmp_path: Path) -> None:
-    wide = TeacherSpec(name="labelled:first", image_size_hw=(32, 56), device="cpu")
+    wide = TeacherSpec(name="labeled:first", image_size_hw=(32, 56), device="cpu")
     store = label(images, tmp_path / "labels.zarr", wide)
     # What a program does that takes (H, W) for (W, H): the bytes are there, in another order.
     spoil = with_scores(lambda scores: scores.swapaxes(2, 3).reshape(scores.shape))
@@ -177,7 +177,7 @@ def test_maps_that_are_near_the_teachers_are_told_from_those_of_another(
     store: Path, images: Path, tmp_path: Path
 ) -> None:
     made = label(
-        images, tmp_path / "labels.zarr", TeacherSpec(name="labelled:trained_further", device="cpu"), step=1 / 8
+        images, tmp_path / "labels.zarr", TeacherSpec(name="labeled:trained_further", device="cpu"), step=1 / 8
     )
     claimed = StoreReader(store).manifest.teacher
     spoilt = rewritten(made, tmp_path / "spoilt.zarr", manifest=lambda old: dataclasses.replace(old, teacher=claimed))
@@ -185,10 +185,10 @@ def test_maps_that_are_near_the_teachers_are_told_from_those_of_another(
 
 
 def test_another_teacher_than_the_manifests_is_found_by_its_weights(store: Path, images: Path) -> None:
-    report = verified(store, images, teachers=("labelled:second",))
+    report = verified(store, images, teachers=("labeled:second",))
     about_teachers = [finding.what for finding in report.findings if finding.row < 0]
     assert len(about_teachers) == 1
-    assert about_teachers[0].startswith("the weights of labelled:second that were run")
+    assert about_teachers[0].startswith("the weights of labeled:second that were run")
     assert report.scores.wrong == 8
 
 
@@ -253,13 +253,13 @@ def test_an_imported_store_is_compared_where_it_stores_something(store: Path, im
     archive = imported(store, images, tmp_path / "archive.zarr")
     with pytest.raises(TeacherError, match=r"'imported'.*give --checkpoint FILE, or --teacher NAME"):
         verified(archive, images)
-    report = verified(archive, images, teachers=("labelled:first",))
+    report = verified(archive, images, teachers=("labeled:first",))
     assert report.findings == ()
     assert "stored, zero fill, as published" in [line.label for line in report.lines]
     assert report.recommendation is not None
     assert "For a store of the teacher's own, --planes" in " ".join(report.recommendation.sentences)
     turned_over = imported(store, images, tmp_path / "turned.zarr", turn=True)
-    assert causes(verified(turned_over, images, teachers=("labelled:first",), count=4)) == [
+    assert causes(verified(turned_over, images, teachers=("labeled:first",), count=4)) == [
         "transposed: rows and columns are exchanged"
     ]
 
@@ -296,9 +296,9 @@ def test_tars_are_read_where_their_images_were_and_where_they_were_moved(images:
             write_tar(folder / f"{number}.tar", [(f"{name}.png", data[name]) for name in part])
         return str(folder / "*.tar")
 
-    as_labelled = tars(tmp_path / "before", [names[:7], names[7:]])
-    made = label(Path(as_labelled), tmp_path / "labels.zarr", samples_per_shard=None)
-    assert verified(made, Path(as_labelled)).is_clean
+    as_labeled = tars(tmp_path / "before", [names[:7], names[7:]])
+    made = label(Path(as_labeled), tmp_path / "labels.zarr", samples_per_shard=None)
+    assert verified(made, Path(as_labeled)).is_clean
     moved = tars(tmp_path / "after", [names[5:], names[:5]])
     assert verified(made, Path(moved)).is_clean
     (tmp_path / "after/0.tar").rename(tmp_path / "after/renamed.tar")

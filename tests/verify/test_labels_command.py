@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
-from labelled import label, rewritten, with_scores, write_pictures
+from labeled import label, rewritten, with_scores, write_pictures
 
 from relabel.cli import main
 from relabel.teacher import TeacherSpec
@@ -41,14 +41,14 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def store(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Their labels."""
-    return label(images, tmp_path_factory.mktemp("store") / "labels.zarr", TeacherSpec(name="labelled:first"))
+    return label(images, tmp_path_factory.mktemp("store") / "labels.zarr", TeacherSpec(name="labeled:first"))
 
 
 def test_a_good_store_is_told_with_its_table_and_what_to_do(store: Path, images: Path) -> None:
     result = run(store, "--images", images, *SMALL)
     assert result.exit_code == 0, result.output
     table, _, advice = result.stdout.partition("What to do:")
-    assert "teacher  labelled:first (given) at 48 x 48 pixels, float32 on cpu" in table
+    assert "teacher  labeled:first (given) at 48 x 48 pixels, float32 on cpu" in table
     assert "6 of 6 sampled images compared, 0 wrong" in table
     assert (
         "12, RandomResizedCrop(scale=(0.08, 1)), shown to the teacher at 48 x 48 pixels, answered by the mean" in table
@@ -101,7 +101,7 @@ def test_images_of_another_set_leave_nothing_to_measure(store: Path, images: Pat
         (("--images", "{images}", "--batch-size", "64"), "'--batch-size'"),
         (("--images", "{images}", "--crop-size", "big"), "'big' is no size"),
         (("--images", "{images}/absent.tar"), "no such file"),
-        (("--images", "{images}", "--teacher", "labelled:absent", "--device", "cpu"), "no function 'absent'"),
+        (("--images", "{images}", "--teacher", "labeled:absent", "--device", "cpu"), "no function 'absent'"),
         (("--images", "{images}", "--random-weights", "1", "--device", "cpu"), "brings its own weights"),
     ],
 )

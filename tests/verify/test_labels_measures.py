@@ -11,7 +11,7 @@ import numpy as np
 import oracle
 import pytest
 import torch
-from labelled import label, rewritten, with_scores, write_pictures
+from labeled import label, rewritten, with_scores, write_pictures
 from stores import make_store, random_logits
 from torchvision.transforms import RandomResizedCrop
 
@@ -203,14 +203,14 @@ def test_rows_are_sampled_evenly_each_once_and_by_the_seed(count: int, tmp_path:
     keys = [f"{number:02d}" for number in range(11)]
     make_store(tmp_path / "labels.zarr", [keys[:6], keys[6:]], random_logits(11, 9, (2, 2)), failed=frozenset({"03"}))
     reader = StoreReader(tmp_path / "labels.zarr")
-    labelled = [key for key in keys if key != "03"]
+    labeled = [key for key in keys if key != "03"]
     several = [[row.key for row in sample_rows(reader, count, seed)] for seed in range(80)]
     for sampled in several:
         assert sampled == sorted(set(sampled))
         assert len(sampled) == min(count, 10)
-        places = [labelled.index(key) for key in sampled]
+        places = [labeled.index(key) for key in sampled]
         assert all(len(sampled) * place // 10 <= i + 1 for i, place in enumerate(places))
-    assert {key for sampled in several for key in sampled} == set(labelled)
+    assert {key for sampled in several for key in sampled} == set(labeled)
     assert several[0] == [row.key for row in sample_rows(reader, count, 0)]
 
 
@@ -269,8 +269,8 @@ def test_what_only_the_user_knows_is_asked_for(tmp_path: Path) -> None:
     assert found.checkpoint == weights
     with pytest.raises(InvalidValueError, match="1 teachers and 2 times --checkpoint"):
         rerun_spec(unknown, RerunOptions(device="cpu", checkpoints=(weights, None)))
-    with pytest.raises(TeacherError, match=r"maps of 1000 classes, and labelled:first \(given\) answers 20"):
-        Rerun(manifest_of(tmp_path), RerunOptions(device="cpu", teachers=("labelled:first",)))
+    with pytest.raises(TeacherError, match=r"maps of 1000 classes, and labeled:first \(given\) answers 20"):
+        Rerun(manifest_of(tmp_path), RerunOptions(device="cpu", teachers=("labeled:first",)))
 
 
 def test_crops_are_answered_by_the_models_own_head(tmp_path: Path) -> None:
@@ -401,7 +401,7 @@ def test_labels_of_other_classes_than_the_datas_are_told() -> None:
 
 def test_a_store_of_a_lower_precision_is_clean_and_its_faults_are_found_all_the_same(tmp_path: Path) -> None:
     images = write_pictures(tmp_path / "pictures", 6)
-    rough = TeacherSpec(name="labelled:first", precision="bfloat16", device="cpu")
+    rough = TeacherSpec(name="labeled:first", precision="bfloat16", device="cpu")
     made = label(images, tmp_path / "labels.zarr", rough, step=1 / 8)
     options = LabelsOptions(count=3, crops=1, rerun=RerunOptions(device="cpu"), show_progress=False)
     report = verify_labels(made, str(images), options)

@@ -37,7 +37,7 @@ def change_manifest(store: Path, **changes: Any) -> None:
 def test_a_sound_store_is_clean_and_counted(store: Path) -> None:
     report = verify_shards(store, show_progress=False)
     assert report.is_clean
-    assert (report.shards, report.images, report.labelled, report.failed, report.images_compared) == (2, 5, 4, 1, 0)
+    assert (report.shards, report.images, report.labeled, report.failed, report.images_compared) == (2, 5, 4, 1, 0)
 
 
 def test_findings_are_ordered_and_a_damaged_shard_hides_no_other(store: Path, edit: Callable[..., None]) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from relabel.generate import GenerateOptions, generate
 from relabel.manifest import Manifest
-from relabel.store import LABELLED, RowBatch, RowTable, StoreReader, create_or_open
+from relabel.store import LABELED, RowBatch, RowTable, StoreReader, create_or_open
 from relabel.teacher import EnsembleSpec, TeacherSpec
 
 CLASSES = 20
@@ -44,17 +44,17 @@ class Patches(nn.Module):
 
 
 def first() -> Patches:
-    """The teacher, ``labelled:first``."""
+    """The teacher, ``labeled:first``."""
     return Patches(0)
 
 
 def second() -> Patches:
-    """One that knows nothing of the first, ``labelled:second``."""
+    """One that knows nothing of the first, ``labeled:second``."""
     return Patches(1)
 
 
 def trained_further() -> Patches:
-    """The first with weights that moved a little, ``labelled:trained_further``."""
+    """The first with weights that moved a little, ``labeled:trained_further``."""
     teacher, moved = Patches(0), Patches(2)
     for mine, other in zip(teacher.parameters(), moved.parameters(), strict=True):
         mine.data.add_(other, alpha=0.04)
@@ -82,7 +82,7 @@ def label(
     images: Path, store: Path, *teachers: TeacherSpec, ensemble: dict[str, Any] | None = None, **options: Any
 ) -> Path:
     """Label with the first teacher, or with those that are given, in shards of 8."""
-    spec = EnsembleSpec(teachers=teachers or (TeacherSpec(name="labelled:first", device="cpu"),), **ensemble or {})
+    spec = EnsembleSpec(teachers=teachers or (TeacherSpec(name="labeled:first", device="cpu"),), **ensemble or {})
     small = {"planes": 4, "profile": 6, "samples_per_shard": 8, "batch_size": 5, "workers": 1, "show_progress": False}
     summary = generate(str(images), store, spec, GenerateOptions(**small | options))
     if not summary.is_good:
@@ -101,9 +101,9 @@ def rewritten(
     writer = create_or_open(path, manifest(reader.manifest))
     for shard in range(reader.num_shards):
         table = reader.table(shard)
-        labelled = np.flatnonzero(table.statuses == LABELLED)
+        labeled = np.flatnonzero(table.statuses == LABELED)
         with writer.claim(shard) as claimed:
-            claimed.add(labelled, change(reader.read(shard * reader.rows_per_shard + labelled)))
+            claimed.add(labeled, change(reader.read(shard * reader.rows_per_shard + labeled)))
             used = int((table.statuses > 0).sum())
             claimed.publish(
                 RowTable(
