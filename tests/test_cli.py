@@ -24,8 +24,9 @@ from relabel.cli import main
 from relabel.cli.ranks import rank_and_world_size
 from relabel.cli.teachers import teacher_specs
 from relabel.cli.text import failure_lines, shards_text, table
+from relabel.findings import Finding
 from relabel.plan import Failure
-from relabel.verify import Finding, ShardsReport
+from relabel.verify import ShardsReport
 
 ROOT = Path(__file__).parents[1]
 TEACHER = ("--teacher", "test_resnet", "--random-weights", "0", "--image-size", "64", "--quiet", "--device", "cpu")

@@ -16,11 +16,11 @@ _TOP = "cli"  # the one room that may look at the roof: it prints the version
 
 FLOORS = {
     "errors": 0,
-    **dict.fromkeys(("geometry", "labels", "progress"), 1),
+    **dict.fromkeys(("findings", "geometry", "labels", "progress"), 1),
     **dict.fromkeys(("manifest", "pooling"), 2),
     "score_map": 3,
     **dict.fromkeys(("images", "teacher", "plan", "store", "tracking", "mixing", "losses", "published"), 4),
-    **dict.fromkeys(("generate", "verify", "loader", "importers", "report", "summary"), 5),
+    **dict.fromkeys(("generate", "verify", "worth", "loader", "importers", "report", "summary"), 5),
     "cli": 6,
 }
 EVERYWHERE = {"numpy", "torch"}

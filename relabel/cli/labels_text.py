@@ -12,7 +12,7 @@ from relabel.cli.text import aligned, findings_text, printable
 
 if TYPE_CHECKING:
     # `relabel --help` must not wait for torch and timm.
-    from relabel.verify import LabelLine, LabelsReport
+    from relabel.worth import LabelLine, LabelsReport
 
 _WIDTH = 118
 _HEADER = ("label of a crop", "KL", "+-", "top-1", "KL", "top-1", "truth", "entropy", "bytes")

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     # `relabel --help` must not wait for torch and timm.
+    from relabel.findings import Finding
     from relabel.generate.options import GenerateSummary
     from relabel.manifest import Manifest
     from relabel.plan import Failure
     from relabel.summary import StoreSummary
-    from relabel.verify.findings import Finding, ShardsReport
+    from relabel.verify import ShardsReport
 
 _SHOWN = 20
 
@@ -100,7 +101,7 @@ def shards_text(report: ShardsReport) -> str:
 
 def findings_text(findings: Sequence[Finding]) -> list[str]:
     """A table of findings, those of a kind cut short; nothing where there are none."""
-    from relabel.verify.findings import abridged
+    from relabel.findings import abridged
 
     if not findings:
         return []

@@ -17,7 +17,7 @@ from relabel.cli.text import shards_json, shards_text
 
 if TYPE_CHECKING:
     # `relabel --help` must not wait for torch and timm.
-    from relabel.verify import RerunOptions
+    from relabel.worth import RerunOptions
 
 
 @click.group(cls=Commands)
@@ -106,7 +106,7 @@ def labels(store: str, images: str, as_json: bool, quiet: bool, **given: Any) ->
       relabel verify labels labels.zarr --images photos/ -n 64
       relabel verify labels labels.zarr --images 'train-{0000..1023}.tar' --checkpoint teacher.safetensors
     """
-    from relabel.verify import LabelsOptions, verify_labels
+    from relabel.worth import LabelsOptions, verify_labels
 
     options = LabelsOptions(
         count=given["count"],
@@ -122,7 +122,7 @@ def labels(store: str, images: str, as_json: bool, quiet: bool, **given: Any) ->
 
 
 def _rerun(given: dict[str, Any]) -> RerunOptions:
-    from relabel.verify import RerunOptions
+    from relabel.worth import RerunOptions
 
     names = given["teachers"]
     if any(":" in name for name in names):

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from relabel.errors import SourceError
+from relabel.findings import Finding, no_common_key
 from relabel.images import EncodedImage, ImageSource, image_hash
-from relabel.verify.findings import Finding
 from relabel.verify.keys import KeyTable
 
 _SPAN = 256
@@ -120,15 +120,6 @@ def _common_cause(table: KeyTable, found: NDArray[np.int64], strangers: list[str
     if strangers and not len(found):
         for _, _, key in table.keys(np.arange(min(1, len(table)))):
             yield Finding(-1, -1, "", no_common_key(key, strangers[0]))
-
-
-def no_common_key(stored: str, there: str = "") -> str:
-    """The probable cause where no key of a store is among the images: one of its keys, and one of theirs if known."""
-    theirs = f" Theirs are such as {there!r}." if there else ""
-    return (
-        f"no key of the store, such as {stored!r}, is among these images: another image set, another root folder, or "
-        f"tars instead of a folder. Give what was labelled.{theirs}"
-    )
 
 
 def _miscounted(table: KeyTable, found: NDArray[np.int64], *, all_were_read: bool) -> Iterator[Finding]:

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from relabel.findings import Finding
 from relabel.manifest import fingerprint
 from relabel.store import StoreReader
 from relabel.verify.files import read_column
-from relabel.verify.findings import Finding
 from relabel.verify.rows import Columns
 
 

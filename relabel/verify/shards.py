@@ -16,13 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from relabel.errors import RelabelError
+from relabel.findings import Finding
 from relabel.images import open_source
 from relabel.progress import Progress
 from relabel.store import FAILED, LABELED, NO_IMAGE, StoreReader
 from relabel.verify.compare import compare_images
 from relabel.verify.content import Maps, content_findings
 from relabel.verify.files import ScoreFile, read_column
-from relabel.verify.findings import Finding, ShardsReport
 from relabel.verify.keys import KeyTable, ShardRows, shard_rows
 from relabel.verify.metadata import metadata_findings
 from relabel.verify.rows import Columns, row_findings
@@ -38,6 +38,24 @@ class _ShardCheck:
     findings: list[Finding] = field(default_factory=list)
     images: NDArray[np.int64] = field(default_factory=lambda: np.zeros(3, np.int64))
     rows: ShardRows | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShardsReport:
+    """The outcome of `verify_shards`: what was looked at, and what was found, ordered by shard and row."""
+
+    shards: int
+    images: int
+    labeled: int
+    failed: int
+    images_compared: int
+    seconds: float
+    findings: tuple[Finding, ...]
+
+    @property
+    def is_clean(self) -> bool:
+        """Whether nothing was found."""
+        return not self.findings
 
 
 def verify_shards(

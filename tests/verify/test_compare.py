@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from relabel.errors import SourceError
+from relabel.findings import Finding
 from relabel.images import image_hash
-from relabel.verify import Finding, ShardsReport, compare, verify_shards
+from relabel.verify import ShardsReport, compare, verify_shards
 
 KEYS = ["a/0", "a/1", "b/2", "b/3", "c/4"]
 IMAGES = {key: f"the bytes of {key}".encode() for key in KEYS}

@@ -13,11 +13,11 @@ import pytest
 import zarr
 
 from relabel.errors import StoreError
+from relabel.findings import Finding, abridged
 from relabel.manifest import fingerprint
 from relabel.store import StoreReader
-from relabel.verify import Finding, verify_shards
 from relabel.verify import shards as shards_module
-from relabel.verify.findings import abridged
+from relabel.verify import verify_shards
 
 
 def findings(store: Path) -> list[Finding]:

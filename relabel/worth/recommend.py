@@ -9,7 +9,7 @@ from typing import get_args
 
 from relabel.manifest import ScoreRecord
 from relabel.pooling import Space
-from relabel.verify.fidelity import Tally, nearest
+from relabel.worth.fidelity import Tally, nearest
 
 _WORSE, _LEAST, _AGREE_LESS = 0.05, 0.002, 0.01
 """A smaller map is as good if its KL is at most 5 % larger, or 0.002 nats, and it names the class that the label of all

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from relabel.manifest import ScoreRecord
 from relabel.pooling import Space
-from relabel.verify.ways import Answers, Kind, Labeller, Way, labellers
+from relabel.worth.ways import Answers, Kind, Labeller, Way, labellers
 
 TEMPERATURES = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.1, 1.25, 1.5, 2.0)
 """Tried besides 1."""

@@ -13,19 +13,19 @@ import torch
 from torch import Tensor
 
 from relabel.errors import ImageError, InvalidValueError, StoreError
+from relabel.findings import Finding
 from relabel.geometry import Box
 from relabel.images import EncodedImage, open_source
 from relabel.images.decode import decode
 from relabel.progress import Progress
 from relabel.store import StoreReader
-from relabel.verify.checking import RerunBatch, ScoreCheck, ScoreSummary, stored_maps
-from relabel.verify.fidelity import Crops, Fidelity, LabelLine
-from relabel.verify.findings import Finding
-from relabel.verify.rebuilding import RerunOptions
-from relabel.verify.recommend import Recommendation, recommend
-from relabel.verify.rerun import Rerun
-from relabel.verify.sampling import SampledImages, SampledRow, random_crops, sample_rows
-from relabel.verify.ways import Answers
+from relabel.worth.checking import RerunBatch, ScoreCheck, ScoreSummary, stored_maps
+from relabel.worth.fidelity import Crops, Fidelity, LabelLine
+from relabel.worth.rebuilding import RerunOptions
+from relabel.worth.recommend import Recommendation, recommend
+from relabel.worth.rerun import Rerun
+from relabel.worth.sampling import SampledImages, SampledRow, random_crops, sample_rows
+from relabel.worth.ways import Answers
 
 _MOST_BYTES = 128 * 2**20
 """Of one copy of a batch's dense logits; a handful are alive at a time."""

@@ -13,10 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from relabel.errors import SourceError
+from relabel.findings import Finding, no_common_key
 from relabel.images import EncodedImage, ImageSource, image_hash
 from relabel.store import LABELED, StoreReader
-from relabel.verify.compare import no_common_key
-from relabel.verify.findings import Finding
 
 _SCALE, _RATIO = (0.08, 1.0), (3 / 4, 4 / 3)
 _TRIES = 10

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from relabel.verify.scores import centred, planes_apart, planes_of
+from relabel.worth.scores import centred, planes_apart, planes_of
 
 _FITS, _NEARER, _MUCH_NEARER = 2.0, 0.5, 0.2
 """An arrangement explains a map that it fits within so many limits, and is nearer to, or that it is much nearer to."""

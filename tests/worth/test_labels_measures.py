@@ -20,15 +20,15 @@ from relabel.manifest import Manifest, ScoreRecord
 from relabel.score_map import ScoreMap
 from relabel.store import StoreReader
 from relabel.teacher import TeacherSpec
-from relabel.verify import LabelLine, LabelsOptions, RerunOptions, verify_labels
-from relabel.verify.causes import StoredPlanes, arrangement, is_near, other_scores
-from relabel.verify.fidelity import Crops, Fidelity, Tally
-from relabel.verify.rebuilding import rerun_spec
-from relabel.verify.recommend import recommend
-from relabel.verify.rerun import Rerun
-from relabel.verify.sampling import random_crops, sample_rows
-from relabel.verify.scores import compare
-from relabel.verify.ways import Answers, Way, map_bytes, sizes
+from relabel.worth import LabelLine, LabelsOptions, RerunOptions, verify_labels
+from relabel.worth.causes import StoredPlanes, arrangement, is_near, other_scores
+from relabel.worth.fidelity import Crops, Fidelity, Tally
+from relabel.worth.rebuilding import rerun_spec
+from relabel.worth.recommend import recommend
+from relabel.worth.rerun import Rerun
+from relabel.worth.sampling import random_crops, sample_rows
+from relabel.worth.scores import compare
+from relabel.worth.ways import Answers, Way, map_bytes, sizes
 
 CLASSES, GRID, STEP = 7, (3, 4), 1 / 8
 FOOTPRINTS = np.array([[0.0, 0.0, 1.0, 1.0], [0.125, 0.0, 0.875, 1.0]])

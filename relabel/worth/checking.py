@@ -10,15 +10,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from relabel.findings import NUMBERS, Finding
 from relabel.images.decode import fitted
 from relabel.manifest import Fit, Interpolation
 from relabel.score_map import ScoreMap
 from relabel.store import LABELED, StoreReader
-from relabel.verify.causes import NEAR, UNKNOWN, StoredPlanes, arrangement, explains, is_near, other_scores
-from relabel.verify.findings import NUMBERS, Finding
-from relabel.verify.rerun import Rerun
-from relabel.verify.sampling import SampledRow
-from relabel.verify.scores import Differences, compare
+from relabel.worth.causes import NEAR, UNKNOWN, StoredPlanes, arrangement, explains, is_near, other_scores
+from relabel.worth.rerun import Rerun
+from relabel.worth.sampling import SampledRow
+from relabel.worth.scores import Differences, compare
 
 _FOOTPRINT = 1e-4
 """Fractions of the image: footprints are kept as float32."""

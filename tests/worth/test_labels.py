@@ -22,8 +22,8 @@ from relabel.manifest import Manifest, Preprocessing
 from relabel.score_map import ScoreMap
 from relabel.store import RowBatch, StoreReader
 from relabel.teacher import TeacherSpec
-from relabel.verify import LabelsOptions, LabelsReport, RerunOptions, verify_labels
-from relabel.verify.checking import ScoreCheck
+from relabel.worth import LabelsOptions, LabelsReport, RerunOptions, verify_labels
+from relabel.worth.checking import ScoreCheck
 
 FIRST = TeacherSpec(name="labeled:first", device="cpu")
 SECOND = TeacherSpec(name="labeled:second", device="cpu")

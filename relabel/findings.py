@@ -1,4 +1,4 @@
-"""What a verification found."""
+"""What is wrong with a store: a finding, how findings are told, and what thousands of them may come down to."""
 
 from __future__ import annotations
 
@@ -21,24 +21,6 @@ class Finding:
     what: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ShardsReport:
-    """The outcome of `verify_shards`: what was looked at, and what was found, ordered by shard and row."""
-
-    shards: int
-    images: int
-    labeled: int
-    failed: int
-    images_compared: int
-    seconds: float
-    findings: tuple[Finding, ...]
-
-    @property
-    def is_clean(self) -> bool:
-        """Whether nothing was found."""
-        return not self.findings
-
-
 def abridged(findings: Sequence[Finding], each: int) -> tuple[list[Finding], dict[str, int]]:
     """The first `each` findings of every kind, in their order, and how many more, by the words of the kind's first.
 
@@ -54,3 +36,12 @@ def abridged(findings: Sequence[Finding], each: int) -> tuple[list[Finding], dic
         if seen[kind] <= each:
             shown.append(finding)
     return shown, {first[kind]: count - each for kind, count in seen.items() if count > each}
+
+
+def no_common_key(stored: str, there: str = "") -> str:
+    """The probable cause where no key of a store is among the images: one of its keys, and one of theirs if known."""
+    theirs = f" Theirs are such as {there!r}." if there else ""
+    return (
+        f"no key of the store, such as {stored!r}, is among these images: another image set, another root folder, or "
+        f"tars instead of a folder. Give what was labelled.{theirs}"
+    )
