@@ -33,7 +33,7 @@ demo: $(STAMP) ## Teacher, store, labels of crops on real digit scans, in minute
 	$(BIN)/python pipelines/demo.py
 
 bench: $(STAMP) ## Speed and size, each beside a peer in the same run
-	$(BIN)/python bench/run.py
+	$(BIN)/python -m bench.run
 
 fixture: $(STAMP) ## Freeze a new store fixture; see CONTRIBUTING.md first
 	$(BIN)/python tests/make_fixture.py

@@ -7,15 +7,15 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import store_making as stores
-import synthetic
 import torch
-from measure import Figure, one_core, timing
 from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import Compose, Normalize, RandomHorizontalFlip, RandomResizedCrop, ToTensor
 
 import relabel
+from bench import store_making as stores
+from bench import synthetic
+from bench.measure import Figure, one_core, timing
 
 _WORKERS = 2
 

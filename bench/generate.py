@@ -3,7 +3,7 @@
 The bare loop runs timm's model as it is on images that lie ready on the device, and keeps nothing. The run reads and
 decodes photographs, makes score maps and writes a store, from its first image to its last shard. Both take turns; the
 medians of the rounds are compared. The floor is the device's own rate of large matrix products over the model's FLOPs.
-Weights are random. ``python bench/generate.py --teacher eva02_large_patch14_448 --device cuda``
+Weights are random. ``python -m bench.generate --teacher eva02_large_patch14_448 --device cuda``
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import measure
 import timm
 import torch
-from measure import Figure
-from pictures import sample
-from synthetic import write_photographs
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from bench import measure
+from bench.measure import Figure
+from bench.sampling import sample
+from bench.synthetic import write_photographs
 from relabel.generate import GenerateOptions, generate
 from relabel.teacher import Teacher, TeacherSpec, load_teacher
 

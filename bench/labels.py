@@ -8,13 +8,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
-import published
-import store_making as stores
-import synthetic
-from measure import Figure, Timing, in_turn
 from torch import Tensor
 
 import relabel
+from bench import published, synthetic
+from bench import store_making as stores
+from bench.measure import Figure, Timing, in_turn
 from relabel.store import StoreWriter
 
 TOKENS_HW = (14, 14)

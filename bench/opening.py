@@ -10,10 +10,9 @@ from dataclasses import dataclass
 from multiprocessing.queues import SimpleQueue
 from pathlib import Path
 
-import store_making as stores
-from measure import Figure, timing
-
 import relabel
+from bench import store_making as stores
+from bench.measure import Figure, timing
 from relabel.store import StoreWriter
 
 _Measured = Mapping[str, float]

@@ -1,6 +1,6 @@
 """Labels from score maps in memory and the loss that takes them, beside the dense way of the published codes.
 
-``python bench/pool.py --batch 256``: K = 16, M = 64, 1000 classes, 15 x 15 cells. On the CPU all ways take turns on one
+``python -m bench.pool --batch 256``: K = 16, M = 64, 1000 classes, 15 x 15 cells. On the CPU all ways take turns on one
 core, in CPU time. With a GPU (``--device cuda``, the default where there is one) token labels and their loss are timed
 there too, by its own events.
 """
@@ -11,14 +11,12 @@ import argparse
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-import measure
-import published
-import synthetic
 import torch
-from measure import Figure, Timing, in_turn, timing
 from torch import Tensor
 from torch.nn import functional
 
+from bench import measure, published, synthetic
+from bench.measure import Figure, Timing, in_turn, timing
 from relabel import ScoreMap
 from relabel.losses import soft_cross_entropy
 

@@ -16,12 +16,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import measure
-from epoch import epochs
-from generate import Plan, labelling
-from labels import image_labels, make_library, sizes, token_labels
-from measure import Figure
-from opening import opening
+from bench import measure
+from bench.epoch import epochs
+from bench.generate import Plan, labelling
+from bench.labels import image_labels, make_library, sizes, token_labels
+from bench.measure import Figure
+from bench.opening import opening
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,7 +80,7 @@ def main() -> None:
     print(f"{on['cpu']}, {on['cores']} cores, Python {on['python']}, torch {on['torch']}, relabel {on['relabel']}\n")
     print(measure.to_table(figures))
     print(f"\n! misses what it should reach; +- is half the distance of the quartiles; {seconds:.0f} s in all")
-    print("labels in CPU time, with wall time beside it; maps are synthetic (bench/fidelity.py measures real ones)")
+    print("labels in CPU time, with wall time beside it; maps are synthetic (studies/fidelity.py measures real ones)")
     if options.quick:
         print("--quick: far too small to say anything of speed")
 

@@ -9,8 +9,10 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from run_log import RECIPE, Epoch, read_log
+if not __package__:  # run as a file: its folder is on the path, and the package is not
+    sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from pipelines.run_log import RECIPE, Epoch, read_log
 from relabel.errors import RelabelError
 
 

@@ -15,7 +15,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-import scenes
 import timm
 import torch
 from numpy.typing import NDArray
@@ -25,6 +24,11 @@ from torchvision.transforms import RandomResizedCrop
 from torchvision.transforms import functional as F
 
 import relabel
+
+if not __package__:  # run as a file: its folder is on the path, and the package is not
+    sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from pipelines import scenes
 from relabel.report import LabeledCrop, LabeledImage, draw_labels
 
 TEACHER = "test_resnet"

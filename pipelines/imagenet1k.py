@@ -11,12 +11,15 @@ import argparse
 import difflib
 import json
 import shlex
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from recipe import Recipe
+if not __package__:  # run as a file: its folder is on the path, and the package is not
+    sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from pipelines.recipe import Recipe
 from relabel.errors import InvalidValueError
 
 HERE = "not run here"

@@ -1,6 +1,6 @@
 """LV-ViT, the student of Token Labeling (arXiv 2104.10858), on timm's vision transformer.
 
-``import lvvit`` registers `lvvit_t`, `lvvit_s`, `lvvit_m`, `lvvit_l` and `lvvit_demo` with timm. Against a plain ViT:
+Imported, it registers `lvvit_t`, `lvvit_s`, `lvvit_m`, `lvvit_l` and `lvvit_demo` with timm. Against a plain ViT:
 
 - the patches come out of a convolutional stem: 7x7 with stride 2, two of 3x3, then patches of its map, half as large as
   the image's;

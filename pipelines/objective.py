@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 import torch
-from lvvit import TokenAnswer
-from recipe import Recipe
 from torch import Tensor, nn
 
+from pipelines.lvvit import TokenAnswer
+from pipelines.recipe import Recipe
 from relabel import CropLabels
 from relabel.errors import InvalidValueError
 from relabel.labels import Labels, SparseLabels

@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 
 import torch
-from recipe import Recipe
 from timm.optim import create_optimizer_v2
 from torch import nn
+
+from pipelines.recipe import Recipe
 
 
 def make_optimizer(student: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:

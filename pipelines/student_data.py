@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from recipe import Recipe
 from timm.data.auto_augment import RandAugment, rand_augment_transform
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.data.random_erasing import RandomErasing
@@ -22,6 +21,7 @@ from torchvision import transforms
 from torchvision.datasets import ImageFolder
 
 import relabel
+from pipelines.recipe import Recipe
 from relabel.errors import ImageError, InvalidValueError, SourceError
 from relabel.tracking import TrackedTransform
 

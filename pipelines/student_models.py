@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from typing import Any
 
-import lvvit
 import timm
 import torch
-from lvvit import LVViT, TokenAnswer
-from recipe import Recipe
 from torch import Tensor, nn
 
+from pipelines import lvvit
+from pipelines.lvvit import LVViT, TokenAnswer
+from pipelines.recipe import Recipe
 from relabel.errors import InvalidValueError
 
 _TOLERANCE = 1e-3

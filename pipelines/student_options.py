@@ -10,10 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from imagenet1k import PRESETS, preset_named
-from recipe import Recipe
-from student_data import Places
-
+from pipelines.imagenet1k import PRESETS, preset_named
+from pipelines.recipe import Recipe
+from pipelines.student_data import Places
 from relabel.errors import InvalidValueError
 
 _NOT_GIVEN = object()

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import scenes
 import timm
 import torch
 from safetensors.torch import load_file, save_file
@@ -20,6 +19,7 @@ from torchvision.transforms import RandomResizedCrop
 from torchvision.transforms import functional as F
 
 import relabel
+from pipelines import scenes
 
 TRAIN_SCANS, OTHER_SCANS = 800, 600  # the remaining 397 are for the test
 CROP_SCALE, CROP_RATIO = (0.08, 1.0), (3 / 4, 4 / 3)
@@ -144,7 +144,7 @@ def train_teacher(made: Sequence[scenes.Scene], epochs: int, path: Path, say: Ca
 
 
 def teacher() -> nn.Module:
-    """What ``relabel generate --teacher student_scenes:teacher`` calls; the environment says where its weights are."""
+    """What ``--teacher pipelines.student_scenes:teacher`` calls; the environment says where its weights are."""
     model: Any = _teacher_model()
     model.load_state_dict(load_file(os.environ[_TEACHER_FILE]))
     model.image_size_hw, model.mean, model.std = TEACHER_IMAGE_HW, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
@@ -155,11 +155,10 @@ def generate(made: Sequence[scenes.Scene], checkpoint: Path, store: Path) -> Non
     """Label the scenes as a user would: tars, `relabel generate`, and a check of every byte."""
     tars = store.with_suffix(".tars")
     pattern = scenes.write_tars(made, tars, min(_TARS, len(made)))
-    here = Path(__file__).parent
     environment = os.environ | {_TEACHER_FILE: str(checkpoint.resolve())}
-    environment["PYTHONPATH"] = os.pathsep.join([str(here), str(here.parent), os.environ.get("PYTHONPATH", "")])
+    environment["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
     for words in (
-        ("generate", pattern, str(store), "--teacher", "student_scenes:teacher", "--batch-size", "32"),
+        ("generate", pattern, str(store), "--teacher", "pipelines.student_scenes:teacher", "--batch-size", "32"),
         ("verify", "shards", str(store), "--images", pattern),
     ):
         command = [sys.executable, "-m", "relabel", *words, "--quiet"]

@@ -17,18 +17,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import scenes
-import student_scenes as made
 import torch
-from objective import Objective
-from recipe import Recipe
-from schedule import learning_rate, make_optimizer, set_learning_rate
-from student_models import build_student, token_grid_hw
-from student_scenes import Counts
-from student_table import NO_TEACHER, draw, markdown, read
 from torch import Tensor, nn
 
 import relabel
+
+if not __package__:  # run as a file: its folder is on the path, and the package is not
+    sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from pipelines import scenes
+from pipelines import student_scenes as made
+from pipelines.objective import Objective
+from pipelines.recipe import Recipe
+from pipelines.schedule import learning_rate, make_optimizer, set_learning_rate
+from pipelines.student_models import build_student, token_grid_hw
+from pipelines.student_scenes import Counts
+from pipelines.student_table import NO_TEACHER, draw, markdown, read
 
 TARGETS = {
     "one-hot": {"target": "one-hot"},

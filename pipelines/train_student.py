@@ -18,23 +18,27 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import torch.distributed as dist
-from curves import draw_curves
-from objective import Objective
-from recipe import Recipe
-from run_log import CHECKPOINT, RECIPE, Epoch, load_checkpoint, save_checkpoint, write_log
-from schedule import learning_rate, make_optimizer, set_learning_rate
-from student_data import Data, Share, load_data
-from student_models import build_student, token_grid_hw
-from student_options import Command, parse
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+if not __package__:  # run as a file: its folder is on the path, and the package is not
+    sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from pipelines.curves import draw_curves
+from pipelines.objective import Objective
+from pipelines.recipe import Recipe
+from pipelines.run_log import CHECKPOINT, RECIPE, Epoch, load_checkpoint, save_checkpoint, write_log
+from pipelines.schedule import learning_rate, make_optimizer, set_learning_rate
+from pipelines.student_data import Data, Share, load_data
+from pipelines.student_models import build_student, token_grid_hw
+from pipelines.student_options import Command, parse
 from relabel.errors import RelabelError
 from relabel.progress import Progress
 from relabel.teacher.devices import find_device

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import re
@@ -10,7 +9,6 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import oracle
@@ -19,18 +17,12 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from bench import measure, published
 from relabel.score_map import STEP
+from studies import fidelity, kept
 
 _ROOT = Path(__file__).parents[1]
 _GRID_HW, _CLASSES = (4, 6), 20
-
-
-@pytest.fixture(scope="module")
-def bench() -> dict[str, ModuleType]:
-    with pytest.MonkeyPatch.context() as patch:
-        # The benchmarks are scripts, which find each other in their own folder.
-        patch.syspath_prepend(_ROOT / "bench")
-        return {name: importlib.import_module(name) for name in ("fidelity", "kept", "measure", "published")}
 
 
 @pytest.fixture(scope="module")
@@ -57,9 +49,9 @@ def _rounded(values: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def test_planes_are_judged_as_the_oracle_judges_them(
-    bench: dict[str, ModuleType], batches: list[tuple[torch.Tensor, torch.Tensor]], tmp_path: Path
+    batches: list[tuple[torch.Tensor, torch.Tensor]], tmp_path: Path
 ) -> None:
-    [line] = bench["fidelity"].compare("noise", batches, [bench["kept"].Planes(3, 5)], tmp_path)
+    [line] = fidelity.compare("noise", batches, [kept.Planes(3, 5)], tmp_path)
     truths, labels, exact = [], [], []
     for logits, box in _crops(batches):
         stored = oracle.score_map(logits, 3, 5)
@@ -82,11 +74,10 @@ def test_planes_are_judged_as_the_oracle_judges_them(
 
 
 def test_cells_are_judged_as_the_oracle_judges_them(
-    bench: dict[str, ModuleType], batches: list[tuple[torch.Tensor, torch.Tensor]], tmp_path: Path
+    batches: list[tuple[torch.Tensor, torch.Tensor]], tmp_path: Path
 ) -> None:
-    kept = bench["kept"]
     ways = [kept.FilledCells(), kept.PublishedCells(tmp_path)]
-    filled, published = bench["fidelity"].compare("noise", batches, ways, tmp_path)
+    filled, published = fidelity.compare("noise", batches, ways, tmp_path)
     distances: list[tuple[float, float]] = []
     for logits, box in _crops(batches):
         truth = oracle.full_label(logits, box)[:, 0, 0]
@@ -102,17 +93,16 @@ def test_cells_are_judged_as_the_oracle_judges_them(
 
 
 def test_the_bytes_of_planes_are_those_of_a_store(
-    bench: dict[str, ModuleType], batches: list[tuple[torch.Tensor, torch.Tensor]], tmp_path: Path
+    batches: list[tuple[torch.Tensor, torch.Tensor]], tmp_path: Path
 ) -> None:
-    lines = bench["fidelity"].compare("noise", batches, [bench["kept"].Planes(k, 4) for k in (2, 8)], tmp_path)
+    lines = fidelity.compare("noise", batches, [kept.Planes(k, 4) for k in (2, 8)], tmp_path)
     for planes, line in zip((2, 8), lines, strict=True):
         files = [file for file in (tmp_path / f"{planes}-4.zarr").rglob("c.*") if file.is_file()]
         assert {file.parent.name for file in files} >= {"classes", "scores", "profile", "key", "status"}
         assert line.bytes_an_image == sum(file.stat().st_size for file in files) / 6
 
 
-def test_files_are_those_that_were_published(bench: dict[str, ModuleType], tmp_path: Path) -> None:
-    published = bench["published"]
+def test_files_are_those_that_were_published(tmp_path: Path) -> None:
     values, classes = published.cell_top(torch.randn(1, 1000, 15, 15))
     published.save_relabel(tmp_path / "relabel.pt", values[0], classes[0])
     published.save_token_labeling(tmp_path / "token.pt", values[0], classes[0])
@@ -131,8 +121,9 @@ def test_fidelity_runs_from_images_to_json(tmp_path: Path) -> None:
         pixels = random.integers(0, 256, (3, 4, 3), np.uint8)
         Image.fromarray(pixels).resize((48, 36)).save(tmp_path / f"{i}.png")
     result = json.loads(
-        _run("fidelity.py", str(tmp_path), "--teacher", "colour_teacher:make", "--image-size", "64", "--count", "4",
-             "--mosaics", "2", "--mosaic-size", "96", "--planes", "2", "6", "--profile", "0", "4", "--json")
+        _run("studies.fidelity", str(tmp_path), "--teacher", "colour_teacher:make", "--image-size", "64",
+             "--count", "4", "--mosaics", "2", "--mosaic-size", "96", "--planes", "2", "6",
+             "--profile", "0", "4", "--json")
     )  # fmt: skip
     lines = result["lines"]
     assert [line["images"] for line in lines[::6]] == ["4 photographs, 64 px, grid 4x4", "2 mosaics, 96 px, grid 6x6"]
@@ -149,7 +140,7 @@ def test_fidelity_runs_from_images_to_json(tmp_path: Path) -> None:
 
 
 def test_bench_prints_every_figure(tmp_path: Path) -> None:
-    table = _run("run.py", "--quick", "--folder", str(tmp_path))
+    table = _run("bench.run", "--quick", "--folder", str(tmp_path))
     rows = [re.split(r"\s{2,}", line.strip()) for line in table.splitlines()]
     figures = {row[0]: row for row in rows if len(row) > 2}
     for start in ("store of 15x15, K = 8", "random label, batch", "random label, one by one", "token labels 14x14",
@@ -160,7 +151,7 @@ def test_bench_prints_every_figure(tmp_path: Path) -> None:
 
 
 def test_pooling_is_measured_beside_the_dense_way_on_one_core() -> None:
-    result = json.loads(_run("pool.py", "--quick", "--device", "cpu", "--json"))
+    result = json.loads(_run("bench.pool", "--quick", "--device", "cpu", "--json"))
     figures = {figure["what"]: figure for figure in result["figures"]}
     reaches = {what: figure["reach"] for what, figure in figures.items() if figure["reach"]}
     assert reaches == {"image label (C), a crop": 10.0, "token labels 14x14, sparse, batch 4": 40.0}
@@ -170,21 +161,22 @@ def test_pooling_is_measured_beside_the_dense_way_on_one_core() -> None:
     assert result["accelerator"] is None
 
 
-def test_a_missed_bound_is_marked_and_a_ratio_is_the_peers(bench: dict[str, ModuleType]) -> None:
-    figure = bench["measure"].Figure
+def test_a_missed_bound_is_marked_and_a_ratio_is_the_peers() -> None:
+    figure = measure.Figure
     good = figure(what="good", unit="us", measured=20.0, reach=30.0, peer="theirs", peer_measured=1000.0)
     bad = replace(good, what="bad", measured=40.0)
     assert (good.ratio, good.is_reached, bad.is_reached, replace(bad, reach=None).is_reached) == (50, True, False, None)
-    _, _, first, second = bench["measure"].to_table([good, bad]).splitlines()
+    _, _, first, second = measure.to_table([good, bad]).splitlines()
     assert "1,000 us, theirs" in first
     assert "50 x" in first
     assert ("!" in first, "!" in second) == (False, True)
 
 
-def _run(script: str, *arguments: str) -> str:
-    """What a benchmark prints, run as `make bench` runs it; a teacher of the tests can be named."""
+def _run(module: str, *arguments: str) -> str:
+    """What a benchmark or study prints, run as `make bench` runs it; a teacher of the tests can be named."""
     done = subprocess.run(
-        [sys.executable, _ROOT / "bench" / script, *arguments],
+        [sys.executable, "-m", module, *arguments],
+        cwd=_ROOT,
         env={**os.environ, "PYTHONPATH": str(_ROOT / "tests")},
         capture_output=True,
         text=True,

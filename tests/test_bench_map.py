@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -13,22 +10,15 @@ import pytest
 import torch
 from stores import random_logits
 
-_BENCH = Path(__file__).parents[1] / "bench"
+from studies import map_answers, map_ideas, map_ways
 
 
 @pytest.fixture(scope="module")
-def bench() -> dict[str, ModuleType]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(_BENCH)
-        return {name: importlib.import_module(name) for name in ("map_answers", "map_ways", "map_ideas")}
-
-
-@pytest.fixture(scope="module")
-def answers(bench: dict[str, ModuleType]) -> Any:
+def answers() -> Any:
     """Three images of 160 classes on 5 x 6 cells, two crops each."""
     boxes = torch.tensor(oracle.random_boxes(6, 2, 0.3), dtype=torch.float32).reshape(3, 2, 4)
     kept = {"lp": random_logits(3, 160, (5, 6)).log_softmax(1).half(), "boxes": boxes, "crop": None}
-    return bench["map_answers"]._prepared(kept)
+    return map_answers._prepared(kept)
 
 
 def test_truth_is_the_label_of_all_scores(answers: Any) -> None:
@@ -46,9 +36,9 @@ def test_a_token_is_a_fourteenth_of_its_crop_and_inside_it(answers: Any) -> None
     assert (tokens[..., 2:] <= crops[..., 2:] + 1e-6).all()
 
 
-def test_the_trials_start_from_what_a_store_keeps(bench: dict[str, ModuleType], answers: Any) -> None:
-    stored = bench["map_ideas"].stored(answers, 16, 64, bench["map_ways"].STEP)
-    plain = bench["map_ways"].plain(bench["map_ways"].Parts.as_stored(answers, 16, 64))
+def test_the_trials_start_from_what_a_store_keeps(answers: Any) -> None:
+    stored = map_ideas.stored(answers, 16, 64, map_ways.STEP)
+    plain = map_ways.plain(map_ways.Parts.as_stored(answers, 16, 64))
     apart = (plain.labels - stored.labels).abs()
     assert apart.mean() < 1e-3
     # An offset in the middle between two codes may round to either.
@@ -56,17 +46,16 @@ def test_the_trials_start_from_what_a_store_keeps(bench: dict[str, ModuleType], 
     np.testing.assert_array_equal(plain.bytes, stored.bytes)
 
 
-def test_every_idea_gives_labels_and_bytes(bench: dict[str, ModuleType], answers: Any) -> None:
-    for name, make in bench["map_ideas"].ideas(answers).items():
+def test_every_idea_gives_labels_and_bytes(answers: Any) -> None:
+    for name, make in map_ideas.ideas(answers).items():
         kept = make()
         torch.testing.assert_close(kept.labels.exp().sum(-1), torch.ones(3, 4), rtol=0, atol=1e-4, msg=name)
         assert kept.bytes.shape == (3,), name
-        assert bench["map_ideas"].row(answers, name, kept)[0] == name
+        assert map_ideas.row(answers, name, kept)[0] == name
 
 
-def test_common_planes_of_full_rank_lose_no_more_than_their_coding(bench: dict[str, ModuleType], answers: Any) -> None:
-    ways = bench["map_ways"]
-    parts = ways.Parts.as_stored(answers, 8, 150)
+def test_common_planes_of_full_rank_lose_no_more_than_their_coding(answers: Any) -> None:
+    ways, parts = map_ways, map_ways.Parts.as_stored(answers, 8, 150)
     one, full = (
         (answers.truth.exp() * (answers.truth - ways.low_rank(parts, rank).labels)).sum(-1).mean() for rank in (1, 30)
     )

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
 import io
 import tarfile
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -14,24 +12,15 @@ import pytest
 import torch
 from PIL import Image
 
+from pipelines import demo, scenes
 from relabel.errors import InvalidValueError
 from relabel.geometry import Box
 from relabel.report import LabeledCrop, LabeledImage, draw_labels
 from relabel.score_map import ScoreMap
 
-_PIPELINES = Path(__file__).parents[1] / "pipelines"
-
 
 @pytest.fixture(scope="module")
-def scenes() -> ModuleType:
-    with pytest.MonkeyPatch.context() as patch:
-        # The recipes are scripts, which find each other in their own folder.
-        patch.syspath_prepend(_PIPELINES)
-        return importlib.import_module("scenes")
-
-
-@pytest.fixture(scope="module")
-def made(scenes: ModuleType) -> list[Any]:
+def made() -> list[Any]:
     return scenes.compose(scenes.load_scans(), 40, scenes.LABELED, seed=3, prefix="s")
 
 
@@ -51,9 +40,7 @@ def test_scenes_hold_two_to_five_digits_apart_from_each_other_on_canvases_that_a
         assert (covered > 1).sum() <= 0.05 * (covered > 0).sum()
 
 
-def test_a_scene_is_labeled_with_its_largest_digit_and_says_which_scans_it_shows(
-    scenes: ModuleType, made: list[Any]
-) -> None:
+def test_a_scene_is_labeled_with_its_largest_digit_and_says_which_scans_it_shows(made: list[Any]) -> None:
     scans = scenes.load_scans()
     for scene in made:
         areas = [digit.area for digit in scene.digits]
@@ -61,9 +48,7 @@ def test_a_scene_is_labeled_with_its_largest_digit_and_says_which_scans_it_shows
         assert [digit.label for digit in scene.digits] == [scans.classes[digit.scan] for digit in scene.digits]
 
 
-def test_ink_is_inside_its_box_and_reaches_every_side_of_it(
-    scenes: ModuleType, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_ink_is_inside_its_box_and_reaches_every_side_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
     # Without a background, and in white, all that is not black is ink.
     monkeypatch.setattr(scenes, "_background", lambda size_hw, random: np.zeros((*size_hw, 3), np.float32))
     for scene in scenes.compose(
@@ -77,7 +62,7 @@ def test_ink_is_inside_its_box_and_reaches_every_side_of_it(
         assert np.abs(found - box).max() <= 3
 
 
-def test_the_same_seed_gives_the_same_scenes_and_another_seed_others(scenes: ModuleType, made: list[Any]) -> None:
+def test_the_same_seed_gives_the_same_scenes_and_another_seed_others(made: list[Any]) -> None:
     again = scenes.compose(scenes.load_scans(), 3, scenes.LABELED, seed=3, prefix="s")
     other = scenes.compose(scenes.load_scans(), 3, scenes.LABELED, seed=4, prefix="s")
     assert [scene.digits for scene in again] == [scene.digits for scene in made[:3]]
@@ -85,7 +70,7 @@ def test_the_same_seed_gives_the_same_scenes_and_another_seed_others(scenes: Mod
     assert [scene.digits for scene in other] != [scene.digits for scene in again]
 
 
-def test_a_split_shares_no_scan(scenes: ModuleType) -> None:
+def test_a_split_shares_no_scan() -> None:
     first, second = scenes.load_scans().split(1197, seed=0)
     assert (len(first), len(second)) == (1197, 600)
     assert not set(first.numbers) & set(second.numbers)
@@ -93,7 +78,7 @@ def test_a_split_shares_no_scan(scenes: ModuleType) -> None:
     assert np.array_equal(scenes.load_scans().classes[second.numbers], second.classes)
 
 
-def test_content_is_each_class_share_of_the_box_area_inside_the_crop(scenes: ModuleType) -> None:
+def test_content_is_each_class_share_of_the_box_area_inside_the_crop() -> None:
     blank = np.zeros((100, 200, 3), np.uint8)
     left = scenes.Digit(3, 0, (0.0, 0.0, 0.25, 1.0))
     right = scenes.Digit(7, 1, (0.5, 0.0, 1.0, 1.0))
@@ -109,7 +94,7 @@ def test_content_is_each_class_share_of_the_box_area_inside_the_crop(scenes: Mod
     assert scene.label == 7
 
 
-def test_content_agrees_with_counting_pixels(scenes: ModuleType, made: list[Any]) -> None:
+def test_content_agrees_with_counting_pixels(made: list[Any]) -> None:
     random = np.random.default_rng(0)
     for scene in made:
         height, width = scene.size_hw
@@ -128,9 +113,7 @@ def test_content_agrees_with_counting_pixels(scenes: ModuleType, made: list[Any]
         assert scenes.content([scene], crop)[0] == pytest.approx(expected, abs=1e-9)
 
 
-def test_tars_hold_every_scene_with_the_largest_digits_class(
-    scenes: ModuleType, made: list[Any], tmp_path: Path
-) -> None:
+def test_tars_hold_every_scene_with_the_largest_digits_class(made: list[Any], tmp_path: Path) -> None:
     pattern = scenes.write_tars(made, tmp_path / "scenes", 3)
     assert pattern.endswith("train-{000..002}.tar")
     found = {}
@@ -146,9 +129,6 @@ def test_tars_hold_every_scene_with_the_largest_digits_class(
 
 
 def test_distances_of_known_labels() -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(_PIPELINES)
-        demo = importlib.import_module("demo")
     truth = torch.tensor([[0.5, 0.5, 0.0], [0.0, 0.0, 1.0]], dtype=torch.float64)
     assert demo.distances(truth, truth) == pytest.approx((1.0, 0.0, 0.0), abs=3e-4)
     label = torch.tensor([[0.25, 0.75, 0.0], [0.5, 0.25, 0.25]], dtype=torch.float64)

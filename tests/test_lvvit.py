@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import copy
-import importlib
-import sys
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,23 +13,15 @@ import timm
 import torch
 from torch import Tensor, nn
 
+from pipelines import lvvit
 from relabel.errors import InvalidValueError
 from relabel.mixing import MixToken, TokenBox
 from relabel.teacher import TeacherSpec, load_teacher
 
-_PIPELINES = Path(__file__).parents[1] / "pipelines"
 _GOLDEN = Path(__file__).parent / "data" / "lvvit.npz"
 # In millions, as the authors count them, all classes and both heads included.
 _MILLIONS = {"lvvit_t": 8.53, "lvvit_s": 26.15, "lvvit_m": 55.83, "lvvit_l": 150.47}
 _TINY = {"img_size": 32, "embed_dim": 32, "depth": 2, "num_heads": 2, "stem_width": 8, "num_classes": 5}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def lvvit() -> ModuleType:
-    with pytest.MonkeyPatch.context() as patch:
-        # The recipes are scripts, which find each other in their own folder.
-        patch.syspath_prepend(_PIPELINES)
-        return importlib.import_module("lvvit")
 
 
 def made(**options: Any) -> Any:
@@ -205,7 +195,7 @@ def test_every_parameter_learns_from_what_training_returns(options: dict[str, An
     assert [name for name, parameter in model.named_parameters() if parameter.grad is None] == []
 
 
-def test_weights_come_back_from_a_file_and_at_another_size(lvvit: ModuleType, tmp_path: Path) -> None:
+def test_weights_come_back_from_a_file_and_at_another_size(tmp_path: Path) -> None:
     model = made().eval()
     torch.save({"state_dict": {f"module.{k}": v for k, v in model.state_dict().items()}}, tmp_path / "student.pth")
     again = made(num_classes=5, checkpoint_path=str(tmp_path / "student.pth")).eval()
@@ -330,6 +320,5 @@ def test_it_can_be_a_teacher_itself() -> None:
     assert (teacher.record.head, teacher.proof.localises) == ("constant-field", True)
 
 
-def test_importing_it_twice_registers_it_once() -> None:
-    assert sys.modules["lvvit"].__file__ == str(_PIPELINES / "lvvit.py")
+def test_timm_lists_it() -> None:
     assert {"lvvit_demo", *_MILLIONS} == set(timm.list_models("lvvit_*"))

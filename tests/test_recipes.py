@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import json
 import pickle
 import shlex
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import click
@@ -19,10 +16,11 @@ from click.testing import CliRunner
 from timm.data.auto_augment import rand_augment_transform
 from timm.optim import create_optimizer_v2
 
+from pipelines import imagenet1k, student_options
+from pipelines.recipe import Recipe
 from relabel.cli import main
 from relabel.errors import InvalidValueError
 
-_PIPELINES = Path(__file__).parents[1] / "pipelines"
 _NAMES = (
     *(f"resnet{depth}{kind}" for depth in (18, 50, 101) for kind in ("", "_relabel", "_relabel_cutmix")),
     "resnet50_smoothed",
@@ -30,21 +28,8 @@ _NAMES = (
 )
 
 
-def _module(name: str) -> ModuleType:
-    with pytest.MonkeyPatch.context() as patch:
-        # The recipes are scripts, which find each other in their own folder.
-        patch.syspath_prepend(_PIPELINES)
-        return importlib.import_module(name)
-
-
-@pytest.fixture(scope="module")
-def imagenet1k() -> ModuleType:
-    _module("lvvit")
-    return _module("imagenet1k")
-
-
 def made(**changes: Any) -> Any:
-    return _module("recipe").Recipe(**{"name": "try", "model": "resnet18", **changes})
+    return Recipe(**{"name": "try", "model": "resnet18", **changes})
 
 
 def test_a_recipe_is_frozen_and_a_change_is_checked_again() -> None:
@@ -61,7 +46,7 @@ def test_a_recipe_survives_json_and_pickle() -> None:
     recipe = made(
         target="token", mixing="mixtoken", model_options={"channels": (16, 32)}, crop_scale=(0.2, 1), ema_decay=0.99
     )
-    assert _module("recipe").Recipe(**json.loads(json.dumps(recipe.as_dict()))) == recipe
+    assert Recipe(**json.loads(json.dumps(recipe.as_dict()))) == recipe
     assert pickle.loads(pickle.dumps(recipe)) == recipe
 
 
@@ -139,7 +124,7 @@ def test_what_makes_no_run_is_refused(changes: dict[str, Any], message: str) -> 
         made(**changes)
 
 
-def test_the_presets_are_those_of_the_papers(imagenet1k: ModuleType) -> None:
+def test_the_presets_are_those_of_the_papers() -> None:
     assert set(imagenet1k.PRESETS) == set(_NAMES)
     assert {name: preset.recipe.name for name, preset in imagenet1k.PRESETS.items()} == {name: name for name in _NAMES}
     published = {
@@ -172,13 +157,13 @@ def test_the_presets_are_those_of_the_papers(imagenet1k: ModuleType) -> None:
                      "randaugment": "rand-n3-m9-mstd0.5-inc1"}),
     ],
 )  # fmt: skip
-def test_a_preset_has_the_published_settings(imagenet1k: ModuleType, name: str, facts: dict[str, Any]) -> None:
+def test_a_preset_has_the_published_settings(name: str, facts: dict[str, Any]) -> None:
     recipe = imagenet1k.preset_named(name).recipe
     assert {key: getattr(recipe, key) for key in facts} == facts
 
 
 @pytest.mark.parametrize("name", _NAMES)
-def test_timm_can_build_all_that_a_preset_names(imagenet1k: ModuleType, name: str) -> None:
+def test_timm_can_build_all_that_a_preset_names(name: str) -> None:
     preset = imagenet1k.PRESETS[name]
     recipe = preset.recipe
     with torch.device("meta"):
@@ -194,7 +179,7 @@ def test_timm_can_build_all_that_a_preset_names(imagenet1k: ModuleType, name: st
     assert preset.departures
 
 
-def test_timm_has_weights_of_every_teacher(imagenet1k: ModuleType) -> None:
+def test_timm_has_weights_of_every_teacher() -> None:
     for teacher in imagenet1k.TEACHERS.values():
         assert teacher.name in timm.list_pretrained(teacher.name)
 
@@ -224,9 +209,8 @@ _PLACES = ["--images", "my images/train", "--val", "v", "--labels", "s.zarr", "-
 @pytest.mark.parametrize("name", _NAMES)
 @pytest.mark.parametrize("places", [[], _PLACES], ids=["", "own"])
 def test_every_printed_command_parses(
-    imagenet1k: ModuleType, name: str, places: list[str], relabel_parses: Any, capsys: pytest.CaptureFixture[str]
+    name: str, places: list[str], relabel_parses: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    student_options = _module("student_options")
     imagenet1k.main(["commands", name, *places])
     printed = [shlex.split(line) for line in capsys.readouterr().out.splitlines()]
     labels = [words for words in printed if "relabel" in words]
@@ -245,7 +229,7 @@ def test_every_printed_command_parses(
     assert str(command.out) == name
 
 
-def test_a_stronger_teacher_can_be_chosen(imagenet1k: ModuleType) -> None:
+def test_a_stronger_teacher_can_be_chosen() -> None:
     places = imagenet1k.Places()
     generate = imagenet1k.commands("resnet50_relabel", places, "eva02")[0]
     assert generate[generate.index("--teacher") + 1].startswith("eva02_large")
@@ -257,7 +241,7 @@ def test_a_stronger_teacher_can_be_chosen(imagenet1k: ModuleType) -> None:
         imagenet1k.commands("resnet50_relabel", places, "eva03")
 
 
-def test_list_says_that_nothing_was_run_here(imagenet1k: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
+def test_list_says_that_nothing_was_run_here(capsys: pytest.CaptureFixture[str]) -> None:
     imagenet1k.main(["list"])
     lines = capsys.readouterr().out.splitlines()
     rows = {line.split()[0]: line for line in lines[1 : len(_NAMES) + 1]}
@@ -266,15 +250,15 @@ def test_list_says_that_nothing_was_run_here(imagenet1k: ModuleType, capsys: pyt
     assert "80.2 %" in rows["resnet50_relabel_cutmix"]
 
 
-def test_show_is_a_recipe_that_can_be_read_again(imagenet1k: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
+def test_show_is_a_recipe_that_can_be_read_again(capsys: pytest.CaptureFixture[str]) -> None:
     imagenet1k.main(["show", "lvvit_l"])
     shown = json.loads(capsys.readouterr().out)
-    assert _module("recipe").Recipe(**shown["recipe"]) == imagenet1k.PRESETS["lvvit_l"].recipe
+    assert Recipe(**shown["recipe"]) == imagenet1k.PRESETS["lvvit_l"].recipe
     assert (shown["here"], shown["teacher"], shown["paper_top1"]) == ("not run here", "dm_nfnet_f6.dm_in1k", 86.2)
     assert any("448" in departure for departure in shown["departures"])
 
 
-def test_a_wrong_name_is_told_with_near_ones(imagenet1k: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_wrong_name_is_told_with_near_ones(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(InvalidValueError, match=r"no preset 'resnet50_relable'; is it one of resnet50_relabel"):
         imagenet1k.preset_named("resnet50_relable")
     for arguments in (["show", "nothing"], ["commands", "resnet50", "--teacher", "eva02"], []):

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -15,29 +13,21 @@ import torch
 from PIL import Image
 
 import relabel
+from pipelines import student_table, students
 
-_PIPELINES = Path(__file__).parents[1] / "pipelines"
 _TARGETS = ("one-hot", "smoothed", "ReLabel", "Token Labeling", "ReLabel, x and y swapped")
 
 
 @pytest.fixture(scope="module")
-def students() -> Iterator[ModuleType]:
+def quick(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     threads = torch.get_num_threads()
-    with pytest.MonkeyPatch.context() as patch:
-        # The recipes are scripts, which find each other in their own folder.
-        patch.syspath_prepend(_PIPELINES)
-        yield importlib.import_module("students")
+    out = tmp_path_factory.mktemp("students") / "out"
+    students.main(["--quick", "--out", str(out), "--seeds", "1", "--processes", "1"])
+    yield out
     torch.set_num_threads(threads)
 
 
-@pytest.fixture(scope="module")
-def quick(students: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("students") / "out"
-    students.main(["--quick", "--out", str(out), "--seeds", "1", "--processes", "1"])
-    return out
-
-
-def test_a_quick_run_trains_every_student_on_every_target_and_shows_them(students: ModuleType, quick: Path) -> None:
+def test_a_quick_run_trains_every_student_on_every_target_and_shows_them(quick: Path) -> None:
     runs = [json.loads(path.read_text()) for path in (quick / "runs").glob("*.json")]
     found = {(run["student"], run["target"], run["seed"]) for run in runs}
     assert found == {(student, target, 0) for student in students.STUDENTS for target in _TARGETS}
@@ -52,7 +42,7 @@ def test_a_quick_run_trains_every_student_on_every_target_and_shows_them(student
 
 
 def test_a_second_run_trains_only_what_is_missing_and_comes_to_the_same(
-    students: ModuleType, quick: Path, monkeypatch: pytest.MonkeyPatch
+    quick: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = quick / "runs" / "same-scenes_convnet_Token-Labeling_0.json"
     before = json.loads(path.read_text())
@@ -70,7 +60,7 @@ def test_a_second_run_trains_only_what_is_missing_and_comes_to_the_same(
     assert {**after, "seconds": 0} == {**before, "seconds": 0}
 
 
-def test_results_of_other_settings_are_not_mixed(students: ModuleType, quick: Path, tmp_path: Path) -> None:
+def test_results_of_other_settings_are_not_mixed(quick: Path, tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match="results of other settings"):
         students.main(["--out", str(quick)])
     (tmp_path / "runs").mkdir()
@@ -78,7 +68,7 @@ def test_results_of_other_settings_are_not_mixed(students: ModuleType, quick: Pa
         students.main(["--out", str(tmp_path)])
 
 
-def test_only_the_swapped_target_sends_x_and_y_in_the_wrong_order(students: ModuleType, quick: Path) -> None:
+def test_only_the_swapped_target_sends_x_and_y_in_the_wrong_order(quick: Path) -> None:
     content = torch.load(quick / "scenes.pt", weights_only=True)
     crops = students.made.random_crops(content["images"], 1, 48, seed=3)
     maps, classes = relabel.open(quick / "same-scenes.zarr"), content["classes"][crops.owners]
@@ -94,7 +84,7 @@ def test_only_the_swapped_target_sends_x_and_y_in_the_wrong_order(students: Modu
             assert torch.equal(labels.maps.planes, maps[maps.rows(keys)].planes)
 
 
-def test_scenes_of_students_teachers_and_tests_share_no_scan(students: ModuleType) -> None:
+def test_scenes_of_students_teachers_and_tests_share_no_scan() -> None:
     split = students.made.compose(students.Counts(30, 30, 30, 1, 1))
     train, other, test = ({d.scan for s in part for d in s.digits} for part in (split.train, split.other, split.test))
     assert not train & test
@@ -103,7 +93,7 @@ def test_scenes_of_students_teachers_and_tests_share_no_scan(students: ModuleTyp
     assert students.made.TRAIN_SCANS + students.made.OTHER_SCANS == 1400
 
 
-def test_crops_show_what_their_boxes_say(students: ModuleType) -> None:
+def test_crops_show_what_their_boxes_say() -> None:
     ramp = torch.arange(100, dtype=torch.uint8).expand(3, 80, 100).contiguous()  # grey = x in pixels
     crops = students.made.random_crops([ramp, ramp], 6, 16, seed=0)
     assert sorted(crops.owners.tolist()) == [0] * 6 + [1] * 6
@@ -111,7 +101,7 @@ def test_crops_show_what_their_boxes_say(students: ModuleType) -> None:
     assert crops.pixels.float().mean((1, 2, 3)).numpy() == pytest.approx(centre.numpy(), abs=1.0)
 
 
-def test_top1_of_crops_counts_a_tie_and_a_miss(students: ModuleType) -> None:
+def test_top1_of_crops_counts_a_tie_and_a_miss() -> None:
     answers = torch.eye(10)[[3, 3, 7]]
     content = torch.zeros(3, 10)
     content[0, [3, 5]], content[1, [3, 5]], content[2, 7] = 0.5, torch.tensor([0.4, 0.6]), 1.0
@@ -119,8 +109,7 @@ def test_top1_of_crops_counts_a_tie_and_a_miss(students: ModuleType) -> None:
     assert students.top1_of_crops(lambda images: answers, test) == pytest.approx(2 / 3)
 
 
-def test_the_table_has_means_and_the_errors_of_paired_differences(students: ModuleType, tmp_path: Path) -> None:
-    table = importlib.import_module("student_table")
+def test_the_table_has_means_and_the_errors_of_paired_differences(tmp_path: Path) -> None:
     scores = {"one-hot": [0.30, 0.40, 0.50], "ReLabel": [0.42, 0.50, 0.64]}
     (tmp_path / "runs").mkdir()
     for target, values in scores.items():
@@ -128,11 +117,11 @@ def test_the_table_has_means_and_the_errors_of_paired_differences(students: Modu
             run = {"student": "convnet", "teacher": "none" if target == "one-hot" else "same scenes", "target": target,
                    "seed": seed, "scene": value, "crop": value / 2}  # fmt: skip
             (tmp_path / "runs" / f"{target}{seed}.json").write_text(json.dumps(run))
-    rows = table.read(tmp_path, list(_TARGETS))
+    rows = student_table.read(tmp_path, list(_TARGETS))
     assert [row.target for row in rows] == ["one-hot", "ReLabel"]
     gains = np.array(scores["ReLabel"]) - scores["one-hot"]
     expected = (gains.mean(), gains.std(ddof=1) / np.sqrt(3))
-    assert table.difference(rows[1], rows[0], "scene") == pytest.approx(expected)
-    lines = table.markdown(rows).splitlines()
+    assert student_table.difference(rows[1], rows[0], "scene") == pytest.approx(expected)
+    lines = student_table.markdown(rows).splitlines()
     assert lines[2] == "| convnet | one-hot | - | 40.0 ± 5.8 |  | 20.0 ± 2.9 |  | 3 |"
     assert lines[3] == "| convnet | ReLabel | same scenes | 52.0 ± 6.4 | +12.0 ± 1.2 | 26.0 ± 3.2 | +6.0 ± 0.6 | 3 |"

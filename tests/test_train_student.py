@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-import importlib
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -19,6 +17,14 @@ import torch
 from PIL import Image
 from torch import nn
 
+from pipelines import imagenet1k, train_student
+from pipelines.lvvit import TokenAnswer
+from pipelines.objective import Objective
+from pipelines.recipe import Recipe
+from pipelines.schedule import learning_rate
+from pipelines.student_data import validation_transform
+from pipelines.student_models import build_student, token_grid_hw
+from pipelines.student_options import parse
 from relabel.generate import GenerateOptions, generate
 from relabel.teacher import TeacherSpec
 
@@ -33,13 +39,6 @@ _SHORT = (
     "--epochs", "2", "--warmup-epochs", "0", "--batch-size", "8", "--precision", "float32", "--workers", "0",
     "--optimizer", "adamw", "--learning-rate", "0.003",
 )  # fmt: skip
-
-
-def _module(name: str) -> ModuleType:
-    with pytest.MonkeyPatch.context() as patch:
-        # The recipes are scripts, which find each other in their own folder.
-        patch.syspath_prepend(_PIPELINES)
-        return importlib.import_module(name)
 
 
 class Colours(nn.Module):
@@ -109,7 +108,6 @@ def _cross_entropy(logits: torch.Tensor, label: np.ndarray) -> float:
 def test_the_loss_of_each_target_is_that_of_its_labels() -> None:
     from relabel import CropLabels, ScoreMap
 
-    recipe, objective, answer_of = (_module(name) for name in ("recipe", "objective", "lvvit"))
     torch.manual_seed(0)
     batch, classes, grid = 6, 5, (2, 3)
     maps = ScoreMap.from_logits(3 * torch.randn(batch, classes, 4, 4), planes=2, profile=1)
@@ -122,8 +120,8 @@ def test_the_loss_of_each_target_is_that_of_its_labels() -> None:
     tokens = maps.pool(boxes, grid).flatten(2).mT.double().numpy()
 
     def loss(answer: Any, given: Any, **changes: Any) -> float:
-        made = recipe.Recipe(**{"name": "try", "model": "test_resnet", **changes})
-        return float(objective.Objective(made, classes, grid)(Answering(answer), images, given))
+        made = Recipe(**{"name": "try", "model": "test_resnet", **changes})
+        return float(Objective(made, classes, grid)(Answering(answer), images, given))
 
     assert loss(image_logits, true, target="one-hot") == pytest.approx(_cross_entropy(image_logits, one_hot))
     assert loss(image_logits, labels, target="one-hot") == pytest.approx(_cross_entropy(image_logits, one_hot))
@@ -132,7 +130,7 @@ def test_the_loss_of_each_target_is_that_of_its_labels() -> None:
         _cross_entropy(image_logits, smoothed)
     )
     assert loss(image_logits, labels, target="relabel") == pytest.approx(_cross_entropy(image_logits, soft), abs=1e-5)
-    both = answer_of.TokenAnswer(image_logits, token_logits, None)
+    both = TokenAnswer(image_logits, token_logits, None)
     expected = _cross_entropy(image_logits, 0.8 * soft + 0.04) + 2 * _cross_entropy(token_logits, 0.8 * tokens + 0.04)
     found = loss(both, labels, target="token", token_weight=2.0, smoothing=0.2)
     assert found == pytest.approx(expected, abs=1e-5)
@@ -143,8 +141,7 @@ def test_the_loss_of_each_target_is_that_of_its_labels() -> None:
 
 
 def test_mixing_mixes_images_and_labels_alike_and_stops_when_told() -> None:
-    recipe, objective = _module("recipe"), _module("objective")
-    made = recipe.Recipe(name="try", model="test_resnet", target="one-hot", mixing="mixup")
+    made = Recipe(name="try", model="test_resnet", target="one-hot", mixing="mixup")
     true = torch.tensor([0, 1, 2, 3])
     seen: list[torch.Tensor] = []
 
@@ -154,29 +151,27 @@ def test_mixing_mixes_images_and_labels_alike_and_stops_when_told() -> None:
             return torch.arange(16.0).reshape(4, 4) / 8
 
     images = torch.eye(4).reshape(4, 1, 2, 2)  # an image is its own label
-    loss = objective.Objective(made, 4, seed=0)(Seeing(), images, true)
+    loss = Objective(made, 4, seed=0)(Seeing(), images, true)
     assert not torch.equal(seen[0], images)
     logits = torch.arange(16.0).reshape(4, 4) / 8
     assert float(loss) == pytest.approx(_cross_entropy(logits, seen[0].reshape(4, 4).double().numpy()), abs=1e-5)
-    objective.Objective(made, 4, seed=0)(Seeing(), images, true, mixes=False)
+    Objective(made, 4, seed=0)(Seeing(), images, true, mixes=False)
     assert torch.equal(seen[1], images)
 
 
 def test_the_learning_rate_rises_falls_along_a_cosine_and_stays() -> None:
-    recipe, rate = _module("recipe"), _module("schedule").learning_rate
-    made = recipe.Recipe(name="try", model="test_resnet", epochs=12, warmup_epochs=2, cooldown_epochs=3,
+    made = Recipe(name="try", model="test_resnet", epochs=12, warmup_epochs=2, cooldown_epochs=3,
                          learning_rate=1.0, warmup_learning_rate=0.2, min_learning_rate=0.1)  # fmt: skip
-    found = [rate(made, epoch) for epoch in (0, 1, 2, 4.5, 7, 12, 14.9)]
+    found = [learning_rate(made, epoch) for epoch in (0, 1, 2, 4.5, 7, 12, 14.9)]
     assert found == pytest.approx([0.2, 0.6, 1.0, 0.55 + 0.45 * np.cos(np.pi / 4), 0.55, 0.1, 0.1])
 
 
 @pytest.mark.parametrize(("model", "linear"), [("test_resnet", True), ("test_convnext", False)])
 def test_a_convnet_answers_each_cell_by_its_own_head(model: str, linear: bool) -> None:
-    recipe, models = _module("recipe"), _module("student_models")
     torch.manual_seed(0)
-    made = recipe.Recipe(name="try", model=model, image_size=96, target="token")
-    student = models.build_student(made, 5)
-    assert models.token_grid_hw(student) == (3, 3)
+    made = Recipe(name="try", model=model, image_size=96, target="token")
+    student = build_student(made, 5)
+    assert token_grid_hw(student) == (3, 3)
     images = torch.randn(2, 3, 96, 96)
     student.train()
     for module in student.modules():
@@ -193,11 +188,10 @@ def test_a_convnet_answers_each_cell_by_its_own_head(model: str, linear: bool) -
 
 
 def test_every_field_of_a_recipe_is_an_option_and_overrides_a_preset() -> None:
-    options = _module("student_options")
     where = ["--images", "a", "--val", "b"]
-    preset = options.parse([*where, "--preset", "resnet50_relabel_cutmix"], None).recipe
-    assert preset == _module("imagenet1k").PRESETS["resnet50_relabel_cutmix"].recipe
-    changed = options.parse(
+    preset = parse([*where, "--preset", "resnet50_relabel_cutmix"], None).recipe
+    assert preset == imagenet1k.PRESETS["resnet50_relabel_cutmix"].recipe
+    changed = parse(
         [*where, "--preset", "resnet50_relabel_cutmix", "--batch-size", "256", "--crop-scale", "0.2", "0.9",
          "--mixing", "none", "--clip-norm", "2", "--ema-decay", "none", "--randaugment", "rand-m5"], None,
     ).recipe  # fmt: skip
@@ -212,7 +206,7 @@ def test_every_field_of_a_recipe_is_an_option_and_overrides_a_preset() -> None:
 
 
 def _train(arguments: list[str]) -> None:
-    _module("train_student").main(arguments)
+    train_student.main(arguments)
 
 
 def _log(out: Path) -> list[dict[str, str]]:
@@ -273,7 +267,6 @@ def test_a_resumed_run_is_equal_to_one_that_never_stopped(
 ) -> None:
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     _train(folders.options(whole, *how))
-    train_student = _module("train_student")
     write = train_student.save_checkpoint
 
     def die_after_one(folder: Path, state: Any) -> None:
@@ -309,10 +302,10 @@ def test_two_processes_of_torchrun_train_one_student(folders: Folders, tmp_path:
     assert [line["epoch"] for line in _log(out)] == ["1", "2"]
     # A student that knows nothing loses log 3 for an image and half of that for its tokens, in both processes.
     assert float(_log(out)[0]["train_loss"]) == pytest.approx(1.5 * np.log(3), rel=0.25)
-    recipe = _module("recipe").Recipe(**json.loads((out / "recipe.json").read_text()))
-    student = _module("student_models").build_student(recipe, 3).eval()
+    recipe = Recipe(**json.loads((out / "recipe.json").read_text()))
+    student = build_student(recipe, 3).eval()
     student.load_state_dict(_weights(out))
-    transform = _module("student_data").validation_transform(recipe)
+    transform = validation_transform(recipe)
     images = [(path, place) for place, name in enumerate(sorted(_COLOURS)) for path in (folders.val / name).iterdir()]
     with torch.no_grad():
         answers = student(torch.stack([transform(Image.open(path)) for path, _ in images])).argmax(1)

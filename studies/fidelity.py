@@ -1,6 +1,6 @@
 """Truth per byte: how far the labels of a stored map are from those of all the teacher's logits, and what it weighs.
 
-``python bench/fidelity.py IMAGES --teacher NAME --checkpoint FILE --image-size 320``
+``python -m studies.fidelity IMAGES --teacher NAME --checkpoint FILE --image-size 320``
 
 For random crops of photographs, and of mosaics of four: KL(label pooled from all logits || label pooled from what is
 stored) in nats, how often both name the same class, what the coding alone costs, and bytes an image.
@@ -18,16 +18,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import measure
-import published
 import torch
-from kept import FilledCells, Kept, Planes, PublishedCells
-from pictures import Crops, mosaics, photographs, sample
 from torch import Tensor
 
+from bench import measure, published
+from bench.sampling import sample
 from relabel import RelabelError
 from relabel.progress import Progress
 from relabel.teacher import Teacher, TeacherSpec, load_teacher
+from studies.kept import FilledCells, Kept, Planes, PublishedCells
+from studies.pictures import Crops, mosaics, photographs
 
 _SMALLEST = torch.finfo(torch.float32).tiny
 

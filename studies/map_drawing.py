@@ -1,6 +1,6 @@
 """The drawing of docs/score-maps.md: one scene of the demo, its score map, and the label of a crop.
 
-``make demo`` first, then ``python bench/map_drawing.py demo-output docs/score-maps.png``. Needs matplotlib.
+``make demo`` first, then ``python -m studies.map_drawing demo-output docs/score-maps.png``. Needs matplotlib.
 """
 
 from __future__ import annotations

@@ -10,14 +10,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from pictures import Crops, mosaics, photographs, sample
 from PIL import Image
 from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as F
 
+from bench.sampling import sample
 from relabel.geometry import Grid, cell_boxes, resampling_weights, roi_weights
 from relabel.teacher import Teacher, TeacherSpec, load_teacher
+from studies.pictures import Crops, mosaics, photographs
 
 _TOKENS = 14
 _WHOLE = torch.tensor([[0.0, 0.0, 1.0, 1.0]])

@@ -22,13 +22,13 @@ from typing import Any
 
 import timm
 import torch
-from teacher_page import TWO_BLOCKS, Family, Member, Proved, write_page
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from relabel.errors import TeacherError
 from relabel.teacher import Teacher, TeacherSpec, load_teacher
 from relabel.teacher.weights import randomise
+from studies.teacher_page import TWO_BLOCKS, Family, Member, Proved, write_page
 
 _HEADS = (
     *("norm", "final_conv", "conv_head", "norm_head", "act2", "attn_pool", "aggregate", "fc_norm", "pre_logits"),

@@ -1,6 +1,6 @@
 """Other ways to keep a score map, tried and mostly left out: what each buys in truth, and costs in bytes.
 
-``python bench/map_ideas.py IMAGES --teacher NAME --checkpoint FILE --image-size 320 --crop-size 160``
+``python -m studies.map_ideas IMAGES --teacher NAME --checkpoint FILE --image-size 320 --crop-size 160``
 
 For random crops, and for single ones of their 14 x 14 tokens: KL(label pooled from all logits || label pooled from what
 is kept) in nats, how often both name the same class, KL from what the teacher says of the crop's own pixels, and bytes
@@ -13,14 +13,14 @@ import argparse
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import map_ways as ways
-import measure
 import torch
-from map_answers import Answers, answers
-from map_ways import Kept
 
+from bench import measure
 from relabel import ScoreMap
 from relabel.store import codecs
+from studies import map_ways as ways
+from studies.map_answers import Answers, answers
+from studies.map_ways import Kept
 
 ROW_BYTES = 46
 _TINY = torch.finfo(torch.float32).tiny

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -13,9 +12,8 @@ from torch import Tensor
 from torchvision.transforms import RandomResizedCrop
 
 from relabel import Box
-from relabel.images import EncodedImage, decode_and_fit, open_source
+from relabel.images import EncodedImage, decode_and_fit
 from relabel.manifest import Preprocessing
-from relabel.progress import Progress
 
 _SCALE, _RATIO = (0.08, 1.0), (3 / 4, 4 / 3)
 
@@ -26,23 +24,6 @@ class Crops:
 
     pixels: Tensor
     boxes: Tensor
-
-
-def sample(images: str, count: int, seed: int) -> list[EncodedImage]:
-    """`count` images of a source at random, or all if it has fewer."""
-    source = open_source(images)
-    with Progress("listing images", None, unit="images") as progress:
-        listing = source.listing(workers=2, progress=progress.advance)
-    places = [(part.name, i) for part in listing for i in range(len(part.keys))]
-    chosen = sorted(random.Random(seed).sample(places, min(count, len(places))))
-    wanted: dict[str, list[int]] = {}
-    for name, index in chosen:
-        wanted.setdefault(name, []).append(index)
-    found: list[EncodedImage] = []
-    for part in listing:
-        if indices := set(wanted.get(part.name, ())):
-            found += [image for i, image in enumerate(source.read(part.name, 0, len(part.keys))) if i in indices]
-    return found
 
 
 def photographs(images: Sequence[EncodedImage], like: Preprocessing, batch: int, boxes: int) -> Iterator[Crops]:

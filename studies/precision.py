@@ -1,6 +1,6 @@
 """What a teacher's lower precision does to labels: of random crops, against the same teacher in float32.
 
-``python bench/precision.py IMAGES --teacher NAME --checkpoint FILE --image-size 320``
+``python -m studies.precision IMAGES --teacher NAME --checkpoint FILE --image-size 320``
 
 KL(float32's label || the other's) in nats: mean, 99th percentile and largest over all crops, how often both name the
 same class, and the same for what is stored, beside what storing alone costs float32.
@@ -15,15 +15,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import measure
 import torch
-from fidelity import kl
-from pictures import photographs, sample
 from torch import Tensor
 
+from bench import measure
+from bench.sampling import sample
 from relabel import RelabelError, ScoreMap
 from relabel.progress import Progress
 from relabel.teacher import Teacher, TeacherSpec, load_teacher
+from studies.fidelity import kl
+from studies.pictures import photographs
 
 _PRECISIONS = ("bfloat16", "float16")
 

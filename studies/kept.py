@@ -7,11 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
-import published
-import store_making as stores
 import torch
 from torch import Tensor
 
+from bench import published
+from bench import store_making as stores
 from relabel import ScoreMap
 from relabel.score_map import STEP
 from relabel.store import RowBatch, codecs, create_or_open

@@ -32,7 +32,7 @@ Teachers out of torchvision and transformers have [a page of their own](teachers
 
 _TABLE = """## How to read the table
 
-Written by `bench/teacher_coverage.py`. A family is a class of a module of timm with one path from features to logits:
+Written by `studies/teacher_coverage.py`. A family is a class of a module of timm with one path from features to logits:
 how it pools, which tokens stand before the locations, which modules follow. Its smallest model was built with random
 weights, none left at a constant, and loaded as a run loads its teacher, at three sizes (its own, a smaller square, and
 a wide one), and a second one at its own size where it has fewer than 25 million parameters. `error` is the largest of

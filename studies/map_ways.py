@@ -11,13 +11,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from map_answers import Answers
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
 from relabel import ScoreMap
 from relabel.store import codecs
+from studies.map_answers import Answers
 
 STEP, OFFSET_STEP = 1 / 2, 1 / 8
 
