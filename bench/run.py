@@ -80,7 +80,9 @@ def main() -> None:
     print(f"{on['cpu']}, {on['cores']} cores, Python {on['python']}, torch {on['torch']}, relabel {on['relabel']}\n")
     print(measure.to_table(figures))
     print(f"\n! misses what it should reach; +- is half the distance of the quartiles; {seconds:.0f} s in all")
-    print("labels in CPU time, with wall time beside it; maps are synthetic (studies/fidelity.py measures real ones)")
+    print(
+        "labels in CPU time, with wall time beside it; maps are synthetic (`relabel verify labels` measures real ones)"
+    )
     if options.quick:
         print("--quick: far too small to say anything of speed")
 

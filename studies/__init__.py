@@ -1,1 +1,1 @@
-"""What made the tables and pictures of the documents; ``python -m studies.fidelity --help`` and others."""
+"""What made the tables and pictures of the documents; ``python -m studies.map_ideas --help`` and others."""

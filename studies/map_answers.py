@@ -33,12 +33,14 @@ class Answers:
         boxes: (B, 2n, 4) xyxy fractions of the image: the crops, then one of the 14 x 14 tokens of each.
         truth: (B, 2n, C) log of the label of each box, pooled from all scores of the teacher's own grid.
         pixels: (B, n, C) log of the teacher's own answer to the pixels of each crop; None if it was not asked.
+        logits: (B, C, H, W) as the teacher gave them, in halves.
     """
 
     scores: Tensor
     boxes: Tensor
     truth: Tensor
     pixels: Tensor | None
+    logits: Tensor
 
     @property
     def crops(self) -> int:
@@ -63,7 +65,7 @@ class Answers:
         grid = Grid(side, side)
         rows, cols = (weights.float() for weights in resampling_weights(self.grid, grid))
         scores = torch.einsum("hH,bcHW,wW->bchw", rows, self.scores, cols)
-        return replace(self, scores=scores.log_softmax(1))
+        return replace(self, scores=scores.log_softmax(1), logits=scores.half())
 
 
 def answers(options: argparse.Namespace) -> Answers:
@@ -78,21 +80,21 @@ def answers(options: argparse.Namespace) -> Answers:
 
 
 def _prepared(kept: dict[str, Tensor | None]) -> Answers:
-    scores, crops, pixels = kept["lp"], kept["boxes"], kept["crop"]
-    if scores is None or crops is None:
-        raise ValueError("the file of answers holds no scores or no boxes")
-    scores = scores.float().log_softmax(1)
+    logits, crops, pixels = kept["logits"], kept["boxes"], kept["crop"]
+    if logits is None or crops is None:
+        raise ValueError("the file of answers holds no logits or no boxes")
+    scores = logits.float().log_softmax(1)
     places = torch.randint(0, _TOKENS, (*crops.shape[:2], 2), generator=torch.Generator().manual_seed(3)).float()
     extent = crops[..., 2:] - crops[..., :2]
     start = crops[..., :2] + places / _TOKENS * extent
     boxes = torch.cat([crops, torch.cat([start, start + extent / _TOKENS], -1)], 1)
-    bare = Answers(scores, boxes, scores, None if pixels is None else pixels.float().log_softmax(-1))
+    bare = Answers(scores, boxes, scores, None if pixels is None else pixels.float().log_softmax(-1), logits)
     return replace(bare, truth=torch.bmm(bare.weights, scores.flatten(2).transpose(1, 2)).log_softmax(-1))
 
 
 @torch.inference_mode()
 def _asked(options: argparse.Namespace) -> dict[str, Tensor | None]:
-    """Scores and answers in float16, boxes in float32."""
+    """Logits and answers in float16, boxes in float32."""
     images = sample(options.images, options.count, seed=0)
     teacher = _teacher(options, options.image_size)
     of_crops = _teacher(options, options.crop_size) if options.crop_size else None
@@ -100,14 +102,14 @@ def _asked(options: argparse.Namespace) -> dict[str, Tensor | None]:
     like = teacher.preprocessing
     batches = mosaics(images, like, options.mosaics, 4) if options.mosaics else photographs(images, like, 20, 4)
     encoded = iter(image.data for image in images)
-    scores, boxes, pixels = [], [], []
+    logits, boxes, pixels = [], [], []
     for batch in batches:
-        scores.append(teacher(batch.pixels).log_softmax(1).half())
+        logits.append(teacher(batch.pixels).half())
         boxes.append(batch.boxes)
         if of_crops is not None:
             whole = batch.pixels if options.mosaics else _decoded(encoded, batch)
             pixels += [_of_crops(of_crops, *pair) for pair in zip(whole, batch.boxes, strict=True)]
-    return {"lp": torch.cat(scores), "boxes": torch.cat(boxes), "crop": torch.stack(pixels) if pixels else None}
+    return {"logits": torch.cat(logits), "boxes": torch.cat(boxes), "crop": torch.stack(pixels) if pixels else None}
 
 
 def _decoded(encoded: Iterator[bytes], batch: Crops) -> list[Tensor]:

@@ -4,7 +4,7 @@
 
 For random crops, and for single ones of their 14 x 14 tokens: KL(label pooled from all logits || label pooled from what
 is kept) in nats, how often both name the same class, KL from what the teacher says of the crop's own pixels, and bytes
-an image: the zstd frame, ids and offsets, and 46 bytes for a row's index entry, key, hash, label and status.
+an image: the zstd frame and its index entry, ids and offsets, and 30 bytes for a row's key, hash, label and status.
 """
 
 from __future__ import annotations
@@ -13,16 +13,20 @@ import argparse
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from bench import measure
 from relabel import ScoreMap
+from relabel.score_map import STEP
 from relabel.store import codecs
+from relabel.worth.fidelity import divergence
+from relabel.worth.ways import Labeler, cell_labelers, map_bytes
 from studies import map_ways as ways
 from studies.map_answers import Answers, answers
 from studies.map_ways import Kept
 
-ROW_BYTES = 46
+ROW_BYTES = 30
 _TINY = torch.finfo(torch.float32).tiny
 
 
@@ -34,22 +38,26 @@ def stored(of: Answers, planes: int, profile: int, step: float) -> Kept:
         torch.stack([made.pool(boxes) for boxes in of.boxes.unbind(1)], dim=1).clamp(min=_TINY).log()
         for made in (maps, exact)
     )
-    planes, profile = maps.planes.shape[1], maps.classes.shape[1] - maps.planes.shape[1]
-    codes = torch.cat([maps.planes, maps.rest.unsqueeze(1)], dim=1)
-    return Kept(labels, ways.zstd_bytes(codes) + 2 * (planes + profile) + profile + 1, uncoded)
+    return Kept(labels, np.array(map_bytes(maps, "zstd")), uncoded)
+
+
+def of_cells(of: Answers, labeler: Labeler) -> Kept:
+    """What the papers keep, in one of its kinds."""
+    labels = torch.stack([labeler.labels(boxes) for boxes in of.boxes.unbind(1)], dim=1).clamp(min=_TINY).log()
+    return Kept(labels, np.array(labeler.bytes_each))
 
 
 def row(of: Answers, name: str, kept: Kept) -> tuple[str, ...]:
     """A line of the table."""
     n, truth, label = of.crops, of.truth, kept.labels
-    kl = (truth.exp() * (truth - label)).sum(-1)
+    kl = divergence(truth.exp(), label.exp())
     same = (truth.argmax(-1) == label.argmax(-1))[:, :n]
     from_pixels = coding = ""
     if kept.uncoded is not None:
-        lost = (kept.uncoded.exp() * (kept.uncoded - label)).sum(-1)
+        lost = divergence(kept.uncoded.exp(), label.exp())
         coding = f"{float(lost[:, :n].mean()):.1e}, {float(lost[:, n:].mean()):.1e}"
     if of.pixels is not None:
-        from_pixels = f"{float((of.pixels.exp() * (of.pixels - label[:, :n])).sum(-1).mean()):.3f}"
+        from_pixels = f"{float(divergence(of.pixels.exp(), label[:, :n].exp()).mean()):.3f}"
     size = float(kept.bytes.mean()) + ROW_BYTES
     agreement = f"{float(same.float().mean()):.2%}"
     return name, f"{size:.0f}", f"{kl[:, :n].mean():.4f}", f"{kl[:, n:].mean():.3f}", agreement, from_pixels, coding
@@ -72,6 +80,15 @@ def sizes(of: Answers) -> dict[str, Callable[[], Kept]]:
         f"grid {side}x{side}, K = {planes}, M = {profile}": lambda a=at, k=planes, m=profile: stored(a, k, m, 1 / 4)
         for side, at in coarser.items()
         for planes, profile in ((8, 64), (8, 256), (16, 64), (16, 128), (32, 128))
+    }
+
+
+def cells(of: Answers) -> dict[str, Callable[[], Kept]]:
+    """The published kinds of maps, at the default step where they are coded."""
+    whole = torch.tensor([0.0, 0.0, 1.0, 1.0]).expand(len(of.logits), 4)
+    return {
+        labeler.way.name: lambda one=labeler: of_cells(of, one)
+        for labeler in cell_labelers(of.logits.float(), whole, STEP)
     }
 
 
@@ -114,10 +131,9 @@ def byte_orders(of: Answers) -> list[tuple[str, str]]:
     return [*lines, ("zstd level 19", f"{sum(best) / len(best):.0f}")]
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Measure and print."""
-    options = _options()
-    torch.set_num_threads(1)
+    options = _options(arguments)
     of = answers(options)
     header = (
         "kept",
@@ -128,7 +144,7 @@ def main() -> None:
         "KL from the pixels",
         "of which coding: crop, token",
     )
-    tables = {"steps": steps, "sizes": sizes, "ideas": ideas}
+    tables = {"steps": steps, "sizes": sizes, "cells": cells, "ideas": ideas}
     for name in options.tables:
         if name == "orders":
             print(f"\n{measure.aligned([('laid out', 'bytes'), *byte_orders(of)])}")
@@ -139,7 +155,7 @@ def main() -> None:
         )
 
 
-def _options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("images", help="a folder, or webdataset tars, as `relabel generate` takes them")
     parser.add_argument("--teacher", required=True, help="a timm classifier whose head is linear")
@@ -152,7 +168,7 @@ def _options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--tables",
         nargs="+",
-        choices=("steps", "sizes", "ideas", "orders"),
+        choices=("steps", "sizes", "cells", "ideas", "orders"),
         default=["steps", "sizes"],
         help="[steps sizes]",
     )

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from relabel import ScoreMap
 from relabel.store import codecs
+from relabel.worth.ways import INDEX_BYTES
 from studies.map_answers import Answers
 
 STEP, OFFSET_STEP = 1 / 2, 1 / 8
@@ -100,8 +101,8 @@ class Parts:
 
     @property
     def id_bytes(self) -> int:
-        """Of the class ids and the offsets."""
-        return 2 * self.classes.shape[1] + self.offsets.shape[1]
+        """Of the class ids, the offsets and the entry in the index."""
+        return 2 * self.classes.shape[1] + self.offsets.shape[1] + INDEX_BYTES
 
     def codes(self, step: float = STEP) -> Tensor:
         """(B, K + 1, H * W)."""
@@ -269,7 +270,7 @@ def varying(of: Answers, threshold: float, most: int = 48, profile: int = 64) ->
     labels, sizes = [], []
     for i in range(len(of.scores)):
         count = int((worth[i] >= threshold).sum().clamp(1, most))
-        one = Answers(of.scores[i : i + 1], of.boxes[i : i + 1], of.truth[i : i + 1], None)
+        one = Answers(of.scores[i : i + 1], of.boxes[i : i + 1], of.truth[i : i + 1], None, of.logits[i : i + 1])
         kept = worth[i].topk(count).indices
         then = label[i].scatter(0, kept, -1).topk(profile).indices
         made = plain(Parts.of_classes(one, torch.cat([kept, then])[None], count))

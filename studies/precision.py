@@ -23,7 +23,7 @@ from bench.sampling import sample
 from relabel import RelabelError, ScoreMap
 from relabel.progress import Progress
 from relabel.teacher import Teacher, TeacherSpec, load_teacher
-from studies.fidelity import kl
+from relabel.worth.fidelity import divergence
 from studies.pictures import photographs
 
 _PRECISIONS = ("bfloat16", "float16")
@@ -93,7 +93,7 @@ def _lines(options: argparse.Namespace) -> list[Line]:
 
 
 def _line(every: dict[str, Tensor], labels: str, against: str) -> Line:
-    distances = kl(every[against], every[labels])
+    distances = divergence(every[against], every[labels])
     return Line(
         labels=labels,
         against=against,

@@ -1,4 +1,4 @@
-"""The benchmarks run, say what they measured, and measure truth per byte as an independent oracle does."""
+"""The benchmarks run, and say what they measured beside which peer."""
 
 from __future__ import annotations
 
@@ -10,96 +10,12 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-import oracle
 import pytest
 import torch
-from numpy.typing import NDArray
-from PIL import Image
 
 from bench import measure, published
-from relabel.score_map import STEP
-from studies import fidelity, kept
 
 _ROOT = Path(__file__).parents[1]
-_GRID_HW, _CLASSES = (4, 6), 20
-
-
-@pytest.fixture(scope="module")
-def batches() -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """Two batches of three images' logits (3, C, H, W), with two boxes (3, 2, 4) each."""
-    random = np.random.default_rng(5)
-    logits = random.normal(0, 4, (2, 3, _CLASSES, *_GRID_HW)).astype(np.float32)
-    boxes = oracle.random_boxes(12, seed=1, smallest=0.3).reshape(2, 3, 2, 4).astype(np.float32)
-    return [(torch.from_numpy(one), torch.from_numpy(box)) for one, box in zip(logits, boxes, strict=True)]
-
-
-def _crops(batches: list[tuple[torch.Tensor, torch.Tensor]]) -> list[tuple[NDArray[np.float64], NDArray[np.float64]]]:
-    """Logits (C, H, W) and box of every crop, in double precision."""
-    return [
-        (image.double().numpy(), box.double().numpy())
-        for logits, boxes in batches
-        for image, of_image in zip(logits, boxes, strict=True)
-        for box in of_image
-    ]
-
-
-def _rounded(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.round(values / STEP) * STEP
-
-
-def test_planes_are_judged_as_the_oracle_judges_them(
-    batches: list[tuple[torch.Tensor, torch.Tensor]], tmp_path: Path
-) -> None:
-    [line] = fidelity.compare("noise", batches, [kept.Planes(3, 5)], tmp_path)
-    truths, labels, exact = [], [], []
-    for logits, box in _crops(batches):
-        stored = oracle.score_map(logits, 3, 5)
-        coded = replace(
-            stored,
-            planes=_rounded(stored.planes),
-            rest=_rounded(stored.rest),
-            profile=_rounded(stored.profile),
-        )
-        truths.append(oracle.full_label(logits, box)[:, 0, 0])
-        labels.append(oracle.label(coded, box)[:, 0, 0])
-        exact.append(oracle.label(stored, box)[:, 0, 0])
-    distances = [oracle.kl_divergence(t, q) for t, q in zip(truths, labels, strict=True)]
-    assert line.kl == pytest.approx(np.mean(distances), rel=1e-4)
-    assert line.kl_error == pytest.approx(np.std(distances, ddof=1) / np.sqrt(12), rel=1e-4)
-    assert line.coding_kl == pytest.approx(
-        np.mean([oracle.kl_divergence(e, q) for e, q in zip(exact, labels, strict=True)]), rel=1e-2
-    )
-    assert line.agreement == np.mean([t.argmax() == q.argmax() for t, q in zip(truths, labels, strict=True)])
-
-
-def test_cells_are_judged_as_the_oracle_judges_them(
-    batches: list[tuple[torch.Tensor, torch.Tensor]], tmp_path: Path
-) -> None:
-    ways = [kept.FilledCells(), kept.PublishedCells(tmp_path)]
-    filled, published = fidelity.compare("noise", batches, ways, tmp_path)
-    distances: list[tuple[float, float]] = []
-    for logits, box in _crops(batches):
-        truth = oracle.full_label(logits, box)[:, 0, 0]
-        scores, cells = oracle.log_softmax(logits), oracle.box_in_cells(box, _GRID_HW)
-        listed = scores >= np.sort(scores, axis=0)[-5]
-        mean_of_others = np.where(listed, 0, scores).sum(0) / (_CLASSES - 5)
-        maps = np.where(listed, _rounded(scores), _rounded(mean_of_others)), np.where(listed, logits, 0)
-        labels = [oracle.softmax(oracle.roi_align(each, cells)[:, 0, 0]) for each in maps]
-        distances.append((oracle.kl_divergence(truth, labels[0]), oracle.kl_divergence(truth, labels[1])))
-    assert filled.kl == pytest.approx(np.mean([one for one, _ in distances]), rel=1e-4)
-    # Published scores are halves.
-    assert published.kl == pytest.approx(np.mean([one for _, one in distances]), rel=2e-3)
-
-
-def test_the_bytes_of_planes_are_those_of_a_store(
-    batches: list[tuple[torch.Tensor, torch.Tensor]], tmp_path: Path
-) -> None:
-    lines = fidelity.compare("noise", batches, [kept.Planes(k, 4) for k in (2, 8)], tmp_path)
-    for planes, line in zip((2, 8), lines, strict=True):
-        files = [file for file in (tmp_path / f"{planes}-4.zarr").rglob("c.*") if file.is_file()]
-        assert {file.parent.name for file in files} >= {"classes", "scores", "profile", "key", "status"}
-        assert line.bytes_an_image == sum(file.stat().st_size for file in files) / 6
 
 
 def test_files_are_those_that_were_published(tmp_path: Path) -> None:
@@ -113,30 +29,6 @@ def test_files_are_those_that_were_published(tmp_path: Path) -> None:
         scores, ids = published.load([tmp_path / name])
         torch.testing.assert_close(scores, values, rtol=1e-3, atol=1e-3)
         assert torch.equal(ids, classes)
-
-
-def test_fidelity_runs_from_images_to_json(tmp_path: Path) -> None:
-    random = np.random.default_rng(0)
-    for i in range(5):
-        pixels = random.integers(0, 256, (3, 4, 3), np.uint8)
-        Image.fromarray(pixels).resize((48, 36)).save(tmp_path / f"{i}.png")
-    result = json.loads(
-        _run("studies.fidelity", str(tmp_path), "--teacher", "colour_teacher:make", "--image-size", "64",
-             "--count", "4", "--mosaics", "2", "--mosaic-size", "96", "--planes", "2", "6",
-             "--profile", "0", "4", "--json")
-    )  # fmt: skip
-    lines = result["lines"]
-    assert [line["images"] for line in lines[::6]] == ["4 photographs, 64 px, grid 4x4", "2 mosaics, 96 px, grid 6x6"]
-    assert [line["stored"] for line in lines[:6]] == [
-        "2 planes + rest",
-        "2 planes + rest + profile of 4",
-        "6 planes + rest",
-        "6 planes + rest + profile of 4",
-        "cell top-5, others their mean",
-        "cell top-5, others logit 0, published",
-    ]
-    assert all(line["kl"] > 0 and 0 <= line["agreement"] <= 1 and line["bytes_an_image"] > 0 for line in lines)
-    assert result["device"]["cpu"]
 
 
 def test_bench_prints_every_figure(tmp_path: Path) -> None:

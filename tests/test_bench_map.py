@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import oracle
 import pytest
 import torch
+from labeled import write_pictures
 from stores import random_logits
 
 from studies import map_answers, map_ideas, map_ways
@@ -17,7 +20,7 @@ from studies import map_answers, map_ideas, map_ways
 def answers() -> Any:
     """Three images of 160 classes on 5 x 6 cells, two crops each."""
     boxes = torch.tensor(oracle.random_boxes(6, 2, 0.3), dtype=torch.float32).reshape(3, 2, 4)
-    kept = {"lp": random_logits(3, 160, (5, 6)).log_softmax(1).half(), "boxes": boxes, "crop": None}
+    kept = {"logits": random_logits(3, 160, (5, 6)).half(), "boxes": boxes, "crop": None}
     return map_answers._prepared(kept)
 
 
@@ -68,3 +71,14 @@ def test_a_coarser_grid_keeps_the_label_of_the_whole(answers: Any) -> None:
     assert coarse.truth is answers.truth
     whole = [a.scores.mean((2, 3)).log_softmax(1) for a in (answers, coarse)]
     torch.testing.assert_close(*whole, rtol=0, atol=2e-3)
+
+
+def test_tables_are_printed_from_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    images = write_pictures(tmp_path / "pictures", 3)
+    map_ideas.main([str(images), "--teacher", "labeled:first", "--image-size", "64", "--mosaics", "2",
+                    "--tables", "cells", "steps"])  # fmt: skip
+    cells, steps = capsys.readouterr().out.split("2 images, grid 8x8, 4 crops each")[1:]
+    for table, start, count in ((cells, "cell top-5", 3), (steps, "K = ", 8)):
+        rows = [re.split(r"\s{2,}", line) for line in table.splitlines() if line.startswith(start)]
+        assert len(rows) == count
+        assert all(float(size) > 100 and float(kl) >= 0 for _, size, kl, *_ in rows)

@@ -1,4 +1,4 @@
-"""What labels are worth: stored maps against their teacher, and labels of crops against what it says of their pixels."""
+"""What labels are worth: stored maps against their teacher, labels of crops against what it says of their pixels."""
 
 from relabel.worth.fidelity import LabelLine
 from relabel.worth.labels import LabelsOptions, LabelsReport, verify_labels

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from relabel.manifest import ScoreRecord
 from relabel.pooling import Space
-from relabel.worth.ways import Answers, Kind, Labeller, Way, labellers
+from relabel.worth.ways import Answers, Kind, Labeler, Way, labelers
 
 TEMPERATURES = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.1, 1.25, 1.5, 2.0)
 """Tried besides 1."""
@@ -98,15 +98,15 @@ class Fidelity:
         """Measure every way on the crops of B images."""
         boxes = crops.boxes.unbind(1)
         teacher = crops.answers.double()
-        ways = iter(labellers(answers, self._record))
+        ways = iter(labelers(answers, self._record))
         first = next(ways)
         full = torch.stack([first.labels(box) for box in boxes], dim=1).double()
         reference = _Reference(teacher, full, answers.truths)
         self._count(Way(name="the teacher on the crop", kind="teacher"), teacher, reference)
         self._count(first.way, full, reference)
         self._temper(first.way, full, reference)
-        for labeller in ways:
-            self._measure(labeller, boxes, reference)
+        for labeler in ways:
+            self._measure(labeler, boxes, reference)
 
     def lines(self) -> Iterator[LabelLine]:
         """The table."""
@@ -136,11 +136,11 @@ class Fidelity:
                 **{name: tally.mean(name) for name in tally.values},
             )
 
-    def _measure(self, labeller: Labeller, boxes: tuple[Tensor, ...], reference: _Reference) -> None:
-        way = labeller.way
-        labels = torch.stack([labeller.labels(box) for box in boxes], dim=1).double()
+    def _measure(self, labeler: Labeler, boxes: tuple[Tensor, ...], reference: _Reference) -> None:
+        way = labeler.way
+        labels = torch.stack([labeler.labels(box) for box in boxes], dim=1).double()
         self._count(way, labels, reference)
-        self.tallies[way.name].bytes_each += labeller.bytes_each or []
+        self.tallies[way.name].bytes_each += labeler.bytes_each or []
         if way.kind == "stored":
             self._temper(way, labels, reference)
 
@@ -163,25 +163,27 @@ def nearest(tallies: Mapping[str, Tally], kind: Kind, space: Space) -> Tally:
     return min(same, key=lambda tally: tally.mean("kl_teacher"))
 
 
+def divergence(truth: Tensor, label: Tensor) -> Tensor:
+    """(...) float64, KL(truth || label) in nats of probabilities (..., C); a label's 0 is taken for rounding."""
+    p, q = truth.double(), label.double().clamp(min=_SMALLEST)
+    # Rounding may take it below 0.
+    return (p * (p.clamp(min=_SMALLEST).log() - q.log())).sum(-1).clamp(min=0)
+
+
 class _Reference:
     """What labels are held against: probabilities (B, n, C) float64 and ground truths (B,)."""
 
     def __init__(self, teacher: Tensor, full: Tensor, truths: Tensor) -> None:
         self._teacher, self._full, self._truths = teacher, full, truths
-        self._negative_entropies = [-_entropy(p) for p in (teacher, full)]
 
     def compared(self, labels: Tensor, *, is_hard: bool) -> dict[str, Tensor]:
         """(B, n) of each of `LabelLine`'s numbers, NaN where a label (B, n, C) is, and where there is no truth."""
         known = ~labels.isnan().any(2)
-        logs = labels.clamp(min=_SMALLEST).log()
         likeliest = labels.argmax(2)
         found: dict[str, Tensor] = {}
-        for name, p, negative_entropy in zip(
-            ("teacher", "full"), (self._teacher, self._full), self._negative_entropies, strict=True
-        ):
-            divergence = negative_entropy - (p * logs).sum(2)
-            # Rounding may take it below 0. Of other labels a zero is a softmax's rounding, and no certainty.
-            found[f"kl_{name}"] = torch.full_like(divergence, math.inf) if is_hard else divergence.clamp(min=0)
+        for name, p in (("teacher", self._teacher), ("full", self._full)):
+            apart = divergence(p, labels)
+            found[f"kl_{name}"] = torch.full_like(apart, math.inf) if is_hard else apart
             found[f"agreement_{name}"] = (p.argmax(2) == likeliest).double()
         found["agreement_truth"] = (likeliest == self._truths[:, None]).double()
         found["agreement_truth"][(self._truths < 0) | (self._truths >= labels.shape[2])] = math.nan

@@ -23,7 +23,8 @@ TOP = 5
 """Classes of a cell in the published formats."""
 SMOOTHING = 0.1
 _DEFAULT = (16, 64)
-_INDEX_BYTES = 16
+INDEX_BYTES = 16
+"""Of a chunk in the index of its shard: its offset and its length."""
 _WHOLE = (0.0, 0.0, 1.0, 1.0)
 _SWAPPED = [1, 0, 3, 2]
 
@@ -46,7 +47,7 @@ class Way:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Labeller:
+class Labeler:
     """A way, ready for a batch: from boxes (B, 4) to labels (B, C), and the bytes of each map where they are known."""
 
     way: Way
@@ -79,7 +80,7 @@ class Answers:
         )
 
 
-def labellers(answers: Answers, record: ScoreRecord) -> Iterator[Labeller]:
+def labelers(answers: Answers, record: ScoreRecord) -> Iterator[Labeler]:
     """Every way but tempered ones, in the order of the table; the first is that of all logits."""
     yield from _of_map(answers.all_scores(), Way(name="all logits", kind="limit"))
     yield from _of_store(answers.stored, record)
@@ -87,9 +88,9 @@ def labellers(answers: Answers, record: ScoreRecord) -> Iterator[Labeller]:
         exact = ScoreMap.from_logits(answers.logits, planes, profile, footprint=answers.footprints)
         kept = _kept(exact, record)
         way = Way(name=_sized(planes, profile), kind="size", space="logit", planes=planes, profile=profile)
-        yield Labeller(way=way, labels=_pooler(kept, "logit"), bytes_each=map_bytes(kept, record.compression))
+        yield Labeler(way=way, labels=_pooler(kept, "logit"), bytes_each=map_bytes(kept, record.compression))
     yield from _of_boxes(answers.stored, record)
-    yield from _of_cells(answers, record.step)
+    yield from cell_labelers(answers.logits, answers.footprints, record.step)
     yield from _of_truths(answers)
 
 
@@ -110,51 +111,54 @@ def map_bytes(maps: ScoreMap, compression: str) -> list[int]:
     """What each image's scores, classes and profile take in a store, with the entry in the index."""
     pack = codecs.zstd_compress() if compression == "zstd" else codecs.with_crc32c
     count = maps.classes.shape[1]
-    beside = _INDEX_BYTES + count * torch.empty(0, dtype=getattr(torch, class_dtype(maps.num_classes))).element_size()
+    beside = INDEX_BYTES + count * torch.empty(0, dtype=getattr(torch, class_dtype(maps.num_classes))).element_size()
     beside += 1 + count - maps.planes.shape[1]
     scores = torch.cat([maps.planes, maps.rest.unsqueeze(1)], dim=1).numpy()
     return [len(pack(one.tobytes())) + beside for one in scores]
 
 
-def _of_map(maps: ScoreMap, way: Way, bytes_each: list[int] | None = None) -> Iterator[Labeller]:
+def _of_map(maps: ScoreMap, way: Way, bytes_each: list[int] | None = None) -> Iterator[Labeler]:
     """A map in both spaces."""
     spaces: tuple[Space, ...] = ("logit", "probability")
     for space in spaces:
         named = replace(way, name=f"{way.name}, {space} space", space=space)
-        yield Labeller(way=named, labels=_pooler(maps, space), bytes_each=bytes_each)
+        yield Labeler(way=named, labels=_pooler(maps, space), bytes_each=bytes_each)
 
 
-def _of_store(stored: ScoreMap, record: ScoreRecord) -> Iterator[Labeller]:
+def _of_store(stored: ScoreMap, record: ScoreRecord) -> Iterator[Labeler]:
     bytes_each = map_bytes(stored, record.compression)
     if record.select == "cell":
         way = Way(name="stored", kind="stored")
         if record.scores == "logit":
             published = replace(way, name="stored, zero fill, as published", kind="published")
-            yield Labeller(way=published, labels=_pooler(stored, "logit", "zero"), bytes_each=bytes_each)
+            yield Labeler(way=published, labels=_pooler(stored, "logit", "zero"), bytes_each=bytes_each)
     else:
         size = (record.planes, record.profile)
         way = Way(name=f"stored: {_sized(*size)}", kind="stored", planes=size[0], profile=size[1])
     yield from _of_map(stored, way, bytes_each)
 
 
-def _of_boxes(stored: ScoreMap, record: ScoreRecord) -> Iterator[Labeller]:
+def _of_boxes(stored: ScoreMap, record: ScoreRecord) -> Iterator[Labeler]:
     """The stored map with other boxes than the crop's."""
     fill: Fill = "zero" if record.scores == "logit" and record.select == "cell" else "rest"
     pool = _pooler(stored, "logit", fill)
     whole = torch.tensor([_WHOLE]).expand(len(stored), 4)
     way = Way(name="stored, one label for the whole image", kind="whole image", space="logit")
-    yield Labeller(way=way, labels=lambda boxes: pool(whole.to(boxes)))
+    yield Labeler(way=way, labels=lambda boxes: pool(whole.to(boxes)))
     way = Way(name="stored, box with x and y swapped", kind="swapped", space="logit")
-    yield Labeller(way=way, labels=lambda boxes: pool(boxes[:, _SWAPPED]))
+    yield Labeler(way=way, labels=lambda boxes: pool(boxes[:, _SWAPPED]))
 
 
-def _of_cells(answers: Answers, step: float) -> Iterator[Labeller]:
-    """The published kinds of maps, of the same teacher."""
-    batch, num_classes, height, width = answers.scores.shape
+def cell_labelers(logits: Tensor, footprints: Tensor, step: float) -> Iterator[Labeler]:
+    """The published kinds of maps, the top 5 classes of each cell, of logits (B, C, H, W) and footprints (B, 4).
+
+    `step` is that of codes in nats, for the kind that the papers do not have: the others at the mean of the rest.
+    """
+    batch, num_classes, height, width = logits.shape
     top = min(TOP, num_classes)
-    values, classes = answers.logits.topk(top, dim=1)
+    values, classes = logits.topk(top, dim=1)
     raw = ScoreMap.from_cell_topk(classes, values.half().float(), num_classes=num_classes)
-    raw = replace(raw, footprint=answers.footprints)
+    raw = replace(raw, footprint=footprints)
     halves = [2 * top * height * width * 2] * batch
     for as_shipped in (False, True):
         way = Way(
@@ -164,32 +168,33 @@ def _of_cells(answers: Answers, step: float) -> Iterator[Labeller]:
         def published(boxes: Tensor, as_shipped: bool = as_shipped) -> Tensor:
             return relabel_targets(raw, boxes, as_shipped=as_shipped)
 
-        yield Labeller(way=way, labels=published, bytes_each=halves)
-    values = answers.scores.gather(1, classes)
+        yield Labeler(way=way, labels=published, bytes_each=halves)
+    scores = logits.log_softmax(1)
+    values = scores.gather(1, classes)
     others = max(num_classes - top, 1)
-    rest = (answers.scores.sum(1) - values.sum(1)) / others
+    rest = (scores.sum(1) - values.sum(1)) / others
     codes = encode_scores(torch.cat([values, rest.unsqueeze(1)], dim=1), step)
     filled = decode_scores(codes, step, holes=False)
     maps = ScoreMap.from_cell_topk(classes, filled[:, :-1], num_classes=num_classes, rest=filled[:, -1])
-    maps = replace(maps, footprint=answers.footprints)
+    maps = replace(maps, footprint=footprints)
     bytes_each = [
-        sum(len(codecs.zstd_compress()(part.numpy().tobytes())) for part in (one, ids.short())) + 2 * _INDEX_BYTES
+        sum(len(codecs.zstd_compress()(part.numpy().tobytes())) for part in (one, ids.short())) + 2 * INDEX_BYTES
         for one, ids in zip(codes, classes, strict=True)
     ]
     way = Way(name=f"cell top-{top}, mean of the rest", kind="published", space="logit")
-    yield Labeller(way=way, labels=_pooler(maps, "logit"), bytes_each=bytes_each)
+    yield Labeler(way=way, labels=_pooler(maps, "logit"), bytes_each=bytes_each)
 
 
-def _of_truths(answers: Answers) -> Iterator[Labeller]:
+def _of_truths(answers: Answers) -> Iterator[Labeler]:
     """One-hot and smoothed ground truth; NaN where it is not known."""
     num_classes = answers.scores.shape[1]
     known = (answers.truths >= 0) & (answers.truths < num_classes)
     one_hot = torch.nn.functional.one_hot(answers.truths.clamp(0, num_classes - 1), num_classes).float()
     one_hot[~known] = torch.nan
     way = Way(name="ground truth, one-hot", kind="truth", is_hard=True)
-    yield Labeller(way=way, labels=lambda boxes: one_hot)
+    yield Labeler(way=way, labels=lambda boxes: one_hot)
     smoothed = one_hot * (1 - SMOOTHING) + SMOOTHING / num_classes
-    yield Labeller(way=Way(name=f"ground truth, smoothed {SMOOTHING:g}", kind="truth"), labels=lambda boxes: smoothed)
+    yield Labeler(way=Way(name=f"ground truth, smoothed {SMOOTHING:g}", kind="truth"), labels=lambda boxes: smoothed)
 
 
 def _pooler(maps: ScoreMap, space: Space, fill: Fill = "rest") -> Callable[[Tensor], Tensor]:
