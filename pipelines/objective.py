@@ -60,7 +60,7 @@ class Objective:
             labels: `CropLabels`; or classes (B,) int64 for the targets that need no store.
             mixes: whether the recipe's mixing happens (not in its last epochs).
         """
-        classes = labels if isinstance(labels, Tensor) else labels.labels
+        classes = labels if isinstance(labels, Tensor) else labels.ground_truth
         targets = self._targets(labels, classes)
         if mixes and self._mixer is not None:
             images, *targets = self._mixer(images, *targets)
@@ -85,7 +85,7 @@ class Objective:
         sizes = (None, self._grid_hw) if recipe.target == "token" else (None,)
         return [
             _smoothed(
-                labels.pool_sparse(size, space=recipe.space, temperature=recipe.temperature, uncovered="nearest"),
+                labels.pool(size, sparse=True, space=recipe.space, temperature=recipe.temperature, uncovered="nearest"),
                 recipe.smoothing,
             )
             for size in sizes

@@ -1,71 +1,56 @@
-"""Offline teacher labels for image training: score maps, their store, and the soft label of any crop."""
+"""Offline teacher labels for image training: score maps, their store, and the soft label of any crop.
 
-from importlib import import_module
+What is listed here is what users may rely on; docs/api.md tells of each. Everything else is private.
+"""
+
 from typing import TYPE_CHECKING
 
-from relabel.errors import RelabelError
-
-if TYPE_CHECKING:
-    from relabel import published
-    from relabel.geometry import Box, Footprint, Grid
-    from relabel.labels import MixedLabels, SparseLabels
-    from relabel.loader import CropLabel, CropLabels, LabeledCrops, LabeledSample, LabelMaps, collate, open
-    from relabel.losses import SoftCrossEntropy, TokenLabelingLoss, soft_cross_entropy
-    from relabel.mixing import CutMix, MixToken, Mixup
-    from relabel.score_map import ScoreMap
-    from relabel.tracking import TrackedTransform
+from relabel.lazily import lazily
 
 __version__ = "0.1.0"
 
-__all__ = [
-    "Box",
-    "CropLabel",
-    "CropLabels",
-    "CutMix",
-    "Footprint",
-    "Grid",
-    "LabelMaps",
-    "LabeledCrops",
-    "LabeledSample",
-    "MixToken",
-    "MixedLabels",
-    "Mixup",
-    "RelabelError",
-    "ScoreMap",
-    "SoftCrossEntropy",
-    "SparseLabels",
-    "TokenLabelingLoss",
-    "TrackedTransform",
-    "__version__",
-    "collate",
-    "open",
-    "published",
-    "soft_cross_entropy",
-]
-
-_ROOMS = {
-    **dict.fromkeys(("Box", "Footprint", "Grid"), "geometry"),
-    **dict.fromkeys(
-        ("CropLabel", "CropLabels", "LabelMaps", "LabeledCrops", "LabeledSample", "collate", "open"), "loader"
-    ),
-    **dict.fromkeys(("SoftCrossEntropy", "TokenLabelingLoss", "soft_cross_entropy"), "losses"),
-    **dict.fromkeys(("CutMix", "MixToken", "Mixup"), "mixing"),
-    "ScoreMap": "score_map",
-    **dict.fromkeys(("MixedLabels", "SparseLabels"), "labels"),
-    "TrackedTransform": "tracking",
-    "published": "published",
-}
-
-
-def __getattr__(name: str) -> object:
-    """Load a name's room when it is first asked for: `relabel --help` and an unpickled manifest need no torch."""
-    if name not in _ROOMS:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    room = import_module(f"{__name__}.{_ROOMS[name]}")
-    value = room if _ROOMS[name] == name else getattr(room, name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+if TYPE_CHECKING:
+    from relabel import published as published
+    from relabel.errors import DamagedStoreError as DamagedStoreError
+    from relabel.errors import ImageError as ImageError
+    from relabel.errors import InvalidValueError as InvalidValueError
+    from relabel.errors import LabelError as LabelError
+    from relabel.errors import ManifestMismatchError as ManifestMismatchError
+    from relabel.errors import RelabelError as RelabelError
+    from relabel.errors import SourceError as SourceError
+    from relabel.errors import StoreBusyError as StoreBusyError
+    from relabel.errors import StoreError as StoreError
+    from relabel.errors import TeacherError as TeacherError
+    from relabel.generate import GenerateOptions as GenerateOptions
+    from relabel.generate import generate as generate
+    from relabel.geometry import Box as Box
+    from relabel.geometry import Footprint as Footprint
+    from relabel.geometry import Grid as Grid
+    from relabel.importers import ImportOptions as ImportOptions
+    from relabel.importers import import_archive as import_archive
+    from relabel.labels import MixedLabels as MixedLabels
+    from relabel.labels import SparseLabels as SparseLabels
+    from relabel.loader import CropLabel as CropLabel
+    from relabel.loader import CropLabels as CropLabels
+    from relabel.loader import LabeledCrops as LabeledCrops
+    from relabel.loader import LabeledSample as LabeledSample
+    from relabel.loader import LabelMaps as LabelMaps
+    from relabel.loader import collate as collate
+    from relabel.loader import open as open
+    from relabel.losses import SoftCrossEntropy as SoftCrossEntropy
+    from relabel.losses import TokenLabelingLoss as TokenLabelingLoss
+    from relabel.losses import soft_cross_entropy as soft_cross_entropy
+    from relabel.manifest import Manifest as Manifest
+    from relabel.mixing import CutMix as CutMix
+    from relabel.mixing import MixToken as MixToken
+    from relabel.mixing import Mixup as Mixup
+    from relabel.score_map import ScoreMap as ScoreMap
+    from relabel.teacher import EnsembleSpec as EnsembleSpec
+    from relabel.teacher import TeacherSpec as TeacherSpec
+    from relabel.tracking import TrackedTransform as TrackedTransform
+    from relabel.verify import verify_shards as verify_shards
+    from relabel.worth import LabelsOptions as LabelsOptions
+    from relabel.worth import RerunOptions as RerunOptions
+    from relabel.worth import verify_labels as verify_labels
+else:
+    __getattr__, __dir__, __all__ = lazily(__name__)

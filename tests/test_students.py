@@ -78,7 +78,7 @@ def test_only_the_swapped_target_sends_x_and_y_in_the_wrong_order(quick: Path) -
         for number, (images, labels) in enumerate(batches):
             some = slice(32 * number, 32 * number + 32)
             assert torch.equal(labels.boxes, crops.boxes[some][:, order])
-            assert torch.equal(labels.labels, classes[some])
+            assert torch.equal(labels.ground_truth, classes[some])
             assert torch.equal(images, (crops.pixels[some].float() - 127.5) / 127.5)
             keys = [content["keys"][i] for i in crops.owners[some].tolist()]
             assert torch.equal(labels.maps.planes, maps[maps.rows(keys)].planes)

@@ -8,7 +8,8 @@ import relabel
 from relabel.cli.generating import generate
 from relabel.cli.group import Commands
 from relabel.cli.importing import import_
-from relabel.cli.output import show
+from relabel.cli.options import Command
+from relabel.cli.output import as_json, show
 from relabel.cli.teachers import teacher
 from relabel.cli.text import store_json, store_text
 from relabel.cli.verifying import verify
@@ -35,9 +36,9 @@ main.add_command(teacher)
 main.add_command(verify)
 
 
-@main.command()
+@main.command(cls=Command)
 @click.argument("store")
-@click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
+@as_json
 def inspect(store: str, as_json: bool) -> None:
     """Print what STORE is: teacher, grid, planes, images, failures, size, unstored mass, labels.
 

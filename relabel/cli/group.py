@@ -11,7 +11,6 @@ import click
 from relabel.cli.text import printable
 from relabel.errors import RelabelError
 
-EXIT_FINDINGS = 1
 _EXIT_USAGE = 2
 _EXIT_INTERRUPTED = 130
 _EXIT_BROKEN_PIPE = 141

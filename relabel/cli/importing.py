@@ -1,69 +1,28 @@
-"""``relabel import``: its options, and what it prints."""
+"""``relabel import``, and what it prints."""
 
 from __future__ import annotations
 
-import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, get_args
 
 import click
 
-from relabel.cli.output import show
+from relabel.cli.arguments import local, store_to_write
+from relabel.cli.options import Command, made, options
+from relabel.cli.output import as_json, finish
 from relabel.cli.text import aligned, failure_lines, printable
-
-if TYPE_CHECKING:
-    # `relabel --help` must not wait for torch.
-    from relabel.importers import ImportSummary
-
-_EXIT_FINDINGS = 1
+from relabel.importers import ImportOptions, ImportSummary
+from relabel.manifest import Archive
 
 
-def _local(ctx: click.Context, param: click.Parameter, value: Path) -> Path:
-    if ":/" in str(value):
-        raise click.BadParameter(f"{value} is a URL; import reads and writes local folders")
-    return value
-
-
-@click.command("import")
-@click.argument("archive", type=click.Choice(["relabel", "tokenlabeling"]))
-@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path), callback=_local)
-@click.argument("store", type=click.Path(path_type=Path), callback=_local)
-@click.option("--images", help="The images that it labels (a folder or tars, as for generate): keys, hashes, classes.")
-@click.option(
-    "--extension", default=".JPEG", show_default=True, help="Without --images: what ends a key, after the file's name."
-)
-@click.option(
-    "--classes", "num_classes", type=click.IntRange(1), default=1000, show_default=True, help="C, of the teacher."
-)
-@click.option("--planes", type=click.IntRange(1), help="K, classes kept of an image [all that any image lists].")
-@click.option(
-    "--footprint",
-    type=click.Choice(["whole", "center"]),
-    help="The part of an image that a map covers [relabel: whole, tokenlabeling: center].",
-)
-@click.option(
-    "--orientation",
-    type=click.Choice(["auto", "yx", "xy"]),
-    default="yx",
-    show_default=True,
-    help="Whether maps are stored [.., y, x] or [.., x, y]; auto finds out, with --boxes.",
-)
-@click.option(
-    "--boxes",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="CSV or tab-separated: key, x0, y0, x1, y1 (fractions; pixels with width, height), perhaps class.",
-)
-@click.option("--teacher-name", help="What the manifest calls the teacher [as the archive's authors do].")
-@click.option("--samples-per-shard", type=click.IntRange(1), help="Rows of a shard [4096; of tars, a tar is a shard].")
-@click.option("--workers", type=click.IntRange(1), help="Threads, and processes that read the archive [one a core].")
-@click.option(
-    "--max-failures", type=click.FloatRange(0, 1), default=0.01, show_default=True, help="Failed fraction to accept."
-)
-@click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
-@click.option("--quiet", is_flag=True, help="No progress bars.")
-def import_(folder: Path, store: Path, as_json: bool, quiet: bool, **given: Any) -> None:
+@click.command("import", cls=Command)
+@click.argument("archive", type=click.Choice(get_args(Archive)))
+@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path), callback=local)
+@store_to_write
+@options(ImportOptions)
+@as_json
+def import_(archive: Archive, folder: Path, store: Path, as_json: bool, **given: Any) -> None:
     """Make STORE of the published archive in DIR: per-image .pt files of ReLabel or of Token Labeling.
 
     Every file is read without trusting it; one that is no map becomes a failed row. The store holds raw logits, and
@@ -76,11 +35,10 @@ def import_(folder: Path, store: Path, as_json: bool, quiet: bool, **given: Any)
       relabel import tokenlabeling label_top5_train_nfnet/ nfnet.zarr --images 'train-{0000..1023}.tar'
       relabel import relabel relabel_imagenet/ relabel.zarr --orientation auto --boxes boxes.csv
     """
-    from relabel.importers import ImportOptions, import_archive
+    from relabel.importers import import_archive
 
-    summary = import_archive(folder, store, ImportOptions(show_progress=not quiet, **given))
-    show(_json(summary) if as_json else _text(summary, str(store)))
-    sys.exit(0 if summary.is_good else _EXIT_FINDINGS)
+    summary = import_archive(folder, store, made(ImportOptions, given, archive=archive))
+    finish(_json(summary) if as_json else _text(summary, str(store)), is_good=summary.is_good)
 
 
 def _json(summary: ImportSummary) -> dict[str, Any]:

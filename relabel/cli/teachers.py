@@ -1,178 +1,35 @@
-"""The options that say which teachers label, and how; and the command that shows one."""
+"""Which teachers a command asks for; and the command that shows them."""
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from relabel.cli.output import show
-from relabel.cli.size import NumbersCommand, each, numbers, size
+from relabel.cli.arguments import find_functions
+from relabel.cli.options import Command, made, made_each, options
+from relabel.cli.output import as_json, finish
 from relabel.cli.text import aligned
+from relabel.teacher import EnsembleSpec, TeacherSpec
 
 if TYPE_CHECKING:
     # `relabel --help` must not wait for torch and timm.
-    from relabel.teacher import Ensemble, EnsembleSpec, Teacher, TeacherSpec
-
-_Command = TypeVar("_Command", bound=Callable[..., Any])
-
-OWN_WEIGHTS = "pretrained"
-ALL_CLASSES = "all"
+    from relabel.teacher import Ensemble, Teacher
 
 
-class Weights(click.Path):
-    """A file, or the word for the teacher's own weights."""
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """A path, or the word as it is."""
-        return value if value == OWN_WEIGHTS else super().convert(value, param, ctx)
-
-
-_OPTIONS = (
-    click.option(
-        "--checkpoint",
-        "checkpoints",
-        metavar="FILE",
-        multiple=True,
-        type=Weights(exists=True, dir_okay=False, path_type=Path),
-        help="The teacher's weights: a safetensors file or a torch state dict. Default: its pretrained weights.",
-    ),
-    click.option("--random-weights", type=int, metavar="SEED", multiple=True, help="Random weights, for benchmarks."),
-    click.option(
-        "--image-size",
-        "image_sizes",
-        callback=each(size),
-        multiple=True,
-        metavar="H [W]",
-        help="The teacher's input in pixels, height first; larger gives a finer map where the model allows it.",
-    ),
-    click.option(
-        "--classes",
-        multiple=True,
-        metavar="NAME|FILE",
-        help="Keep some classes only, renormalised: imagenet-1k out of a larger one, or a file of a class a line.",
-    ),
-    click.option(
-        "--fit",
-        type=click.Choice(["squash", "center", "letterbox"]),
-        default="squash",
-        show_default=True,
-        help="Resize the whole image, a centred crop of it, or pad it.",
-    ),
-    click.option(
-        "--crop",
-        type=click.FloatRange(0, 1, min_open=True),
-        help="With --fit center: the crop's side over the largest centred crop's [1].",
-    ),
-    click.option(
-        "--interpolation", type=click.Choice(["bilinear", "bicubic"]), help="Of the resize [the teacher's own]."
-    ),
-    click.option(
-        "--decode",
-        type=click.Choice(["cpu", "cuda"]),
-        default="cpu",
-        show_default=True,
-        help="Where JPEGs are decoded; the pixels of a GPU's decoder differ by rounding.",
-    ),
-    click.option("--mean", callback=numbers, metavar="R G B", help="Of pixels in [0, 1] [the teacher's own]."),
-    click.option("--std", callback=numbers, metavar="R G B", help="Of pixels in [0, 1] [the teacher's own]."),
-    click.option(
-        "--precision",
-        type=click.Choice(["auto", "float32", "bfloat16", "float16"]),
-        default="auto",
-        show_default=True,
-        help="Of the forward pass; auto is bfloat16 on a GPU that has it, else float32.",
-    ),
-    click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1 ...; auto takes a GPU if any."),
-    click.option("--compile", "compile_model", is_flag=True, help="Run the teacher through torch.compile."),
-    click.option("--channels-last", is_flag=True, help="Run the teacher in channels-last memory order."),
-    click.option("--flip-average", is_flag=True, help="Average with the answers to the mirrored image."),
-    click.option(
-        "--scales",
-        callback=numbers,
-        metavar="S ...",
-        help="Average over these multiples of the image size, as 1.0 1.25.",
-    ),
-    click.option(
-        "--grid", callback=size, metavar="H [W]", help="Cells of the map, averaged or resampled [the first teacher's]."
-    ),
-)
-
-
-def teacher_options(command: _Command) -> _Command:
-    """Decorate a command with every option of its teachers but their names."""
-    for option in reversed(_OPTIONS):
-        command = option(command)
-    return command
-
-
-def ensemble_spec(names: Sequence[str], given: dict[str, Any]) -> EnsembleSpec:
+def ensemble_spec(given: Mapping[str, Any]) -> EnsembleSpec:
     """What a command's options ask for."""
-    from relabel.teacher import EnsembleSpec
-
-    if any(":" in name for name in names):
-        # As `python -m relabel` does by itself: a user's teacher is looked for where the user stands.
-        sys.path.insert(0, str(Path.cwd()))
-    return EnsembleSpec(
-        teachers=tuple(teacher_specs(names, given)),
-        scales=given["scales"] or (1.0,),
-        flip=given["flip_average"],
-        grid_hw=given["grid"],
-    )
+    names = given["name"]
+    find_functions(names)
+    return made(EnsembleSpec, given, teachers=made_each(TeacherSpec, given, len(names)))
 
 
-def teacher_specs(names: Sequence[str], given: dict[str, Any]) -> list[TeacherSpec]:
-    """A spec for each name; of options that may be given once for each, one value serves for all."""
-    from relabel.teacher import TeacherSpec
-
-    checkpoints = _for_each(names, "--checkpoint", given["checkpoints"], shared=False)
-    seeds = _for_each(names, "--random-weights", given["random_weights"])
-    sizes = _for_each(names, "--image-size", given["image_sizes"])
-    classes = _for_each(names, "--classes", given["classes"])
-    return [
-        TeacherSpec(
-            name=name,
-            checkpoint=None if checkpoint == OWN_WEIGHTS else checkpoint,
-            random_weights=seed,
-            image_size_hw=size_hw,
-            fit=given["fit"],
-            crop=given["crop"],
-            mean=given["mean"],
-            std=given["std"],
-            interpolation=given["interpolation"],
-            decode=given["decode"],
-            classes=None if kept == ALL_CLASSES else kept,
-            precision=given["precision"],
-            device=given["device"],
-            compile=given["compile_model"],
-            channels_last=given["channels_last"],
-        )
-        for name, checkpoint, seed, size_hw, kept in zip(names, checkpoints, seeds, sizes, classes, strict=True)
-    ]
-
-
-def _for_each(names: Sequence[str], option: str, values: Sequence[Any], *, shared: bool = True) -> Sequence[Any]:
-    if not values:
-        return [None] * len(names)
-    if len(values) == 1 and (shared or len(names) == 1):
-        return [values[0]] * len(names)
-    if len(values) != len(names):
-        stand_in = {"--checkpoint": OWN_WEIGHTS, "--classes": ALL_CLASSES}.get(option)
-        raise click.UsageError(
-            f"{len(names)} teachers and {len(values)} times {option}: give it once for each, in their order"
-            + (f" ({option} {stand_in} where there is none)" if stand_in else "")
-        )
-    return values
-
-
-@click.command(cls=NumbersCommand)
+@click.command(cls=Command)
 @click.argument("names", nargs=-1, required=True, metavar="NAME ...")
-@teacher_options
-@click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
+@options(TeacherSpec, EnsembleSpec, but=("name",))
+@as_json
 def teacher(names: tuple[str, ...], as_json: bool, **given: Any) -> None:
     """Load and prove a teacher, or several, and print its grid, input, head and classes; it labels nothing.
 
@@ -183,8 +40,8 @@ def teacher(names: tuple[str, ...], as_json: bool, **given: Any) -> None:
     """
     from relabel.teacher import load_ensemble
 
-    ensemble = load_ensemble(ensemble_spec(names, given))
-    show(_as_json(ensemble) if as_json else _as_text(ensemble))
+    ensemble = load_ensemble(ensemble_spec({**given, "name": names}))
+    finish(_as_json(ensemble) if as_json else _as_text(ensemble), is_good=True)
 
 
 def _as_json(ensemble: Ensemble) -> dict[str, Any]:

@@ -7,10 +7,11 @@ import os
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import Annotated, Literal, get_args
 
 from relabel.errors import InvalidValueError
 from relabel.manifest import CodeType, Compression
+from relabel.options import Option, check_options
 from relabel.plan import Failure
 
 Stage = Literal["data", "device", "disk"]
@@ -20,50 +21,51 @@ Stage = Literal["data", "device", "disk"]
 class GenerateOptions:
     """How a store is generated; the teacher and its preprocessing have types of their own.
 
-    Attributes:
-        planes: K, classes kept as planes.
-        profile: M, further classes kept as offsets.
-        samples_per_shard: for a folder, the images of a shard (None is 4,096); for tars, the most images of a tar, and
-            the listing pass is skipped.
-        batch_size: the most images of a forward pass; "auto" tries which is fastest. It is cut where memory runs out.
-            How images are batched moves a teacher's sums in their last bits, so a score may round to the code beside.
-        workers: threads that decode and resize; None goes by the cores.
-        rank, world_size: this process among the run's processes.
-        max_failures: the fraction of failed images, of those that this run labelled, up to which it counts as good.
-        retry_failed: label shards again that hold failed images.
-        dtype, compression: the coding of scores in the store.
-        step: nats a code of uint8 scores, 1/16 to 1.
-        show_progress: bars on stderr.
+    How images are batched moves a teacher's sums in their last bits, so a score may round to the code beside.
     """
 
-    planes: int = 16
-    profile: int = 64
-    samples_per_shard: int | None = None
-    batch_size: int | Literal["auto"] = 64
-    workers: int | None = None
-    rank: int = 0
-    world_size: int = 1
-    max_failures: float = 0.01
-    retry_failed: bool = False
-    dtype: CodeType = "uint8"
-    compression: Compression = "zstd"
-    step: float = 1 / 4
-    show_progress: bool = True
+    planes: Annotated[int, Option("K, classes kept at every cell.", group="map", least=1, metavar="K")] = 16
+    profile: Annotated[int, Option("M, further classes kept as offsets.", group="map", least=0, metavar="M")] = 64
+    dtype: Annotated[CodeType, Option("Coding of the scores.", group="map", flag="--scores")] = "uint8"
+    step: Annotated[
+        float,
+        Option("Nats per code of uint8 scores; finer is larger.", group="map", least=1 / 16, most=1, metavar="NATS"),
+    ] = 1 / 4
+    compression: Annotated[Compression, Option("Of the score maps.", group="map")] = "zstd"
+    samples_per_shard: Annotated[
+        int | None,
+        Option(
+            "Images per shard of a folder; of tars the most per tar, and skips the listing pass.",
+            group="run",
+            least=1,
+            unset="4096; a tar",
+        ),
+    ] = None
+    batch_size: Annotated[
+        int | Literal["auto"],
+        Option("Images per forward pass; auto tries which is fastest. Halved where memory runs out.", "run", least=1),
+    ] = 64
+    workers: Annotated[
+        int | None, Option("Threads that decode and resize.", group="run", least=1, unset="by the cores")
+    ] = None
+    rank: Annotated[
+        int,
+        Option("This process among --world-size.", group="run", least=0, unset="as torchrun or srun says"),
+    ] = 0
+    world_size: Annotated[
+        int,
+        Option("Processes that share the work.", group="run", least=1, unset="as torchrun or srun says"),
+    ] = 1
+    max_failures: Annotated[
+        float, Option("Failed fraction of the images to accept.", group="run", least=0, most=1, metavar="FRACTION")
+    ] = 0.01
+    retry_failed: Annotated[bool, Option("Label shards again that hold failed images.", group="run")] = False
+    show_progress: Annotated[bool, Option("No progress bars.", group="output", flag="--quiet")] = True
 
     def __post_init__(self) -> None:
-        at_least = {"planes": 1, "profile": 0, "batch_size": 1, "samples_per_shard": 1, "workers": 1, "world_size": 1}
-        for name, least in at_least.items():
-            value = getattr(self, name)
-            if name == "batch_size" and value == "auto":
-                continue
-            if value is not None and not (isinstance(value, int) and value >= least):
-                raise InvalidValueError(f"{name} must be at least {least}; got {value!r}")
-        if not 0 <= self.rank < self.world_size:
+        check_options(self)
+        if not self.rank < self.world_size:
             raise InvalidValueError(f"rank must lie in [0, {self.world_size}); got {self.rank}")
-        if not 0 <= self.max_failures <= 1:
-            raise InvalidValueError(f"max_failures is a fraction in [0, 1]; got {self.max_failures}")
-        if not 1 / 16 <= self.step <= 1:
-            raise InvalidValueError(f"step is the nats of a code, 1/16 to 1; got {self.step}")
 
     @property
     def listing_threads(self) -> int:

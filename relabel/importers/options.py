@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, NamedTuple, get_args
+from typing import Annotated, Literal, NamedTuple, get_args
 
 from relabel.errors import InvalidValueError
 from relabel.manifest import Archive, Fit, Orientation
+from relabel.options import Option, check_options
 from relabel.plan import Failure
 
 FootprintChoice = Literal["whole", "center"]
@@ -33,51 +34,62 @@ PUBLISHED: dict[Archive, Published] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImportOptions:
-    """How an archive becomes a store.
-
-    Attributes:
-        archive: whose format it has.
-        images: the images that it labels, as for `generate`: a folder or tars. None takes keys from the files' names.
-        extension: of the keys then.
-        num_classes: C, of the teacher.
-        planes: K, classes kept of an image, by weight; None keeps all that any image lists.
-        footprint: the part of an image that a map covers, the "whole" or the "center" square; None as published.
-        orientation: whether maps are stored [.., y, x] or [.., x, y]; "auto" finds out, with `boxes`.
-        boxes: a table of boxes around objects, see `read_boxes`.
-        teacher_name: what the manifest calls the teacher; None as published.
-        samples_per_shard: rows of a shard (None is 4,096); a tar is a shard.
-        workers: threads, and processes that read an archive of more than a few thousand files; None goes by the cores.
-        max_failures: the fraction of failed images up to which it counts as good.
-        show_progress: bars on stderr.
-    """
+    """How an archive of a published format, `archive`, becomes a store; what is None is as published, or as found."""
 
     archive: Archive
-    images: str | None = None
-    extension: str = ".JPEG"
-    num_classes: int = 1000
-    planes: int | None = None
-    footprint: FootprintChoice | None = None
-    orientation: OrientationChoice = "yx"
-    boxes: Path | None = None
-    teacher_name: str | None = None
-    samples_per_shard: int | None = None
-    workers: int | None = None
-    max_failures: float = 0.01
-    show_progress: bool = True
+    images: Annotated[
+        str | None,
+        Option(
+            "The images that it labels, as for generate, whose keys, hashes and classes the store gets.",
+            group="map",
+            metavar="IMAGES",
+        ),
+    ] = None
+    extension: Annotated[
+        str, Option("Without --images: what ends a key, after the file's name.", group="map", metavar=".EXT")
+    ] = ".JPEG"
+    num_classes: Annotated[int, Option("C, of the teacher.", group="map", least=1, flag="--classes", metavar="C")] = (
+        1000
+    )
+    planes: Annotated[
+        int | None,
+        Option("K, classes kept of an image.", group="map", least=1, unset="all that any image lists", metavar="K"),
+    ] = None
+    footprint: Annotated[
+        FootprintChoice | None,
+        Option("What a map covers, the whole image or its central square.", group="map", unset="as published"),
+    ] = None
+    orientation: Annotated[
+        OrientationChoice,
+        Option("Whether maps are stored [.., y, x] or [.., x, y]; auto finds out, with --boxes.", group="map"),
+    ] = "yx"
+    boxes: Annotated[
+        Path | None,
+        Option(
+            "CSV or tab-separated: key, x0, y0, x1, y1 (fractions; pixels with width, height), perhaps class.",
+            group="map",
+        ),
+    ] = None
+    teacher_name: Annotated[
+        str | None,
+        Option("What the manifest calls the teacher.", group="map", unset="as its authors do", metavar="NAME"),
+    ] = None
+    samples_per_shard: Annotated[
+        int | None, Option("Rows per shard.", group="run", least=1, unset="4096; of tars, a tar")
+    ] = None
+    workers: Annotated[
+        int | None,
+        Option("Threads, and processes that read the archive.", group="run", least=1, unset="one per core"),
+    ] = None
+    max_failures: Annotated[
+        float, Option("Failed fraction of the images to accept.", group="run", least=0, most=1, metavar="FRACTION")
+    ] = 0.01
+    show_progress: Annotated[bool, Option("No progress bars.", group="output", flag="--quiet")] = True
 
     def __post_init__(self) -> None:
-        choices = {"archive": Archive, "orientation": OrientationChoice}
-        for name, allowed in choices.items():
-            if getattr(self, name) not in get_args(allowed):
-                raise InvalidValueError(f"{name} must be one of {get_args(allowed)}; got {getattr(self, name)!r}")
-        if self.footprint not in (None, *get_args(FootprintChoice)):
-            raise InvalidValueError(f"footprint must be one of {get_args(FootprintChoice)}; got {self.footprint!r}")
-        for name in ("num_classes", "planes", "samples_per_shard", "workers"):
-            value = getattr(self, name)
-            if value is not None and not (isinstance(value, int) and value >= 1):
-                raise InvalidValueError(f"{name} must be at least 1; got {value!r}")
-        if not 0 <= self.max_failures <= 1:
-            raise InvalidValueError(f"max_failures is a fraction in [0, 1]; got {self.max_failures}")
+        check_options(self)
+        if self.archive not in get_args(Archive):
+            raise InvalidValueError(f"archive must be one of {get_args(Archive)}; got {self.archive!r}")
         if self.extension and (self.extension[0] != "." or "/" in self.extension or not self.extension.isprintable()):
             raise InvalidValueError(f"extension is what ends an image's name, such as .JPEG; got {self.extension!r}")
         self._check_together()

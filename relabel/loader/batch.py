@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal, TypedDict, Unpack, overload
 
 import torch
 from torch import Tensor
@@ -17,6 +17,15 @@ from relabel.pooling import Space
 from relabel.score_map import Fill, ScoreMap, Size, Uncovered
 
 
+class How(TypedDict, total=False):
+    """How labels are pooled; see `ScoreMap.pool`."""
+
+    space: Space
+    temperature: float
+    fill: Fill
+    uncovered: Uncovered
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class CropLabels:
     """The labels of a batch of crops, before they are pooled: about 5 kB a crop, where a dense label of 1,000 is 4 kB.
@@ -25,60 +34,40 @@ class CropLabels:
         maps: B score maps, on any device.
         boxes: (B, 4) float32 xyxy, fractions of the whole image; on the CPU, where the weights of the cells are made.
         flips: (B,) bool, on the CPU: whether the crop was mirrored left to right.
-        labels: (B,) int64, the images' ground truth classes, -1 where unknown; on the device of the maps.
+        ground_truth: (B,) int64, the images' classes, -1 where unknown; on the device of the maps.
     """
 
     maps: ScoreMap
     boxes: Tensor
     flips: Tensor
-    labels: Tensor
+    ground_truth: Tensor
 
     def __len__(self) -> int:
         return len(self.maps)
 
-    def pool(
-        self,
-        size: Size | None = None,
-        *,
-        space: Space = "logit",
-        temperature: float = 1.0,
-        fill: Fill = "rest",
-        uncovered: Uncovered = "raise",
-    ) -> Tensor:
-        """The soft labels (B, C), or (B, C, h, w) of tokens with `size` (h, w) or n for (n, n); see `ScoreMap.pool`."""
-        return self.maps.pool(
-            self.boxes, size, flip=self.flips, space=space, temperature=temperature, fill=fill, uncovered=uncovered
-        )
+    @overload
+    def pool(self, size: Size | None = ..., *, sparse: Literal[False] = ..., **how: Unpack[How]) -> Tensor: ...
 
-    def pool_sparse(
-        self,
-        size: Size | None = None,
-        *,
-        space: Space = "logit",
-        temperature: float = 1.0,
-        fill: Fill = "rest",
-        uncovered: Uncovered = "raise",
-    ) -> SparseLabels:
-        """The same without the dense target; see `SparseLabels`."""
-        return self.maps.pool(
-            self.boxes,
-            size,
-            flip=self.flips,
-            sparse=True,
-            space=space,
-            temperature=temperature,
-            fill=fill,
-            uncovered=uncovered,
-        )
+    @overload
+    def pool(self, size: Size | None = ..., *, sparse: Literal[True], **how: Unpack[How]) -> SparseLabels: ...
+
+    def pool(self, size: Size | None = None, *, sparse: bool = False, **how: Unpack[How]) -> Tensor | SparseLabels:
+        """The soft labels (B, C), or (B, C, h, w) of tokens with `size` (h, w) or n for (n, n); see `ScoreMap.pool`.
+
+        With `sparse`, the same as `SparseLabels`, without the dense target.
+        """
+        if sparse:
+            return self.maps.pool(self.boxes, size, flip=self.flips, sparse=True, **how)
+        return self.maps.pool(self.boxes, size, flip=self.flips, **how)
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> CropLabels:
         """The same with maps and ground truth on another device."""
-        labels = self.labels.to(device, non_blocking=non_blocking)
-        return replace(self, maps=self.maps.to(device, non_blocking=non_blocking), labels=labels)
+        truth = self.ground_truth.to(device, non_blocking=non_blocking)
+        return replace(self, maps=self.maps.to(device, non_blocking=non_blocking), ground_truth=truth)
 
     def pin_memory(self) -> CropLabels:
         """The same in page-locked memory; a ``DataLoader`` with ``pin_memory=True`` calls this."""
-        return replace(self, maps=self.maps.pin_memory(), labels=self.labels.pin_memory())
+        return replace(self, maps=self.maps.pin_memory(), ground_truth=self.ground_truth.pin_memory())
 
 
 def collate(items: Sequence[tuple[Any, CropLabel]]) -> tuple[Any, CropLabels]:
@@ -110,6 +99,6 @@ def collate(items: Sequence[tuple[Any, CropLabel]]) -> tuple[Any, CropLabels]:
         maps=crops[0].maps[[crop.row for crop in crops]],
         boxes=torch.tensor([crop.box.xyxy for crop in crops], dtype=torch.float32),
         flips=torch.tensor([crop.flip for crop in crops]),
-        labels=torch.tensor([crop.label for crop in crops]),
+        ground_truth=torch.tensor([crop.ground_truth for crop in crops]),
     )
     return stacked, labels

@@ -27,14 +27,14 @@ class CropLabel:
         row: of the store.
         box: the crop box, in fractions of the whole image.
         flip: whether the crop was mirrored left to right.
-        label: the image's ground truth class, -1 where unknown.
+        ground_truth: the image's class, -1 where unknown.
         maps: the store that `row` counts in.
     """
 
     row: int
     box: Box
     flip: bool
-    label: int
+    ground_truth: int
     maps: LabelMaps = field(repr=False)
 
     def __iter__(self) -> Iterator[int | Box | bool]:

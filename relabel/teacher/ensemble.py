@@ -9,40 +9,15 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from relabel.errors import InvalidValueError, TeacherError
+from relabel.errors import TeacherError
 from relabel.geometry import Grid, resampling_weights
 from relabel.manifest import Preprocessing
 from relabel.teacher.load import load_teacher
-from relabel.teacher.spec import TeacherSpec
+from relabel.teacher.spec import EnsembleSpec, TeacherSpec
 from relabel.teacher.teacher import Teacher
 
 _STRIDES = (32, 16, 14, 8, 64, 4, 28)
 """Pixels of a cell, as most networks have them."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EnsembleSpec:
-    """Which teachers label together, and how maps better than one forward pass's are made.
-
-    Attributes:
-        teachers: one or more.
-        scales: each teacher also runs at these multiples of its image size, rounded to whole cells.
-        flip: each also sees the mirrored image.
-        grid_hw: (height, width) in cells of the map; None is the first forward pass's.
-    """
-
-    teachers: tuple[TeacherSpec, ...]
-    scales: tuple[float, ...] = (1.0,)
-    flip: bool = False
-    grid_hw: tuple[int, int] | None = None
-
-    def __post_init__(self) -> None:
-        if not self.teachers:
-            raise InvalidValueError("an ensemble needs a teacher; got none")
-        if not self.scales or len(set(self.scales)) != len(self.scales) or not all(0 < s <= 8 for s in self.scales):
-            raise InvalidValueError(f"scales are different numbers in (0, 8], at least one; got {self.scales}")
-        if self.grid_hw is not None:
-            Grid(*self.grid_hw)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,20 +1,65 @@
-"""Which teacher is wanted."""
+"""Which teachers are wanted, and how they run."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Annotated, Literal
 
 from relabel.errors import InvalidValueError
 from relabel.manifest import Decode, Fit, Interpolation
+from relabel.options import Option, check_options
 
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
+
+NAME = Option(
+    "A timm model, hf-hub:OWNER/NAME, torchvision:NAME, transformers:NAME_OR_FOLDER, or package.module:function "
+    "returning a model. Of several, the mean of their probabilities is stored.",
+    group="teacher",
+    flag="--teacher",
+    metavar="NAME",
+    each="",
+)
+CHECKPOINT = Option(
+    "Weights of your own: a safetensors file or a torch state dict.",
+    group="teacher",
+    unset="the pretrained ones",
+    flag="--checkpoint",
+    each="pretrained",
+    is_shared=False,
+)
+RANDOM_WEIGHTS = Option(
+    "Random weights, for benchmarks.",
+    group="teacher",
+    least=0,
+    most=2**63 - 1,
+    flag="--random-weights",
+    metavar="SEED",
+    each="",
+)
+IMAGE_SIZE = Option(
+    "Its input in pixels; larger gives a finer map where the model allows it.",
+    group="teacher",
+    least=1,
+    unset="the model's own",
+    flag="--image-size",
+    metavar="H [W]",
+    each="",
+)
+CLASSES = Option(
+    "Keep some classes only, renormalised: imagenet-1k out of a larger one, or a file of a class per line.",
+    group="teacher",
+    unset="all",
+    flag="--classes",
+    metavar="NAME|FILE",
+    each="all",
+)
+DEVICE = Option("cpu, cuda, cuda:1 ...; auto takes a GPU if any.", group="run", metavar="NAME")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TeacherSpec:
-    """A teacher by name, and how it runs.
+    """A teacher by name, and how it runs; None is the model's own value.
 
     Attributes:
         name: a timm model, with or without the tag of its weights (``resnet18.a1_in1k``); a model of the Hugging Face
@@ -24,49 +69,95 @@ class TeacherSpec:
             ``image_size_hw``, ``mean``, ``std`` and ``interpolation``, as `Preprocessing` has them; without, it is
             given bilinear images of 224 x 224 pixels in [0, 1]. For all but timm's, ``@SUBMODULE`` at the end names the
             submodule whose output is the map of features, where it should not be found by itself.
-        checkpoint: a safetensors file or torch state dict; None takes the model's own pretrained weights.
-        random_weights: a seed for random weights, for benchmarks; excludes `checkpoint`.
-        image_size_hw: the input's (height, width) in pixels; None is the model's own.
-        fit: how an image is fitted to that size.
-        crop: with fit "center", the crop's side as a fraction of the largest centred crop's, in (0, 1]; None is 1.
-            It is what timm calls crop_pct: at its own value a teacher sees things as large as in its own evaluation.
-        mean, std: per channel, of pixels scaled to [0, 1]; None is the model's own.
-        interpolation: of the resize; None is the model's own.
-        decode: where JPEGs are decoded, "cpu" or "cuda"; a GPU's decoder rounds otherwise.
-        classes: keep some of the teacher's classes, see `relabel.teacher.classes`; None keeps all.
-        precision: of the forward pass; the proof runs in float32. "auto" is bfloat16 on a GPU that computes in it, and
-            float32 elsewhere. On a GPU, "float32" convolves in TF32 unless torch's settings forbid it.
-        device: "auto" takes a GPU if there is one, each local process of torchrun or srun its own.
-        compile: run the model through torch.compile.
-        channels_last: run it in channels-last memory order.
+        random_weights: a seed; excludes `checkpoint`.
+        image_size_hw: the input's (height, width) in pixels.
+        crop: with fit "center", the crop's side as a fraction of the largest centred crop's; None is 1. It is what
+            timm calls crop_pct: at its own value a teacher sees things as large as in its own evaluation.
+        classes: see `relabel.teacher.classes`.
+        precision: the proof runs in float32. On a GPU, "float32" convolves in TF32 unless torch's settings forbid it.
+        device: "auto" gives each local process of torchrun or srun its own GPU.
     """
 
-    name: str
-    checkpoint: Path | None = None
-    random_weights: int | None = None
-    image_size_hw: tuple[int, int] | None = None
-    fit: Fit = "squash"
-    crop: float | None = None
-    mean: tuple[float, ...] | None = None
-    std: tuple[float, ...] | None = None
-    interpolation: Interpolation | None = None
-    decode: Decode = "cpu"
-    classes: str | None = None
-    precision: Precision = "auto"
-    device: str = "auto"
-    compile: bool = False
-    channels_last: bool = False
+    name: Annotated[str, NAME]
+    checkpoint: Annotated[Path | None, CHECKPOINT] = None
+    random_weights: Annotated[int | None, RANDOM_WEIGHTS] = None
+    image_size_hw: Annotated[tuple[int, int] | None, IMAGE_SIZE] = None
+    fit: Annotated[Fit, Option("Resize the whole image, a centred crop of it, or pad it.", group="teacher")] = "squash"
+    crop: Annotated[
+        float | None,
+        Option(
+            "With --fit center: the crop's side over the largest centred crop's.",
+            group="teacher",
+            least=0,
+            most=1,
+            is_open=True,
+            unset="1",
+        ),
+    ] = None
+    mean: Annotated[
+        tuple[float, float, float] | None,
+        Option("Of pixels in [0, 1].", group="teacher", unset="the model's own", metavar="R G B"),
+    ] = None
+    std: Annotated[
+        tuple[float, float, float] | None,
+        Option("Of pixels in [0, 1].", group="teacher", unset="the model's own", metavar="R G B"),
+    ] = None
+    interpolation: Annotated[
+        Interpolation | None, Option("Of the resize.", group="teacher", unset="the model's own")
+    ] = None
+    decode: Annotated[
+        Decode, Option("Where JPEGs are decoded; a GPU's decoder rounds pixels otherwise.", group="run")
+    ] = "cpu"
+    classes: Annotated[str | None, CLASSES] = None
+    precision: Annotated[
+        Precision, Option("Of the forward pass; auto is bfloat16 on a GPU that has it, else float32.", group="run")
+    ] = "auto"
+    device: Annotated[str, DEVICE] = "auto"
+    compile: Annotated[bool, Option("Run the teacher through torch.compile.", group="run")] = False
+    channels_last: Annotated[bool, Option("Run the teacher in channels-last memory order.", group="run")] = False
 
     def __post_init__(self) -> None:
+        check_options(self)
         if self.checkpoint is not None and self.random_weights is not None:
             raise InvalidValueError("give a checkpoint or a seed for random weights, not both")
-        if self.random_weights is not None and not 0 <= self.random_weights < 2**63:
-            raise InvalidValueError(f"the seed of random weights lies in [0, 2**63); got {self.random_weights}")
-        if self.image_size_hw is not None and (len(self.image_size_hw) != 2 or min(self.image_size_hw) < 1):
-            raise InvalidValueError(f"image_size_hw must be (height, width), both positive; got {self.image_size_hw}")
-        for name in ("mean", "std"):
-            value = getattr(self, name)
-            if value is not None and len(value) != 3:
-                raise InvalidValueError(f"{name} needs three numbers, of red, green and blue; got {value}")
-        if self.precision not in get_args(Precision):
-            raise InvalidValueError(f"precision is one of {', '.join(get_args(Precision))}; got {self.precision!r}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EnsembleSpec:
+    """Which teachers label together, one or more, and how maps better than one forward pass's are made.
+
+    `grid_hw` is (height, width) in cells.
+    """
+
+    teachers: tuple[TeacherSpec, ...]
+    scales: Annotated[
+        tuple[float, ...],
+        Option(
+            "Average over these multiples of the image size, rounded to whole cells, as 1.0 1.25.",
+            group="map",
+            least=0,
+            most=8,
+            is_open=True,
+            metavar="S ...",
+        ),
+    ] = (1.0,)
+    flip: Annotated[
+        bool, Option("Average with the answers to the mirrored image.", group="map", flag="--flip-average")
+    ] = False
+    grid_hw: Annotated[
+        tuple[int, int] | None,
+        Option(
+            "Cells of the map, averaged or resampled.",
+            group="map",
+            least=1,
+            unset="the first teacher's",
+            metavar="H [W]",
+        ),
+    ] = None
+
+    def __post_init__(self) -> None:
+        check_options(self)
+        if not self.teachers:
+            raise InvalidValueError("an ensemble needs a teacher; got none")
+        if len(set(self.scales)) != len(self.scales):
+            raise InvalidValueError(f"scales are different numbers; got {self.scales}")

@@ -1,8 +1,15 @@
 """What labels are worth: stored maps against their teacher, labels of crops against what it says of their pixels."""
 
-from relabel.worth.fidelity import LabelLine
-from relabel.worth.labels import LabelsOptions, LabelsReport, verify_labels
-from relabel.worth.rebuilding import RerunOptions
-from relabel.worth.recommend import Recommendation
+from typing import TYPE_CHECKING
 
-__all__ = ["LabelLine", "LabelsOptions", "LabelsReport", "Recommendation", "RerunOptions", "verify_labels"]
+from relabel.lazily import lazily
+
+if TYPE_CHECKING:
+    from relabel.worth.fidelity import LabelLine as LabelLine
+    from relabel.worth.labels import LabelsReport as LabelsReport
+    from relabel.worth.labels import verify_labels as verify_labels
+    from relabel.worth.options import LabelsOptions as LabelsOptions
+    from relabel.worth.options import RerunOptions as RerunOptions
+    from relabel.worth.recommend import Recommendation as Recommendation
+else:
+    __getattr__, __dir__, __all__ = lazily(__name__)

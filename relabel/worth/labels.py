@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from relabel.errors import ImageError, InvalidValueError, StoreError
+from relabel.errors import ImageError, StoreError
 from relabel.findings import Finding
 from relabel.geometry import Box
 from relabel.images import EncodedImage, open_source
@@ -21,7 +21,7 @@ from relabel.progress import Progress
 from relabel.store import StoreReader
 from relabel.worth.checking import RerunBatch, ScoreCheck, ScoreSummary, stored_maps
 from relabel.worth.fidelity import Crops, Fidelity, LabelLine
-from relabel.worth.rebuilding import RerunOptions
+from relabel.worth.options import LabelsOptions
 from relabel.worth.recommend import Recommendation, recommend
 from relabel.worth.rerun import Rerun
 from relabel.worth.sampling import SampledImages, SampledRow, random_crops, sample_rows
@@ -29,32 +29,6 @@ from relabel.worth.ways import Answers
 
 _MOST_BYTES = 128 * 2**20
 """Of one copy of a batch's dense logits; a handful are alive at a time."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LabelsOptions:
-    """How labels are verified.
-
-    Attributes:
-        count: images, at random, evenly over the store.
-        crops: random crops of each.
-        batch_size: images at a time, at most; fewer where their dense logits would take much memory.
-        seed: of images and crops.
-        rerun: which teachers run, where the manifest alone does not say it.
-        show_progress: a bar on stderr.
-    """
-
-    count: int = 256
-    crops: int = 4
-    batch_size: int = 16
-    seed: int = 0
-    rerun: RerunOptions = field(default_factory=RerunOptions)
-    show_progress: bool = True
-
-    def __post_init__(self) -> None:
-        for name in ("count", "crops", "batch_size"):
-            if getattr(self, name) < 1:
-                raise InvalidValueError(f"{name} must be at least 1; got {getattr(self, name)}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

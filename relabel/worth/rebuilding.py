@@ -3,50 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, get_args
 
 import torch
 
-from relabel.errors import InvalidValueError, TeacherError
+from relabel.errors import TeacherError
 from relabel.manifest import Decode, Manifest, MemberRecord
+from relabel.options import declared, for_each
 from relabel.teacher import EnsembleSpec, TeacherSpec
 from relabel.teacher.devices import find_device
 from relabel.teacher.spec import Precision
+from relabel.worth.options import RerunOptions
 
 _SHOWN = 12
 _RANDOM = "random:"
-
-_Value = TypeVar("_Value")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RerunOptions:
-    """What the manifest does not say, or says otherwise, of the teachers to run.
-
-    A tuple is empty for what the manifest says, and holds one value for all teachers or one for each.
-
-    Attributes:
-        teachers: other names than the manifest's, see `TeacherSpec`; their weights are then their own.
-        checkpoints: their weights; None stands for a teacher's own.
-        random_weights: seeds.
-        image_sizes_hw: (height, width) in pixels.
-        classes: see `TeacherSpec`; None keeps all.
-        device: where they run.
-        precision: None is the manifest's on a GPU, and float32 on the CPU.
-        crop_size_hw: (height, width) in pixels to which every crop is resized before the teacher answers; None is the
-            size of the input that the maps were made from.
-    """
-
-    teachers: tuple[str, ...] = ()
-    checkpoints: tuple[Path | None, ...] = ()
-    random_weights: tuple[int, ...] = ()
-    image_sizes_hw: tuple[tuple[int, int], ...] = ()
-    classes: tuple[str | None, ...] = ()
-    device: str = "auto"
-    precision: Precision | None = None
-    crop_size_hw: tuple[int, int] | None = None
 
 
 def recorded_members(manifest: Manifest) -> list[MemberRecord]:
@@ -59,7 +31,7 @@ def rerun_spec(manifest: Manifest, options: RerunOptions) -> EnsembleSpec:
 
     Raises:
         TeacherError: something is needed that only the user knows; says what.
-        InvalidValueError: an option has as many values as there are neither teachers nor one.
+        InvalidValueError: an option has neither as many values as there are teachers, nor one that serves all.
     """
     members = _renamed(recorded_members(manifest), options.teachers)
     # One teacher at several sizes is several members, and one to whoever types its name.
@@ -67,18 +39,17 @@ def rerun_spec(manifest: Manifest, options: RerunOptions) -> EnsembleSpec:
     distinct = list(dict.fromkeys(identities))
     places = list(range(len(members))) if options.teachers else [distinct.index(identity) for identity in identities]
     count = max(places) + 1
-    checkpoints = _for_each(options.checkpoints, count, "--checkpoint")
-    seeds = _for_each(options.random_weights, count, "--random-weights")
-    sizes = _for_each(options.image_sizes_hw, count, "--image-size")
-    classes = _for_each(options.classes, count, "--classes")
+    asked = {o.name: for_each(o, getattr(options, o.name), count) for o in declared(RerunOptions) if o.is_many}
     device = find_device(options.device)
     teachers = tuple(
         TeacherSpec(
             name=member.teacher.name,
-            **_weights(member, checkpoints[place], seeds[place], is_given=bool(options.checkpoints)),
+            **_weights(
+                member, asked["checkpoints"][place], asked["random_weights"][place], is_given=bool(options.checkpoints)
+            ),
             **_pixels(member, device),
-            image_size_hw=sizes[place] or member.preprocessing.image_size_hw,
-            classes=classes[place] if options.classes else _classes(member),
+            image_size_hw=asked["image_sizes_hw"][place] or member.preprocessing.image_size_hw,
+            classes=asked["classes"][place] if options.classes else _classes(member),
             precision=options.precision or _precision(member, device),
             device=options.device,
         )
@@ -95,14 +66,6 @@ def _renamed(members: list[MemberRecord], names: Sequence[str]) -> list[MemberRe
         replace(member, teacher=replace(member.teacher, name=name, weights="pretrained", classes="all"))
         for member, name in zip(like, names, strict=True)
     ] or members
-
-
-def _for_each(values: tuple[_Value, ...], count: int, option: str) -> Sequence[_Value | None]:
-    if len(values) not in (0, 1, count):
-        raise InvalidValueError(
-            f"{count} teachers and {len(values)} times {option}: give it once, or once for each in the manifest's order"
-        )
-    return values * count if len(values) == 1 else values or [None] * count
 
 
 def _weights(member: MemberRecord, checkpoint: Path | None, seed: int | None, *, is_given: bool) -> dict[str, Any]:

@@ -15,7 +15,8 @@ from relabel.images.device import decode_and_fit_on
 from relabel.manifest import Manifest, Preprocessing
 from relabel.teacher import Teacher, load_ensemble
 from relabel.teacher.dense import DenseClassifier
-from relabel.worth.rebuilding import RerunOptions, recorded_members, rerun_spec
+from relabel.worth.options import RerunOptions
+from relabel.worth.rebuilding import recorded_members, rerun_spec
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _SHOWN = 12

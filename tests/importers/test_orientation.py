@@ -171,7 +171,7 @@ def test_auto_and_boxes_belong_together(tmp_path):
     auto = ["--orientation", "auto", "--boxes"]
     said = imported("relabel", archive, tmp_path / "store", *auto, table, code=2)
     assert "add a column class, or give --images" in said
-    assert "No such file" in imported("relabel", archive, tmp_path / "store", *auto, tmp_path / "absent", code=2)
+    assert "there is no file" in imported("relabel", archive, tmp_path / "store", *auto, tmp_path / "absent", code=2)
 
 
 @pytest.mark.parametrize(

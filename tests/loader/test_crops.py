@@ -55,7 +55,7 @@ def test_an_item_is_a_crop_and_its_row_box_and_flip(photos: Path, store: Path) -
     image, target = dataset[5]
     row, box, flip = target
     assert image.shape == (3, 16, 16)
-    assert (row, target.label) == (1, 1)
+    assert (row, target.ground_truth) == (1, 1)
     assert isinstance(box, relabel.Box)
     assert isinstance(flip, bool)
     assert len(dataset) == 8
@@ -70,7 +70,7 @@ def test_what_was_read_off_the_transform_reaches_the_label(photos: Path, store: 
     assert sample is not None
     for target, label in ((relabel.LabeledCrops(ImageFolder(photos), maps, transform)[5][1], 1), (sample[1], 7)):
         assert target.box.xyxy == pytest.approx((9 / 24, 5 / 20, 15 / 24, 15 / 20))
-        assert (target.row, target.flip, target.label) == (1, flip, label)
+        assert (target.row, target.flip, target.ground_truth) == (1, flip, label)
         _, labels = relabel.collate([(torch.zeros(1), target)])
         assert labels.flips.tolist() == [flip]
 
@@ -80,7 +80,7 @@ def test_a_batch_has_the_labels_of_its_crops(photos: Path, store: Path) -> None:
     items = [dataset[i] for i in (0, 6, 3)]
     images, labels = relabel.collate(items)
     assert torch.equal(images, torch.stack([image for image, _ in items]))
-    assert labels.labels.tolist() == [0, 1, 0]
+    assert labels.ground_truth.tolist() == [0, 1, 0]
     for i, (_, (row, box, flip)) in enumerate(items):
         boxes, flips = torch.tensor([box.xyxy]), torch.tensor([flip])
         expected = dataset.maps[[row]].pool(boxes, (2, 3), flip=flips)
@@ -113,7 +113,7 @@ def test_labels_move_but_boxes_stay_where_their_weights_are_made(
 ) -> None:
     _, labels = relabel.collate([crops(photos, store)[0]])
     moved = labels.to(device)
-    assert moved.maps.planes.device.type == moved.labels.device.type == device.type
+    assert moved.maps.planes.device.type == moved.ground_truth.device.type == device.type
     assert moved.boxes.device.type == "cpu"
     assert torch.allclose(moved.pool().cpu(), labels.pool(), atol=1e-6)
 
@@ -121,7 +121,7 @@ def test_labels_move_but_boxes_stay_where_their_weights_are_made(
 @pytest.mark.cuda
 def test_a_loader_pins_labels(photos: Path, store: Path) -> None:
     loader = DataLoader(crops(photos, store), batch_size=4, collate_fn=relabel.collate, pin_memory=True)
-    assert all(labels.maps.planes.is_pinned() and labels.labels.is_pinned() for _, labels in loader)
+    assert all(labels.maps.planes.is_pinned() and labels.ground_truth.is_pinned() for _, labels in loader)
 
 
 def test_images_without_a_label_are_an_error_or_dropped(photos: Path, tmp_path: Path) -> None:
@@ -132,7 +132,7 @@ def test_images_without_a_label_are_an_error_or_dropped(photos: Path, tmp_path: 
     dataset = crops(photos, tmp_path / "f.zarr", unlabeled="drop")
     assert dataset.indices.tolist() == [0, 1, 3, 4, 5]
     assert [dataset[i][1].row for i in range(5)] == [0, 1, 3, 4, 5]
-    assert [dataset[i][1].label for i in range(5)] == [0, 0, 0, 1, 1]
+    assert [dataset[i][1].ground_truth for i in range(5)] == [0, 0, 0, 1, 1]
 
 
 def test_a_failed_image_is_found_before_training_starts(photos: Path, tmp_path: Path) -> None:
@@ -155,7 +155,7 @@ def test_a_subset_of_a_folder_is_that_subset(photos: Path, store: Path) -> None:
     for item, number in zip((dataset[0], dataset[1]), (5, 7), strict=True):
         assert item[0].max() == number * 20
         assert item[1].row == dataset.maps.rows([NAMES[number]]).item()
-        assert item[1].label == 1
+        assert item[1].ground_truth == 1
     with pytest.raises(InvalidValueError, match="its own transform"):
         relabel.LabeledCrops(Subset(ImageFolder(photos, transform=TRANSFORM), [0]), dataset.maps, None)
     with pytest.raises(InvalidValueError, match="list has no root"):
@@ -217,7 +217,7 @@ def test_a_sample_that_was_taken_apart_or_not_decoded_is_refused(store: Path) ->
     with pytest.raises(InvalidValueError, match="a sample needs __key__"):
         label({"jpg": picture(0)})
     own = relabel.LabeledSample(label.maps, TRANSFORM, image_suffixes=["image.jpg"])
-    assert own({"__key__": NAMES[0], "image.jpg": picture(0)})[1].label == -1  # type: ignore[index]
+    assert own({"__key__": NAMES[0], "image.jpg": picture(0)})[1].ground_truth == -1  # type: ignore[index]
 
 
 def test_a_stream_of_samples_is_labeled_by_its_keys(tmp_path: Path) -> None:
@@ -234,7 +234,7 @@ def test_a_stream_of_samples_is_labeled_by_its_keys(tmp_path: Path) -> None:
     stream = wds.WebDataset(str(tmp_path / "a.tar"), shardshuffle=False).decode("pil").map(sample)
     images, labels = next(iter(DataLoader(stream, batch_size=5, num_workers=1, collate_fn=relabel.collate)))
     assert (images[:, 0].amax((1, 2)) * 255 / 20).round().tolist() == [0, 1, 2, 3, 4]
-    assert labels.labels.tolist() == [0, 1, 2, 3, 4]
+    assert labels.ground_truth.tolist() == [0, 1, 2, 3, 4]
     assert torch.equal(labels.maps.planes, sample.maps[[4, 3, 2, 1, 0]].planes)
     with pytest.raises(InvalidValueError, match=r"__key__ and an image.*got \['__key__', 'txt'\]"):
         sample({"__key__": "x/0", "txt": b""})
@@ -273,11 +273,11 @@ def test_a_batch_hands_on_how_to_pool(tmp_path: Path, options: dict[str, Any]) -
     _, labels = relabel.collate([(torch.zeros(1), relabel.CropLabel(0, box, True, 3, maps))])
     expected = maps[[0]].pool(torch.tensor([box.xyxy]), (1, 2), flip=torch.tensor([True]), **options)
     assert torch.allclose(labels.pool((1, 2), **options), expected)
-    assert torch.allclose(labels.pool_sparse((1, 2), **options).dense(), expected)
+    assert torch.allclose(labels.pool((1, 2), sparse=True, **options).dense(), expected)
     if "uncovered" in options:
-        for pool in (labels.pool, labels.pool_sparse):
+        for sparse in (False, True):
             with pytest.raises(LabelError):
-                pool()
+                labels.pool(sparse=sparse)
     else:
         assert not torch.allclose(labels.pool((1, 2)), expected, atol=1e-3)
 
@@ -292,7 +292,7 @@ def test_a_stream_brings_its_keys_to_its_workers(store: Path) -> None:
 def test_a_batch_pools_without_the_dense_target(photos: Path, store: Path) -> None:
     dataset = crops(photos, store)
     _, labels = relabel.collate([dataset[0], dataset[1]])
-    assert torch.equal(labels.pool_sparse((2, 2)).dense(), labels.pool((2, 2)))
+    assert torch.equal(labels.pool((2, 2), sparse=True).dense(), labels.pool((2, 2)))
 
 
 def test_a_batch_of_published_maps_gives_the_published_labels() -> None:
@@ -303,7 +303,7 @@ def test_a_batch_of_published_maps_gives_the_published_labels() -> None:
     labels = relabel.CropLabels(maps, box, torch.tensor([False]), torch.tensor([0]))
     expected = maps.pool(box, 2, fill="zero")
     assert torch.equal(labels.pool(2, fill="zero"), expected)
-    assert torch.equal(labels.pool_sparse(2, fill="zero").dense(), expected)
+    assert torch.equal(labels.pool(2, sparse=True, fill="zero").dense(), expected)
     assert not torch.allclose(labels.pool(2), expected, atol=1e-3)
 
 

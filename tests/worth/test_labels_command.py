@@ -99,7 +99,7 @@ def test_images_of_another_set_leave_nothing_to_measure(store: Path, images: Pat
         ((), "Missing option '--images'"),
         (("--images", "{images}", "-n", "0"), "'-n' / '--count'"),
         (("--images", "{images}", "--batch-size", "64"), "'--batch-size'"),
-        (("--images", "{images}", "--crop-size", "big"), "'big' is no size"),
+        (("--images", "{images}", "--crop-size", "big"), "2 whole numbers, each 1 or more, given as H [W]"),
         (("--images", "{images}/absent.tar"), "no such file"),
         (("--images", "{images}", "--teacher", "labeled:absent", "--device", "cpu"), "no function 'absent'"),
         (("--images", "{images}", "--random-weights", "1", "--device", "cpu"), "brings its own weights"),

@@ -442,5 +442,5 @@ def test_what_rounding_hides_has_no_cause_but_that_it_is_near(logits: torch.Tens
 
 def test_options_that_mean_nothing_are_refused() -> None:
     for name in ("count", "crops", "batch_size"):
-        with pytest.raises(InvalidValueError, match=f"{name} must be at least 1"):
+        with pytest.raises(InvalidValueError, match=f"{name} must be a whole number"):
             LabelsOptions(**{name: 0})
