@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 import relabel
+from relabel.cores import usable_cores
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +115,7 @@ def device() -> dict[str, str | int]:
     """What the figures were measured on."""
     return {
         "cpu": _cpu_model(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        "cores": usable_cores(),
         "python": platform.python_version(),
         "torch": torch.__version__,
         "relabel": relabel.__version__,

@@ -109,7 +109,10 @@ def test_a_folder_becomes_labels_that_verify_and_inspect(photos: Path, tmp_path:
     assert inspected["labels"] == {"0": 3, "1": 2}
 
 
-def test_a_tar_gets_the_labels_of_the_folder(photos: Path, tar: Path, tmp_path: Path) -> None:
+def test_a_tar_gets_the_labels_of_the_folder_on_macos_too(
+    photos: Path, tar: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr("os.sched_getaffinity")
     stores = []
     for images in (photos, tar):
         stores.append(tmp_path / f"{images.name}.zarr")

@@ -16,7 +16,7 @@ _TOP = "cli"  # the one room that may look at the roof: it prints the version
 
 FLOORS = {
     **dict.fromkeys(("errors", "lazily"), 0),
-    **dict.fromkeys(("findings", "geometry", "labels", "options", "progress"), 1),
+    **dict.fromkeys(("cores", "findings", "geometry", "labels", "options", "progress"), 1),
     **dict.fromkeys(("manifest", "pooling"), 2),
     "score_map": 3,
     **dict.fromkeys(("images", "teacher", "plan", "store", "tracking", "mixing", "losses", "published"), 4),
@@ -60,7 +60,7 @@ def violations(path: str, source: str) -> list[str]:
     for line, name in _imports(path, tree):
         found += [(line, what) for what in _import_faults(room, name)]
     for node in ast.walk(tree):
-        found += [(node.lineno, what) for what in _faults(node)]
+        found += [(node.lineno, what) for what in _faults(room, node)]
     for name, node, is_method in _definitions(tree):
         found += [(node.lineno, f"{name}: {what}") for what in _size_faults(room, name, node, is_method)]
         public = not any(part.startswith("_") for part in name.split("."))
@@ -101,7 +101,7 @@ def _import_faults(room: str, name: str) -> Iterator[str]:
         yield f"imports {package}, a third party without a room"
 
 
-def _faults(node: ast.AST) -> Iterator[str]:
+def _faults(room: str, node: ast.AST) -> Iterator[str]:
     if isinstance(node, ast.Assert):
         yield "assert: raise a RelabelError, asserts vanish under -O"
     if isinstance(node, ast.ExceptHandler) and _is_blanket(node.type) and all(map(_does_nothing, node.body)):
@@ -110,6 +110,8 @@ def _faults(node: ast.AST) -> Iterator[str]:
         called = ast.unparse(node.func)
         if called in {"suppress", "contextlib.suppress"} and any(map(_is_blanket, node.args)):
             yield "blanket suppress"
+        if called == "os.sched_getaffinity" and room != "cores":
+            yield "os.sched_getaffinity: macOS has none, ask cores.usable_cores"
         if called == "torch.load" and not any(_is_weights_only(keyword) for keyword in node.keywords):
             yield "torch.load without weights_only=True"
     if isinstance(node, ast.ImportFrom) and node.module == "torch" and any(a.name == "load" for a in node.names):
@@ -209,6 +211,7 @@ def test_the_walk_sees_the_whole_package():
         ("plan.py", "def _f(a, b, c, d, *e, **f): ...", "6 parameters"),
         ("plan.py", "class _C:\n    @staticmethod\n    def f(a, b, c, d, e, f): ...", "6 parameters"),
         ("plan.py", "def _f(a):\n    assert a", ":2: assert"),
+        ("plan.py", "import os\nos.sched_getaffinity(0)", "ask cores"),
         ("plan.py", "def f(): ...", "f: no docstring"),
         ("plan.py", "class C: ...", "C: no docstring"),
         ("plan.py", 'class C:\n    """A."""\n    def f(self): ...', "C.f: no docstring"),

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Literal, get_args
 
+from relabel.cores import usable_cores
 from relabel.errors import InvalidValueError
 from relabel.manifest import CodeType, Compression
 from relabel.options import Option, check_options
@@ -70,7 +70,7 @@ class GenerateOptions:
     @property
     def listing_threads(self) -> int:
         """`workers`, or the cores that this process may use."""
-        return self.workers or len(os.sched_getaffinity(0))
+        return self.workers or usable_cores()
 
 
 @dataclass(slots=True)

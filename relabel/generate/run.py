@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from relabel.cores import usable_cores
 from relabel.generate.annotate import Annotator, PendingScores
 from relabel.generate.batch_size import fastest_batch_size
 from relabel.generate.batches import BatchPlan, DecodedBatch, DecodedBatches, ShardFailure, default_decode_threads
@@ -65,7 +65,7 @@ def generate(
         views=ensemble.views,
         batch_size=_batch_size(options, annotator, ensemble, todo, peers),
         fingerprints=listing.fingerprints,
-        threads=options.workers or default_decode_threads(len(os.sched_getaffinity(0)), peers.on_this_machine),
+        threads=options.workers or default_decode_threads(usable_cores(), peers.on_this_machine),
         device=ensemble.device,
     )
     # Which of theirs other processes will label again is not known here.

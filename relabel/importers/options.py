@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple, get_args
 
+from relabel.cores import usable_cores
 from relabel.errors import InvalidValueError
 from relabel.manifest import Archive, Fit, Orientation
 from relabel.options import Option, check_options
@@ -120,7 +120,7 @@ class ImportOptions:
     @property
     def threads(self) -> int:
         """`workers`, or the cores that this process may use."""
-        return self.workers or len(os.sched_getaffinity(0))
+        return self.workers or usable_cores()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

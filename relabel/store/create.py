@@ -14,7 +14,7 @@ from relabel.manifest import Manifest
 from relabel.store.disk import disk_errors, sync
 from relabel.store.files import LocalFiles
 from relabel.store.layout import create_arrays
-from relabel.store.locks import lock_file
+from relabel.store.locks import check_locks, lock_file
 from relabel.store.metadata import check_arrays, load_manifest
 from relabel.store.writer import StoreWriter
 
@@ -30,8 +30,9 @@ def create_or_open(path: Path, manifest: Manifest) -> StoreWriter:
     Raises:
         ManifestMismatchError: the store there was made otherwise; lists the differences.
         DamagedStoreError: an array's metadata is missing or was changed.
-        StoreError: something else is there, or the folder cannot be written.
+        StoreError: something else is there, the folder cannot be written, or the system has no file locks.
     """
+    check_locks()
     # Behind a link: the draft must be beside the folder that it becomes.
     path = Path(os.path.realpath(path))
     with disk_errors(path):

@@ -4,18 +4,29 @@ from __future__ import annotations
 
 import errno
 import os
-import resource
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
 _MOST = 512
+_BINARY = getattr(os, "O_BINARY", 0)  # Windows would turn line ends, and stop at a byte 26
+_seeking = threading.Lock()
 
 
 class OpenFile:
-    """A descriptor that closes with its last reference: a read that still holds it keeps it open until it is done."""
+    """A file to read from; it closes with its last reference, so that a read that still holds it can end."""
 
     def __init__(self, path: Path) -> None:
-        self.descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        self.descriptor = os.open(path, os.O_RDONLY | _BINARY)
+
+    def read(self, length: int, offset: int) -> bytes:
+        """Some bytes, fewer where the file ends; for threads at once."""
+        if hasattr(os, "pread"):
+            return os.pread(self.descriptor, length, offset)
+        # Windows: a descriptor has one place. The lock is never copied locked, for nothing forks there.
+        with _seeking:
+            os.lseek(self.descriptor, offset, os.SEEK_SET)
+            return os.read(self.descriptor, length)
 
     def __del__(self) -> None:
         if hasattr(self, "descriptor"):
@@ -31,9 +42,7 @@ class OpenFiles:
     def __init__(self, path_of: Callable[[int], Path]) -> None:
         self._path_of = path_of
         self._open: dict[int, OpenFile] = {}
-        limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-        # A quarter leaves room for a trainer's own files, and for a second store.
-        self._most = _MOST if limit == resource.RLIM_INFINITY else max(1, min(_MOST, limit // 4))
+        self._most = _most()
 
     def __getitem__(self, number: int) -> OpenFile:
         """The file.
@@ -59,3 +68,13 @@ class OpenFiles:
     def _close(self, count: int) -> None:
         for number in list(self._open)[:count]:
             self._open.pop(number, None)
+
+
+def _most() -> int:
+    try:
+        import resource
+    except ImportError:  # Windows, where 8,192 may be open
+        return _MOST
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    # A quarter leaves room for a trainer's own files, and for a second store.
+    return _MOST if limit == resource.RLIM_INFINITY else max(1, min(_MOST, limit // 4))

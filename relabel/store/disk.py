@@ -22,7 +22,7 @@ def write_all(descriptor: int, data: bytes) -> None:
 
 def sync(path: Path) -> None:
     """Wait until the disk has a file, or the names in a folder."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from relabel.errors import DamagedStoreError, StoreError
-from relabel.store.locks import lock_file
+from relabel.store.locks import HAVE_LOCKS, lock_file
 
 _COPY_SECONDS = 600.0
 
@@ -136,9 +136,10 @@ class RemoteFiles:
 
     def _copy(self, name: str, path: Path, system: Any, root: str) -> None:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        # The workers of a machine share the cache: one copies, the others wait, and none ever sees half a file.
+        # The workers of a machine share the cache: one copies, the others wait (without locks, all copy), and none ever
+        # sees half a file.
         marker = path.with_name(f".{path.name}.lock")
-        lock = lock_file(marker, patience_seconds=_COPY_SECONDS)
+        lock = lock_file(marker, patience_seconds=_COPY_SECONDS) if HAVE_LOCKS else None
         try:
             if path.exists():
                 return

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import functools
+import importlib.util
 import os
+import sys
 import time
 import weakref
 from pathlib import Path
@@ -13,6 +14,7 @@ from pathlib import Path
 from relabel.errors import StoreError
 
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
+HAVE_LOCKS = importlib.util.find_spec("fcntl") is not None
 _held: weakref.WeakSet[FileLock] = weakref.WeakSet()
 
 
@@ -43,18 +45,34 @@ class FileLock:
         self.release()
 
 
+def check_locks() -> None:
+    """Refuse to write where nothing keeps two writers apart.
+
+    Raises:
+        StoreError: the system has no file locks.
+    """
+    if not HAVE_LOCKS:
+        raise StoreError(
+            f"stores are only read on this system ({sys.platform}), which lacks the file locks (Python's fcntl) that "
+            "keep two writers apart: write on Linux or macOS, on Windows inside WSL"
+        )
+
+
 def lock_file(path: Path, *, patience_seconds: float) -> FileLock | None:
     """Make the file if it is not there, and lock it; None where another process holds it for all that time.
 
     The holder may rename or remove the file: whoever waited for it then begins anew.
 
     Raises:
-        StoreError: the file system has no locks.
+        StoreError: the system or the file system has no locks.
         OSError: the file cannot be made.
     """
+    check_locks()
+    import fcntl
+
     deadline = time.monotonic() + patience_seconds
     while True:
-        lock = FileLock(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666))
+        lock = FileLock(os.open(path, os.O_RDWR | os.O_CREAT, 0o666))
         try:
             fcntl.flock(lock.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if _is_at(path, lock.descriptor):

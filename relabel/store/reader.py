@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -207,7 +206,7 @@ class StoreReader:
         try:
             file = self._scores[group.shard]
             for offset, length in index:
-                yield os.pread(file.descriptor, length, offset) if offset != ABSENT else b""
+                yield file.read(length, offset) if offset != ABSENT else b""
         except OSError as error:
             raise self._shard_files.unreadable("scores", group.shard, error) from error
 

@@ -245,7 +245,7 @@ class ShardWriter:
 
     def _write(self, spec: ArraySpec, data: bytes) -> None:
         temporary = self._store.temporary(spec, self.shard)
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT, 0o666)
         try:
             write_all(descriptor, data)
         finally:

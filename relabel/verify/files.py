@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from relabel.errors import DamagedStoreError
 from relabel.store import StoreReader, codecs
+from relabel.store.descriptors import OpenFile
 from relabel.store.layout import ABSENT, ArraySpec
 
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
@@ -42,7 +42,7 @@ def read_column(reader: StoreReader, name: str, shard: int) -> NDArray[Any]:
 
 
 class ScoreFile:
-    """A shard's score maps: the index read and checked at once, the maps on demand. A context manager.
+    """A shard's score maps: the index read and checked at once, the maps on demand.
 
     Attributes:
         claimed: (R,) bool, whether the index has an entry for a row.
@@ -57,31 +57,20 @@ class ScoreFile:
         self._spec = reader.arrays["scores"]
         self._raw = reader.manifest.scores.compression == "none"
         self._name = _file(self._spec, shard)
-        self._descriptor = -1
         try:
-            self._descriptor = os.open(reader.files.local(self._name), os.O_RDONLY | os.O_CLOEXEC)
-            size = os.fstat(self._descriptor).st_size - 16 * reader.rows_per_shard - 4
+            self._file = OpenFile(reader.files.local(self._name))
+            size = os.fstat(self._file.descriptor).st_size - 16 * reader.rows_per_shard - 4
             if size < 0:
                 raise DamagedStoreError(f"{self._name} is damaged: it is too short for the index of its rows")
-            index = _without_crc32c(os.pread(self._descriptor, 16 * reader.rows_per_shard + 4, size))
+            index = _without_crc32c(self._file.read(16 * reader.rows_per_shard + 4, size))
             self._index = np.frombuffer(index, "<u8").reshape(reader.rows_per_shard, 2)
         except OSError as error:
-            self._close()
             raise DamagedStoreError(f"{self._name} cannot be read: {error.strerror}") from error
         except ValueError as error:
-            self._close()
             raise DamagedStoreError(f"{self._name} is damaged: the index: {error}") from error
         self.claimed = (self._index != ABSENT).any(axis=1)
         self.stored, faults = _index_faults(self._index, size)
         self.faults = [(row, f"the index of {self._name}: {what}") for row, what in faults]
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._close()
 
     def read(self, rows: NDArray[np.intp]) -> tuple[NDArray[Any], list[tuple[int, str]]]:
         """The maps (n, K + 1, H, W) of some stored rows, and (number in `rows`, what) for those that are damaged."""
@@ -100,18 +89,13 @@ class ScoreFile:
             yield f"its map in {self._name} is damaged: {error}"
 
     def _decode(self, rows: NDArray[np.intp], into: NDArray[Any]) -> None:
-        chunks = [os.pread(self._descriptor, length, offset) for offset, length in self._index[rows].tolist()]
+        chunks = [self._file.read(length, offset) for offset, length in self._index[rows].tolist()]
         if self._raw:
             codecs.decode_raw(chunks, into)
             return
         for frame in chunks:
             _check_frame(frame)
         codecs.decode_zstd(chunks, into)
-
-    def _close(self) -> None:
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-            self._descriptor = -1
 
 
 def _file(spec: ArraySpec, shard: int) -> str:

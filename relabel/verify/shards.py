@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -15,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from relabel.cores import usable_cores
 from relabel.errors import RelabelError
 from relabel.findings import Finding
 from relabel.images import open_source
@@ -113,7 +113,7 @@ def verify_shards(
 def _threads(workers: int | None) -> Iterator[tuple[Executor, threading.Event]]:
     """A pool, and an event that is set once its results are no longer wanted (Ctrl-C)."""
     stopped = threading.Event()
-    with ThreadPoolExecutor(workers or len(os.sched_getaffinity(0))) as pool:
+    with ThreadPoolExecutor(workers or usable_cores()) as pool:
         try:
             yield pool, stopped
         except BaseException:
@@ -184,24 +184,23 @@ def _map_findings(
         return
     status = columns.get("status")
     labeled = file.claimed if status is None else status == LABELED
-    with file:
-        yield from file.faults
-        for row in np.flatnonzero(labeled != file.claimed).tolist():
-            yield row, "its status and its score map disagree: one says labelled, one not"
-        stored = np.flatnonzero(file.stored)
-        for start in range(0, len(stored), _BATCH):
-            rows = stored[start : start + _BATCH]
-            scores, faults = file.read(rows)
-            yield from ((int(rows[i]), what) for i, what in faults)
-            sound = labeled[rows]
-            sound[[i for i, _ in faults]] = False
-            rows = rows[sound]
-            maps = Maps(
-                scores=scores[sound], classes=_some(columns, "classes", rows), profile=_some(columns, "profile", rows)
-            )
-            for i, what in content_findings(maps, reader.manifest.scores):
-                yield int(rows[i]), what
-            advance(len(sound))
+    yield from file.faults
+    for row in np.flatnonzero(labeled != file.claimed).tolist():
+        yield row, "its status and its score map disagree: one says labelled, one not"
+    stored = np.flatnonzero(file.stored)
+    for start in range(0, len(stored), _BATCH):
+        rows = stored[start : start + _BATCH]
+        scores, faults = file.read(rows)
+        yield from ((int(rows[i]), what) for i, what in faults)
+        sound = labeled[rows]
+        sound[[i for i, _ in faults]] = False
+        rows = rows[sound]
+        maps = Maps(
+            scores=scores[sound], classes=_some(columns, "classes", rows), profile=_some(columns, "profile", rows)
+        )
+        for i, what in content_findings(maps, reader.manifest.scores):
+            yield int(rows[i]), what
+        advance(len(sound))
     advance(reader.rows_per_shard - len(stored))
 
 
