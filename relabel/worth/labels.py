@@ -19,7 +19,7 @@ from relabel.images import EncodedImage, open_source
 from relabel.images.decode import decode
 from relabel.progress import Progress
 from relabel.store import StoreReader
-from relabel.worth.checking import RerunBatch, ScoreCheck, ScoreSummary, stored_maps
+from relabel.worth.checking import ScoreCheck, ScoreSummary, stored_maps
 from relabel.worth.fidelity import Crops, Fidelity, LabelLine
 from relabel.worth.options import LabelsOptions
 from relabel.worth.recommend import Recommendation, recommend
@@ -133,23 +133,17 @@ class _Run:
         rows = [row for row, _, _ in decoded]
         fitted = [self._rerun.fitted(pixels, data) for _, pixels, data in decoded]
         logits = self._rerun.maps([torch.stack(view) for view in zip(*(views for views, _ in fitted), strict=True)])
-        footprints = torch.stack([footprint for _, footprint in fitted])
-        batch = RerunBatch(
-            rows=rows,
-            pixels=[pixels for _, pixels, _ in decoded],
+        answers = Answers(
             stored=stored_maps(self._reader, np.array([row.number for row in rows], np.int64)),
-            scores=logits.log_softmax(1),
             logits=logits,
-            footprints=footprints,
+            scores=logits.log_softmax(1),
+            footprints=torch.stack([footprint for _, footprint in fitted]),
+            truths=torch.tensor([row.label for row in rows]),
         )
-        self.check.add(batch)
-        crops = self._cropped(batch)
-        truths = torch.tensor([row.label for row in rows])
-        self.fidelity.add(
-            Answers(stored=batch.stored, logits=logits, scores=batch.scores, footprints=footprints, truths=truths),
-            crops,
-        )
-        self._covered += float(sum(batch.stored.covered(boxes).double().sum() for boxes in crops.boxes.unbind(1)))
+        self.check.add(rows, answers, [(pixels.shape[1], pixels.shape[2]) for _, pixels, _ in decoded])
+        crops = self._cropped([(row, pixels) for row, pixels, _ in decoded])
+        self.fidelity.add(answers, crops)
+        self._covered += float(sum(answers.stored.covered(boxes).double().sum() for boxes in crops.boxes.unbind(1)))
         self.crops += len(rows) * self._options.crops
 
     def findings(self) -> list[Finding]:
@@ -171,10 +165,10 @@ class _Run:
             except ImageError as error:
                 self._unreadable.append(row.finding(f"the image was labelled, and cannot be decoded now: {error}"))
 
-    def _cropped(self, batch: RerunBatch) -> Crops:
-        """Random crops of each image, and what the teacher says of their pixels."""
+    def _cropped(self, images: Sequence[tuple[SampledRow, Tensor]]) -> Crops:
+        """Random crops of each image, uint8 (3, H, W), and what the teacher says of their pixels."""
         boxes, answers = [], []
-        for row, pixels in zip(batch.rows, batch.pixels, strict=True):
+        for row, pixels in images:
             size_hw = (pixels.shape[1], pixels.shape[2])
             crops = random_crops(size_hw, self._options.crops, f"{self._options.seed} {row.number}")
             boxes.append(torch.tensor([Box.from_crop(*crop, size_hw).xyxy for crop in crops]))

