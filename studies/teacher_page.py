@@ -41,7 +41,7 @@ all, of what was proved. Transformers of more than 80 million parameters were bu
 `other sizes` says how a family takes `--image-size`: *as is*, or *set_input_size*, by which timm resamples position
 embeddings and sets windows, or *own only*. `head` is what the dense answer costs beyond the model's own, in
 multiplications, for that smallest model (of less than 80 million parameters): the larger the model, the smaller the
-share. † marks families with lines of their own in `relabel/teacher/families.py`; ‡ those of which timm builds some
+share. † marks families with lines of their own in `teacher/heads/families.py`; ‡ those of which timm builds some
 models without a classifier, which need `--checkpoint` with weights that have one.
 """
 

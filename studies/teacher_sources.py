@@ -149,7 +149,7 @@ def _measured(spec: TeacherSpec, name: str = "") -> Verdict:
     proof = teacher.proof
     error = proof.linear_error if proof.kind == "linear" else proof.constant_error
     head = proof.kind + (", repeated" if proof.repeated else "")
-    return Verdict(name, head, dense.model.place, str(teacher.grid), error, proof.localises)
+    return Verdict(name, head, getattr(dense.model, "place", ""), str(teacher.grid), error, proof.localises)
 
 
 def _print(source: str, verdicts: list[Verdict]) -> None:

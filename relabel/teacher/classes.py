@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -64,61 +64,61 @@ class KeptClasses(nn.Module):
         return logits
 
 
-def imagenet_ids(num_classes: int) -> tuple[str, ...] | None:
-    """The WordNet ids of a timm model's classes, as timm tells them: by their number; None where it knows none."""
+def imagenet_classes(num_classes: int) -> dict[str, str] | None:
+    """The names of classes, such as "tench, Tinca tinca", by WordNet id, in the order of a teacher's.
+
+    As timm tells them: by how many they are; None where it knows no subset of ImageNet with so many.
+    """
     from timm.data.imagenet_info import infer_imagenet_subset
 
     subset = infer_imagenet_subset({"num_classes": num_classes})
-    return _wordnet_ids(subset) if subset else None
+    return _subset(subset) if subset else None
 
 
-def imagenet_names(wordnet_ids: tuple[str, ...]) -> tuple[str, ...]:
-    """What classes are called, such as "tench, Tinca tinca"; an id that timm does not know stays an id."""
-    from timm.data.imagenet_info import ImageNetInfo
-
-    # The largest of timm's subsets; each of them reads the names of all.
-    info = ImageNetInfo("imagenet-22k-ms")
-    return tuple(info.label_name_to_description(name) for name in wordnet_ids)
-
-
-def kept_classes(wanted: str, num_classes: int, wordnet_ids: tuple[str, ...] | None, name: str) -> Kept:
+def kept_classes(
+    wanted: str, num_classes: int, wordnet_ids: Iterable[str], names: tuple[str, ...] | None, teacher: str
+) -> Kept:
     """Find wanted classes among a teacher's.
 
     Args:
         wanted: a subset's name or a file, see above.
         num_classes: of the teacher.
-        wordnet_ids: of the teacher's classes, None where they are not known.
-        name: the teacher's, for errors.
+        wordnet_ids: of the teacher's classes, empty where they are not known.
+        names: of the teacher's classes, for those to which a file gives none.
+        teacher: its name, for errors.
 
     Raises:
         TeacherError: no such subset or file, a class that the teacher does not have, or one that stands twice.
     """
-    listed = _subset(wanted) if not Path(wanted).is_file() else _lines(Path(wanted))
-    places = {wordnet_id: number for number, wordnet_id in enumerate(wordnet_ids or ())}
+    listed = _lines(Path(wanted)) if Path(wanted).is_file() else list(_subset(wanted).items())
+    places = {wordnet_id: number for number, wordnet_id in enumerate(wordnet_ids)}
     if not places and any(_WORDNET_ID.fullmatch(entry) for entry, _ in listed):
         raise TeacherError(
-            f"the WordNet ids of the {num_classes} classes of {name} are not known, so --classes {wanted} cannot be "
+            f"the WordNet ids of the {num_classes} classes of {teacher} are not known, so --classes {wanted} cannot be "
             "found among them. Give a file of their numbers, a class a line"
         )
     numbers = [int(entry) if entry.isdecimal() else places.get(entry, -1) for entry, _ in listed]
     if (most := max(numbers)) >= num_classes:
-        raise TeacherError(f"--classes {wanted} has class {most}; {name} has the classes 0 to {num_classes - 1}")
+        raise TeacherError(f"--classes {wanted} has class {most}; {teacher} has the classes 0 to {num_classes - 1}")
     lacking = [f"{entry} {called}" for (entry, called), number in zip(listed, numbers, strict=True) if number < 0]
     if len(lacking) > len(listed) // 10:
         raise TeacherError(
-            f"{name} lacks {len(lacking)} of the {len(listed)} classes of --classes {wanted} "
+            f"{teacher} lacks {len(lacking)} of the {len(listed)} classes of --classes {wanted} "
             f"({', '.join(lacking[:_SHOWN])}, ...). Take a teacher that has them, or list those that it has"
         )
     if len({number for number in numbers if number >= 0}) + len(lacking) < len(numbers):
         twice = next(number for number in numbers if number >= 0 and numbers.count(number) > 1)
-        raise TeacherError(f"--classes {wanted} lists class {twice} of {name} twice; list each once")
+        raise TeacherError(f"--classes {wanted} lists class {twice} of {teacher} twice; list each once")
     if lacking:
         _log.warning(
             "%s lacks %d of the %d classes of %s (%s): they get the lowest score of the others",
-            *(name, len(lacking), len(listed), wanted, "; ".join(lacking)),
+            *(teacher, len(lacking), len(listed), wanted, "; ".join(lacking)),
         )
     digest = hashlib.sha256(" ".join(map(str, numbers)).encode()).hexdigest()[:16]
-    called = tuple(called or entry for entry, called in listed)
+    called = tuple(
+        called or (names[number] if names and number >= 0 else entry)
+        for (entry, called), number in zip(listed, numbers, strict=True)
+    )
     described = "file" if Path(wanted).is_file() else _canonical(wanted)
     return Kept(tuple(numbers), called, f"{described}, {len(listed)} of {num_classes}, sha256 {digest}")
 
@@ -127,24 +127,19 @@ def _canonical(subset: str) -> str:
     return re.sub(r"^imagenet-?", "imagenet-", subset.lower())
 
 
-def _subset(wanted: str) -> list[tuple[str, str]]:
-    """WordNet ids and names of one of timm's subsets."""
+def _subset(wanted: str) -> dict[str, str]:
+    """The names of the classes of one of timm's subsets, by WordNet id."""
+    from timm.data.imagenet_info import ImageNetInfo
+
     try:
-        wordnet_ids = _wordnet_ids(wanted)
+        info: Any = ImageNetInfo(wanted)
     except AssertionError as error:
         # timm's own way to say that it knows no such subset.
         raise TeacherError(
             f"--classes {wanted}: no such file, and no subset of ImageNet that timm knows. Give imagenet-1k, "
             "imagenet-12k, ..., or a text file with the number of a class on each line"
         ) from error
-    return list(zip(wordnet_ids, imagenet_names(wordnet_ids), strict=True))
-
-
-def _wordnet_ids(subset: str) -> tuple[str, ...]:
-    import timm.data.imagenet_info as imagenet
-
-    info: Any = imagenet.ImageNetInfo(subset)
-    return tuple(info.label_names())
+    return dict(info.label_descriptions(as_dict=True))
 
 
 def _lines(path: Path) -> list[tuple[str, str]]:

@@ -2,24 +2,36 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from relabel.errors import TeacherError
-from relabel.teacher import torchvision_source, transformers_source
-from relabel.teacher.candidate import Candidate, noise_of
-from relabel.teacher.classes import KeptClasses, imagenet_ids, imagenet_names, kept_classes
+from relabel.geometry import Grid
+from relabel.manifest import Preprocessing, TeacherRecord
+from relabel.teacher.blame import blaming
+from relabel.teacher.classes import KeptClasses, imagenet_classes, kept_classes
 from relabel.teacher.devices import cast_once, find_device, find_precision
-from relabel.teacher.given import given_candidate
+from relabel.teacher.heads.door import dense_of
+from relabel.teacher.orientation import localises
+from relabel.teacher.proof import Proof
+from relabel.teacher.sources import function, timm, torchvision, transformers
+from relabel.teacher.sources.fetched import Fetched
 from relabel.teacher.spec import TeacherSpec
 from relabel.teacher.teacher import Teacher
-from relabel.teacher.timm_source import is_timm_name, timm_candidate
 
 _log = logging.getLogger(__name__)
+
+_SOURCES: dict[str, Callable[[TeacherSpec], Fetched]] = {
+    "timm": timm.fetch,
+    "torchvision": torchvision.fetch,
+    "transformers": transformers.fetch,
+    "function": function.fetch,
+}
 
 
 def load_teacher(spec: TeacherSpec) -> Teacher:
@@ -30,69 +42,157 @@ def load_teacher(spec: TeacherSpec) -> Teacher:
             that cannot be proved; says what to do.
     """
     device = find_device(spec.device)
-    spec = replace(spec, precision=find_precision(spec.precision, device))
+    precision = find_precision(spec.precision, device)
     if spec.decode == "cuda" and device.type != "cuda":
         raise TeacherError(
             f"a GPU cannot decode for a teacher on {device}: leave --decode cuda out, or give --device cuda"
         )
-    found = _source(spec.name)(spec, device)
-    if not found.proof.localises:
+    fetched = _SOURCES[spec.source](spec)
+    images = noise_of(fetched.preprocessing, device)
+    forward, proof = _dense(fetched, spec.name, images)
+    if not proof.localises:
         _log.warning(
             "a change in a corner of a noise image does not show most in that corner of the map of %s: its score maps "
             "may say little of where things are. Look at some before labelling many images",
             spec.name,
         )
-    found = _with_classes(found, spec, device)
-    forward = found.forward
-    if isinstance(forward, nn.Module):
-        cast_once(forward, noise_of(found.preprocessing, device), spec.precision)
-    if spec.channels_last and isinstance(forward, nn.Module):
+    answer = answer_of(forward, spec.name, images[:1])
+    record = TeacherRecord(
+        name=spec.name,
+        weights=_weights(spec),
+        weights_digest=fetched.digest or _digest_of_answers(forward, images),
+        head=proof.kind,
+        precision=precision,
+    )
+    num_classes, class_names = answer.num_classes, _checked_names(fetched.class_names, answer, spec.name)
+    if spec.classes is not None:
+        wordnet_ids = (imagenet_classes(num_classes) if fetched.is_imagenet else None) or {}
+        if wordnet_ids and spec.checkpoint is not None:
+            _log.warning(
+                "the %d classes of the checkpoint of %s are taken to be ImageNet's with so many, in timm's order",
+                *(num_classes, spec.name),
+            )
+        kept = kept_classes(spec.classes, num_classes, wordnet_ids, class_names, spec.name)
+        forward = KeptClasses(forward, kept.numbers, device)
+        record = replace(record, classes=kept.record)
+        num_classes, class_names = len(kept.numbers), kept.names
+    cast_once(forward, images, precision)
+    if spec.channels_last:
         # torch's stubs lack the overload that takes a memory format alone.
         forward.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return Teacher(
         forward=torch.compile(forward) if spec.compile else forward,
-        num_classes=found.answer.num_classes,
-        grid=found.answer.grid,
-        preprocessing=found.preprocessing,
-        record=found.record,
-        proof=found.proof,
+        num_classes=num_classes,
+        grid=answer.grid,
+        preprocessing=fetched.preprocessing,
+        record=record,
+        proof=proof,
         device=device,
         channels_last=spec.channels_last,
-        class_names=found.class_names,
+        class_names=class_names,
     )
 
 
-def _source(name: str) -> Callable[[TeacherSpec, torch.device], Candidate]:
-    if is_timm_name(name):
-        return timm_candidate
-    if name.startswith(torchvision_source.PREFIX):
-        return torchvision_source.torchvision_candidate
-    if name.startswith(transformers_source.PREFIX):
-        return transformers_source.transformers_candidate
-    return given_candidate
+def _weights(spec: TeacherSpec) -> str:
+    if spec.random_weights is not None:
+        return f"random:{spec.random_weights}"
+    return "given" if spec.source == "function" else "pretrained" if spec.checkpoint is None else "checkpoint"
 
 
-def _with_classes(found: Candidate, spec: TeacherSpec, device: torch.device) -> Candidate:
-    """The same with the classes that the spec keeps, and with their names where they are known."""
-    num_classes = found.answer.num_classes
-    is_imagenet = is_timm_name(spec.name) or spec.name.startswith(torchvision_source.PREFIX)
-    wordnet_ids = imagenet_ids(num_classes) if is_imagenet else None
-    if spec.classes is None:
-        # Of weights of one's own timm knows no more than how many classes they have, and those may be any.
-        if wordnet_ids is None or found.record.weights != "pretrained" or found.class_names is not None:
-            return found
-        return replace(found, class_names=imagenet_names(wordnet_ids))
-    if wordnet_ids is not None and found.record.weights == "checkpoint":
-        _log.warning(
-            "the %d classes of the checkpoint of %s are taken to be those of ImageNet with so many, in timm's order",
-            num_classes,
-            spec.name,
+def _dense(fetched: Fetched, name: str, images: Tensor) -> tuple[nn.Module, Proof]:
+    """The model on the images' device, and dense: by itself, or made so."""
+    model = fetched.model
+    if not isinstance(model, nn.Module):
+        model = _InOrder(model)
+    with blaming(f"{name} cannot be moved to {images.device}", "Use another --device"):
+        model = model.to(images.device).eval().requires_grad_(False)
+    height, width = images.shape[2:]
+    with blaming(f"{name} does not take images of {height} x {width} pixels", fetched.way_out), torch.inference_mode():
+        _check_patches(model, height, width)
+        answer: object = model(images)
+    is_classifier = isinstance(answer, Tensor) and answer.ndim == 2 and len(answer) == len(images)
+    if is_classifier and not isinstance(model, _InOrder):
+        return dense_of(model, name, images, fetched.place)
+    model = model if isinstance(model, _InOrder) else _InOrder(model)
+    answer_of(model, name, images)
+    if fetched.place:
+        raise TeacherError(f"{name} answers maps by itself: leave @{fetched.place} out")
+    return model, Proof("given", 0.0, 0.0, localises(model, name, images[:1]))
+
+
+class _InOrder(nn.Module):
+    """A user's model, given its images as (B, 3, h, w) lie in memory: it may well call `view` on them."""
+
+    def __init__(self, model: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self._model = model
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self._model(images.contiguous())
+
+
+def _check_patches(model: nn.Module, height: int, width: int) -> None:
+    """Refuse an input that patches do not divide: its last pixels would not be seen, and every cell be misplaced."""
+    padded = {
+        child for module in model.modules() if getattr(module, "dynamic_img_pad", False) for child in module.children()
+    }
+    for module in model.modules():
+        if not isinstance(module, nn.Conv2d) or module.in_channels != 3 or module.padding not in ((0, 0), "valid"):
+            continue
+        rows, columns = module.kernel_size
+        if module.kernel_size == module.stride and module not in padded and (height % rows or width % columns):
+            raise ValueError(f"its patches of {rows} x {columns} pixels do not divide them")
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The shape of a dense answer: C classes at each cell of a grid."""
+
+    num_classes: int
+    grid: Grid
+
+
+def answer_of(forward: Callable[[Tensor], Tensor], name: str, images: Tensor) -> Answer:
+    """Look at what a model answers to normalised images (B, 3, h, w).
+
+    Raises:
+        TeacherError: anything but finite floating point logits (B, C, H, W) of two classes or more.
+    """
+    with torch.inference_mode():
+        logits: object = forward(images)
+    if not isinstance(logits, Tensor):
+        raise TeacherError(f"{name} answers a {type(logits).__name__}; expected a tensor of logits (B, C, H, W)")
+    if logits.ndim != 4 or len(logits) != len(images) or not logits.is_floating_point():
+        raise TeacherError(
+            f"{name} answers {tuple(logits.shape)} of {logits.dtype} for {len(images)} images; "
+            f"expected floating point logits ({len(images)}, C, H, W), one per class at every cell, or a module that "
+            f"answers ({len(images)}, C)"
         )
-    kept = kept_classes(spec.classes, num_classes, wordnet_ids, spec.name)
-    return replace(
-        found,
-        forward=KeptClasses(found.forward, kept.numbers, device),
-        record=replace(found.record, classes=kept.record),
-        answer=replace(found.answer, num_classes=len(kept.numbers)),
-        class_names=kept.names,
-    )
+    if logits.shape[1] < 2:
+        raise TeacherError(f"{name} answers {logits.shape[1]} classes; a soft label needs two or more")
+    if not bool(logits.isfinite().all()):
+        raise TeacherError(f"{name} answers NaN or infinity: its weights are damaged, or were never trained")
+    if logits.numel() and bool((logits >= 0).all()) and bool(((logits.sum(1) - 1).abs() < 1e-3).all()):
+        raise TeacherError(f"{name} answers probabilities; expected logits. Leave its softmax out, or answer their log")
+    return Answer(logits.shape[1], Grid(*logits.shape[2:]))
+
+
+def _checked_names(names: tuple[str, ...] | None, answer: Answer, name: str) -> tuple[str, ...] | None:
+    """The names, where there is one for each class."""
+    if names is not None and len(names) != answer.num_classes:
+        _log.warning("%s names %d classes and answers %d: its names are left out", name, len(names), answer.num_classes)
+        return None
+    return names
+
+
+def _digest_of_answers(model: nn.Module, images: Tensor) -> str:
+    """What tells two callables without a state apart: the likeliest class at every cell for fixed images."""
+    with torch.inference_mode():
+        likeliest = model(images).argmax(1).cpu()
+    return hashlib.sha256(f"{tuple(likeliest.shape)} {likeliest.flatten().tolist()}".encode()).hexdigest()
+
+
+def noise_of(preprocessing: Preprocessing, device: torch.device) -> Tensor:
+    """Two images of a fixed pattern (2, 3, h, w), so that a proof never fails or passes by chance."""
+    height, width = preprocessing.image_size_hw
+    return torch.randn(2, 3, height, width, generator=torch.Generator().manual_seed(0)).to(device)

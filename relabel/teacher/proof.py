@@ -13,7 +13,7 @@ from torch import Tensor
 
 from relabel.errors import TeacherError
 from relabel.teacher.blame import blaming
-from relabel.teacher.dense import WAY_OUT, DenseClassifier, FeatureLayout, find_layout, refusal
+from relabel.teacher.heads.dense import WAY_OUT, DenseClassifier, FeatureLayout, find_layout, refusal
 from relabel.teacher.orientation import localises
 
 _log = logging.getLogger(__name__)

@@ -11,6 +11,10 @@ from relabel.manifest import Decode, Fit, Interpolation
 from relabel.options import Option, check_options
 
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
+Source = Literal["timm", "torchvision", "transformers", "function"]
+
+_HUB = ("hf-hub", "hf_hub")
+"""What stands before the name of a model of the Hugging Face hub in timm's format."""
 
 NAME = Option(
     "A timm model, hf-hub:OWNER/NAME, torchvision:NAME, transformers:NAME_OR_FOLDER, or package.module:function "
@@ -120,6 +124,15 @@ class TeacherSpec:
         check_options(self)
         if self.checkpoint is not None and self.random_weights is not None:
             raise InvalidValueError("give a checkpoint or a seed for random weights, not both")
+
+    @property
+    def source(self) -> Source:
+        """Who knows the name: timm where it has no colon, or is a model of the hub."""
+        kind, colon, _ = self.name.partition(":")
+        if not colon or kind in _HUB:
+            return "timm"
+        named: tuple[Source, ...] = ("torchvision", "transformers")
+        return next((source for source in named if source == kind), "function")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

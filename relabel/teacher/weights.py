@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import json
 import pickle
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
-from safetensors.torch import load_file
+from safetensors import safe_open
 from torch import Tensor, nn
 
 from relabel.errors import TeacherError
@@ -26,15 +29,30 @@ _PREFIXES = ("module.", "_orig_mod.", "model.")
 _SHOWN = 5
 
 
-def read_state_dict(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file, or of a torch file that holds a state dict, bare or inside a checkpoint.
+_NAMES = ("class_names", "classes")
+"""What training checkpoints call a list of their classes' names; safetensors hold it as JSON in their metadata."""
+
+_Model = TypeVar("_Model", bound=nn.Module)
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """Tensors by name, and the names of the classes that they were trained for, where the file says them."""
+
+    tensors: dict[str, Tensor]
+    class_names: tuple[str, ...] | None = None
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    """A safetensors file, or a torch file that holds a state dict, bare or inside a checkpoint.
 
     A checkpoint's averaged weights (EMA) are taken before its others. Nothing that the file holds is run.
 
     Raises:
         TeacherError: not such a file, damaged, or it needs code to be run.
     """
-    loaded = _read(path)
+    loaded, said = _read(path)
+    names = next((value for name in _NAMES if _are_names(value := said.get(name))), None)
     for wrapper in _WRAPPERS:
         if isinstance(loaded, dict) and isinstance(loaded.get(wrapper), dict):
             loaded = loaded[wrapper]
@@ -48,18 +66,26 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
         )
     while prefix := next((p for p in _PREFIXES if all(name.startswith(p) for name in tensors)), None):
         tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
-    return tensors
+    return Checkpoint(tensors, None if names is None else tuple(names))
 
 
-def _read(path: Path) -> object:
+def _are_names(value: object) -> bool:
+    return isinstance(value, (list, tuple)) and bool(value) and all(isinstance(each, str) for each in value)
+
+
+def _read(path: Path) -> tuple[object, dict[str, Any]]:
+    """What a file holds, and what it says beside its weights."""
     if not path.is_file():
         raise TeacherError(f"no such checkpoint: {path} is {'a folder' if path.is_dir() else 'not there'}. Give a file")
     try:
         if path.suffix == ".safetensors":
-            return load_file(path)
+            with safe_open(path, framework="pt") as file:
+                said = {name: _json(text) for name, text in (file.metadata() or {}).items()}
+                return {name: file.get_tensor(name) for name in file.keys()}, said  # noqa: SIM118  # no mapping
         # timm's and other trainers keep their arguments beside the weights; a Namespace only holds values.
         with torch.serialization.safe_globals([argparse.Namespace]):
-            return torch.load(path, map_location="cpu", weights_only=True)
+            loaded = torch.load(path, map_location="cpu", weights_only=True)
+        return loaded, loaded if isinstance(loaded, dict) else {}
     except Exception as error:
         # Not torch's own words, which advise to load it all the same.
         needs = re.search(r"GLOBAL (\S+)", str(error))
@@ -71,6 +97,13 @@ def _read(path: Path) -> object:
             f"{path} cannot be read as weights alone: {reason}. "
             "Give a safetensors file, or a torch file that holds nothing but a state dict"
         ) from error
+
+
+def _json(text: str) -> object:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
 
 
 def load_weights(model: nn.Module, tensors: dict[str, Tensor], what: str) -> None:
@@ -109,21 +142,38 @@ def load_weights(model: nn.Module, tensors: dict[str, Tensor], what: str) -> Non
     model.load_state_dict(tensors, strict=False)
 
 
-def classes_in(model: nn.Module, tensors: dict[str, Tensor]) -> int | None:
-    """The number of classes that a checkpoint was made for, by the shape of the model's last layer."""
-    layers = [name for name, module in model.named_modules() if isinstance(module, (nn.Linear, nn.Conv2d))]
-    weight = tensors.get(f"{layers[-1]}.weight")
-    return weight.shape[0] if weight is not None and weight.ndim > 1 else None
+def with_classes_of(tensors: dict[str, Tensor], model: _Model, create: Callable[[int | None], _Model]) -> _Model:
+    """The model, or one that `create` makes with as many classes as a checkpoint was made for."""
+    config: Any = getattr(model, "pretrained_cfg", None) or {}
+    # timm says which layer classifies; elsewhere it is the last.
+    said = (
+        config.get("classifier") or [n for n, m in model.named_modules() if isinstance(m, (nn.Linear, nn.Conv2d))][-1:]
+    )
+    name = said if isinstance(said, str) else said[0]
+    wanted, own = (weights.get(f"{name}.weight") for weights in (tensors, model.state_dict()))
+    if wanted is None or wanted.ndim < 2 or (own is not None and own.shape[0] == wanted.shape[0]):
+        return model
+    return create(wanted.shape[0])
+
+
+def with_random_weights(create: Callable[[None], _Model], seed: int) -> _Model:
+    """What `create` makes, with the random weights of a seed, none left at a constant."""
+    with seeded(seed):
+        model = create(None)
+        randomise(model)
+    return model
 
 
 def digest_of(model: object) -> str:
-    """sha256 over names, dtypes, shapes and bytes of a module's state dict; of nothing for what has none.
+    """sha256 over names, dtypes, shapes and bytes of a module's state dict; empty for what has none.
 
     Taken of weights in the model's own dtypes, it is the same whatever file they came in and whatever precision they
     run in.
     """
-    digest = hashlib.sha256()
     state = model.state_dict() if isinstance(model, nn.Module) else {}
+    if not state:
+        return ""
+    digest = hashlib.sha256()
     for name in sorted(name for name, value in state.items() if isinstance(value, Tensor)):
         tensor = state[name].detach().cpu()
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\0".encode())

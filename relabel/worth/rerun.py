@@ -14,7 +14,7 @@ from relabel.images.decode import fitted
 from relabel.images.device import decode_and_fit_on
 from relabel.manifest import Manifest, Preprocessing
 from relabel.teacher import Teacher, load_ensemble
-from relabel.teacher.dense import DenseClassifier
+from relabel.teacher.heads.dense import DenseClassifier
 from relabel.worth.options import RerunOptions
 from relabel.worth.rebuilding import recorded_members, rerun_spec
 

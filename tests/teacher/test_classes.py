@@ -7,9 +7,9 @@ import torch
 
 from relabel.errors import TeacherError
 from relabel.teacher import TeacherSpec, load_teacher
-from relabel.teacher.classes import KeptClasses, imagenet_ids, imagenet_names, kept_classes
+from relabel.teacher.classes import KeptClasses, imagenet_classes, kept_classes
 
-IMAGENET_1K = imagenet_ids(1000)
+IMAGENET_1K = imagenet_classes(1000)
 
 
 def _file(tmp_path, text):
@@ -20,8 +20,8 @@ def _file(tmp_path, text):
 
 @pytest.mark.parametrize(("num_classes", "lacking"), [(21841, 1), (11821, 7), (21842, 0), (11221, 9), (1000, 0)])
 def test_imagenet_1k_is_found_in_every_larger_imagenet_by_wordnet_id(num_classes, lacking):
-    ids = imagenet_ids(num_classes)
-    kept = kept_classes("imagenet-1k", num_classes, ids, "teacher")
+    ids = list(imagenet_classes(num_classes))
+    kept = kept_classes("imagenet-1k", num_classes, ids, None, "teacher")
     assert kept.numbers.count(-1) == lacking
     assert all(number < 0 or ids[number] == wanted for number, wanted in zip(kept.numbers, IMAGENET_1K, strict=True))
     assert (kept.names[0], kept.names[999]) == ("tench, Tinca tinca", "toilet tissue, toilet paper, bathroom tissue")
@@ -36,13 +36,13 @@ def test_a_teacher_of_21841_classes_answers_for_the_1000_of_imagenet_renormalise
         TeacherSpec(name=spec.name, random_weights=0, image_size_hw=(64, 64), device="cpu", classes="imagenet-1k")
     )
     assert few.num_classes == 1000
-    assert few.class_names == imagenet_names(IMAGENET_1K)
+    assert few.class_names == tuple(IMAGENET_1K.values())
     torch.testing.assert_close(few(images), alone(images))
 
 
 def test_a_file_says_which_classes_in_which_order(tmp_path):
     path = _file(tmp_path, "7 a dog\n2\ta cat, of kinds\n\n n01440764  a fish \n5\n")
-    kept = kept_classes(path, 1000, IMAGENET_1K, "teacher")
+    kept = kept_classes(path, 1000, IMAGENET_1K, None, "teacher")
     assert kept.numbers == (7, 2, 0, 5)
     assert kept.names == ("a dog", "a cat, of kinds", "a fish", "5")
     answer = torch.randn(2, 1000, 3, 4, generator=torch.Generator().manual_seed(0))
@@ -60,7 +60,7 @@ def test_a_class_that_the_teacher_lacks_has_the_lowest_score_of_the_others_at_ev
 
 
 def test_what_a_teacher_lacks_is_told_once(caplog):
-    kept_classes("imagenet-1k", 21841, imagenet_ids(21841), "convnext")
+    kept_classes("imagenet-1k", 21841, imagenet_classes(21841), None, "convnext")
     assert "convnext lacks 1 of the 1000 classes of imagenet-1k (n04399382 teddy" in caplog.text
 
 
@@ -77,17 +77,17 @@ def test_what_a_teacher_lacks_is_told_once(caplog):
 )
 def test_a_file_that_cannot_be_followed_is_refused(tmp_path, text, said):
     with pytest.raises(TeacherError, match=said):
-        kept_classes(_file(tmp_path, text), 1000, IMAGENET_1K, "teacher")
+        kept_classes(_file(tmp_path, text), 1000, IMAGENET_1K, None, "teacher")
 
 
 def test_an_unknown_subset_is_refused():
     with pytest.raises(TeacherError, match="imagenet-2k: no such file, and no subset of ImageNet"):
-        kept_classes("imagenet-2k", 1000, IMAGENET_1K, "teacher")
+        kept_classes("imagenet-2k", 1000, IMAGENET_1K, None, "teacher")
 
 
 def test_a_subset_of_classes_that_nobody_knows_is_refused():
     with pytest.raises(TeacherError, match="WordNet ids of the 37 classes of teacher are not known"):
-        kept_classes("imagenet-1k", 37, None, "teacher")
+        kept_classes("imagenet-1k", 37, (), None, "teacher")
 
 
 def test_names_are_those_of_pretrained_weights_only(taught):

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from relabel.errors import TeacherError
-from relabel.teacher.dense import find_layout
+from relabel.teacher.heads.dense import find_layout
 
 HEADS = {
     "efficientvit_b0": (64, 96),

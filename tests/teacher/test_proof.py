@@ -9,7 +9,7 @@ from timm.layers import AttentionPool2d
 from torch import nn
 
 from relabel.errors import TeacherError
-from relabel.teacher.dense import DenseClassifier, find_layout
+from relabel.teacher.heads.dense import DenseClassifier, find_layout
 from relabel.teacher.proof import exact_float32, prove
 
 CLASSES = 10

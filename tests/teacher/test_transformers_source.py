@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 from relabel.errors import TeacherError
 from relabel.teacher import TeacherSpec, load_teacher
-from relabel.teacher.transformers_source import _asked
+from relabel.teacher.sources.transformers import _asked
 from relabel.teacher.weights import digest_of, randomise
 
 CLASSES = 7

@@ -1,4 +1,4 @@
-"""Classifiers that are not timm's, made dense by a hook on the submodule that puts out their feature map.
+"""Any classifier made dense by a hook on the submodule that puts out their feature map.
 
 The model runs on images; at that submodule, the place, its output is cut into features of one location each, all folded
 into the batch, and the rest of the model's own forward answers for them.
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from relabel.errors import TeacherError
 from relabel.geometry import Grid
 from relabel.teacher.blame import blaming
-from relabel.teacher.dense import WAY_OUT, DenseClassifier, FeatureLayout, refusal
+from relabel.teacher.heads.dense import WAY_OUT, DenseClassifier, FeatureLayout, grid_of_tokens, refusal
 from relabel.teacher.proof import MOST_REPEATED, TOLERANCE, NotAlone, Proof, exact_float32, prove
 
 _log = logging.getLogger(__name__)
@@ -70,11 +70,6 @@ class HookedClassifier(nn.Module):
     def forward_head(self, features: Tensor) -> Tensor:
         """The model's answer (B, C) to features of any batch size, in the place's layout."""
         return self.through(lambda _: features.clone(), self.get_buffer("_blank"))
-
-    def forward_intermediates(self, images: Tensor, **_: Any) -> list[Tensor]:
-        """A map of the grid's size, as timm's models tell it."""
-        layout = layout_of(self.forward_features(images), images)
-        return [images.new_empty(1, 1, *layout.grid.size_hw)] if layout else []
 
     def through(self, change: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
         """The model's answer to images, what the place puts out being changed."""
@@ -205,15 +200,13 @@ def layout_of(features: Tensor, images: Tensor) -> FeatureLayout | None:
     """
     if not features.is_floating_point() or features.ndim not in (3, 4) or len(features) != len(images):
         return None
-    height, width = images.shape[2:]
     if features.ndim == 3:
-        for prefix in range(min(_MOST_PREFIX + 1, features.shape[1] - 1)):
-            rows = round(((features.shape[1] - prefix) * height / width) ** 0.5)
-            grid_hw = rows, (features.shape[1] - prefix) // max(rows, 1)
-            is_whole = rows > 0 and grid_hw[0] * grid_hw[1] == features.shape[1] - prefix and height % rows == 0
-            if is_whole and prefix <= rows * grid_hw[1] // 2 and height * grid_hw[1] == width * rows:
-                return FeatureLayout("NLC", Grid(*grid_hw), prefix)
+        for prefix in range(min(_MOST_PREFIX, features.shape[1] // 3) + 1):
+            grid = grid_of_tokens(features.shape[1] - prefix, images)
+            if grid is not None and grid != Grid(1, 1):
+                return FeatureLayout("NLC", grid, prefix)
         return None
+    height, width = images.shape[2:]
     maps = [FeatureLayout("NCHW", Grid(*features.shape[2:])), FeatureLayout("NHWC", Grid(*features.shape[1:3]))]
     distorted = [max(d, 1 / d) for m in maps for d in [height * m.grid.width / (width * m.grid.height)]]
     # The first of equals: a cube of features is taken as NCHW.

@@ -1,20 +1,24 @@
 """Families of timm whose features are not one map or one sequence: given that shape, their own heads unmodified.
 
 An adapted model is a classifier like any other: `forward_features`, `forward_head` on what that gives, and `forward`.
+A family is a class here that names the classes of timm that it is for; nothing else has to know it.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from relabel.teacher.class_attention import weighted_twin
+from relabel.teacher.heads.class_attention import shared_copy, weighted_twin
 
 
 class Adapted(nn.Module):
     """A timm model whose head takes features of a known layout; `output_fmt` is theirs."""
+
+    names: ClassVar[tuple[str, ...]] = ()
+    """Of timm's classes: by name, so that nothing of timm is imported for a model that is not timm's."""
 
     output_fmt = "NCHW"
     num_prefix_tokens = 0
@@ -24,14 +28,22 @@ class Adapted(nn.Module):
         self.model = model
         self.train(model.training)
 
+    def for_one(self, count: int) -> Adapted:
+        """What answers for one location in the place of `count` equal ones: most heads as they are."""
+        return self
+
     def forward(self, images: Tensor) -> Tensor:
         """The model's own answer (B, C)."""
         logits: Tensor = self.model(images)
         return logits
 
-    def forward_intermediates(self, images: Tensor, **how: Any) -> Any:
-        """The model's own, for the size of its grid."""
-        return self.model.forward_intermediates(images, **how)
+    def forward_features(self, images: Tensor) -> Tensor:
+        """Features in the layout of `output_fmt`."""
+        raise NotImplementedError
+
+    def forward_head(self, features: Tensor) -> Tensor:
+        """The model's own answer to such features (B, C)."""
+        raise NotImplementedError
 
 
 class ClassAttention(Adapted):
@@ -39,6 +51,8 @@ class ClassAttention(Adapted):
 
     So those blocks belong to the head, and the features (B, D, H, W) are what they are given.
     """
+
+    names = ("Cait", "Xcit", "VOLO")
 
     def forward_features(self, images: Tensor) -> Tensor:
         """What the class token attends to."""
@@ -59,6 +73,7 @@ class ClassAttention(Adapted):
 class ClassTokens(Adapted):
     """PiT: its features are class tokens only; here its locations follow them, through the same norm (B, L, D)."""
 
+    names = ("PoolingVisionTransformer",)
     output_fmt = "NLC"
 
     def __init__(self, model: Any) -> None:
@@ -82,6 +97,7 @@ class Branches(Adapted):
     The features (B, 1 + H * W, all D) are theirs side by side, coarser ones resampled to the finest grid.
     """
 
+    names = ("CoaT", "CrossVit")
     output_fmt = "NLC"
     num_prefix_tokens = 1
 
@@ -96,7 +112,6 @@ class Branches(Adapted):
             (e.img_size[0] // e.patch_size[0], e.img_size[1] // e.patch_size[1])
             for e in embeddings[-len(self._depths) :]
         ]
-        self.grid_hw = max(self._grids_hw)
 
     def forward_features(self, images: Tensor) -> Tensor:
         """The branches side by side on the finest grid."""
@@ -111,10 +126,10 @@ class Branches(Adapted):
         return logits
 
     def _finest(self, tokens: Tensor, grid_hw: tuple[int, int]) -> Tensor:
-        if grid_hw == self.grid_hw:
+        if grid_hw == (finest := max(self._grids_hw)):
             return tokens
         places = tokens[:, 1:].transpose(1, 2).reshape(len(tokens), -1, *grid_hw)
-        fine = nn.functional.interpolate(places, self.grid_hw, mode="bilinear", align_corners=False)
+        fine = nn.functional.interpolate(places, finest, mode="bilinear", align_corners=False)
         return torch.cat([tokens[:, :1], fine.flatten(2).transpose(1, 2)], dim=1)
 
 
@@ -123,6 +138,8 @@ class States(Adapted):
 
     The states say nothing of places: in the features (B, all D, H, W) their mean stands at every location.
     """
+
+    names = ("EfficientViM",)
 
     def __init__(self, model: Any) -> None:
         super().__init__(model)
@@ -143,17 +160,51 @@ class States(Adapted):
         return logits
 
 
-_FAMILIES: dict[str, type[Adapted]] = {
-    **dict.fromkeys(("Cait", "Xcit", "VOLO"), ClassAttention),
-    "PoolingVisionTransformer": ClassTokens,
-    **dict.fromkeys(("CoaT", "CrossVit"), Branches),
-    "EfficientViM": States,
-}
-"""By the name of timm's class, or of one that it is derived from: no module of timm's is imported for it."""
+_FAMILIES = {name: family for family in Adapted.__subclasses__() for name in family.names}
 
 
-def adapted(model: Any) -> Any:
-    """The model itself, or, where its family needs it, the same with features that the one-cell method can take."""
-    found = (_FAMILIES[kind.__name__] for kind in type(model).__mro__ if kind.__name__ in _FAMILIES)
-    adapt = next(found, None)
-    return model if adapt is None else adapt(model)
+def adapted(model: nn.Module) -> Adapted | None:
+    """A model of one of these families, or a module around one, as the one-cell method can take it; None for others.
+
+    A class that is derived from a family's is taken as it: what it does otherwise, the proof finds.
+    """
+    if (family := _family(model)) is not None:
+        return family(model)
+    inner = [(name, family(m)) for name, m in model.named_modules() if (family := _family(m)) is not None]
+    return _Wrapped(model, *inner[0]) if len(inner) == 1 else None
+
+
+def _family(model: nn.Module) -> type[Adapted] | None:
+    kinds = (kind for kind in type(model).__mro__ if kind.__module__.partition(".")[0] == "timm")
+    return next((_FAMILIES[kind.__name__] for kind in kinds if kind.__name__ in _FAMILIES), None)
+
+
+class _Wrapped(Adapted):
+    """A module that gives images, changed or not, to a model of a family, and answers what that answers."""
+
+    def __init__(self, model: nn.Module, place: str, inner: Adapted) -> None:
+        super().__init__(model)
+        self.inner = inner
+        self.output_fmt, self.num_prefix_tokens = inner.output_fmt, inner.num_prefix_tokens
+        self._body = shared_copy(model)
+        parent, _, name = place.rpartition(".")
+        setattr(self._body.get_submodule(parent), name, _Body(inner))
+
+    def forward_features(self, images: Tensor) -> Tensor:
+        features: Tensor = self._body(images)
+        return features
+
+    def forward_head(self, features: Tensor) -> Tensor:
+        return self.inner.forward_head(features)
+
+    def for_one(self, count: int) -> Adapted:
+        return self.inner.for_one(count)
+
+
+class _Body(nn.Module):
+    def __init__(self, model: Adapted) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.model.forward_features(images)

@@ -1,35 +1,26 @@
 """A user's own teacher, ``package.module:function``.
 
-What it returns answers (B, C, H, W) by itself, or is a module that answers (B, C) and is made dense.
+What it returns is a module that answers (B, C) and is made dense, or one or a callable that answers (B, C, H, W).
 """
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import logging
-from collections.abc import Callable
 from typing import Any
 
-import torch
-from torch import Tensor, nn
-
 from relabel.errors import TeacherError
-from relabel.manifest import Preprocessing, TeacherRecord
+from relabel.manifest import Preprocessing
+from relabel.teacher import weights
 from relabel.teacher.blame import blaming
-from relabel.teacher.candidate import Candidate, answer_of, noise_of
-from relabel.teacher.classifier import Classifier, candidate_of, split_place
-from relabel.teacher.orientation import localises
-from relabel.teacher.preprocessing import chosen
-from relabel.teacher.proof import Proof
+from relabel.teacher.sources.fetched import Fetched, chosen, split_place
 from relabel.teacher.spec import TeacherSpec
-from relabel.teacher.weights import digest_of
 
 _log = logging.getLogger(__name__)
 
 
-def given_candidate(spec: TeacherSpec, device: torch.device) -> Candidate:
-    """Call the user's function, and look at what it returns: its answer's shape, and that it is the right way round.
+def fetch(spec: TeacherSpec) -> Fetched:
+    """Call the user's function.
 
     Raises:
         TeacherError: it cannot be imported or called, raises, or returns what is no teacher.
@@ -38,51 +29,14 @@ def given_candidate(spec: TeacherSpec, device: torch.device) -> Candidate:
         raise TeacherError(f"{spec.name} brings its own weights; leave --checkpoint and --random-weights out")
     name, place = split_place(spec.name)
     model = _called(name)
-    digest = digest_of(model)
-    preprocessing = _preprocessing(spec, model)
-    noise = noise_of(preprocessing, device)
-    with blaming(f"{spec.name} fails on images {tuple(noise.shape)} on {device}", "Mend it, or give its --image-size"):
-        if isinstance(model, nn.Module):
-            model = model.to(device).eval().requires_grad_(False)
-            if place or _is_classifier(model, noise):
-                found = Classifier(
-                    model=model, weights="given", digest=digest, preprocessing=preprocessing, place=place
-                )
-                return candidate_of(found, spec, device)
-        model = _InOrder(model)
-        answer = answer_of(model, spec.name, noise)
-        proof = Proof("given", 0.0, 0.0, localises(model, spec.name, noise[:1]))
-        if digest == digest_of(None):
-            digest = _digest_of_answers(model, noise)
-    record = TeacherRecord(
-        name=spec.name, weights="given", weights_digest=digest, head=proof.kind, precision=spec.precision
+    return Fetched(
+        model=model,
+        digest=weights.digest_of(model),
+        preprocessing=_preprocessing(spec, model),
+        place=place,
+        class_names=_class_names(spec.name, model),
+        way_out="Mend it, or give its --image-size",
     )
-    return Candidate(forward=model, preprocessing=preprocessing, record=record, proof=proof, answer=answer)
-
-
-class _InOrder(nn.Module):
-    """A user's model, given its images as (B, 3, h, w) lie in memory: it may well call `view` on them."""
-
-    def __init__(self, model: Callable[[Tensor], Tensor]) -> None:
-        super().__init__()
-        self._model = model
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self._model(images.contiguous())
-
-
-def _digest_of_answers(model: nn.Module, images: Tensor) -> str:
-    """What tells two callables without a state apart: the likeliest class at every cell for fixed images."""
-    with torch.inference_mode():
-        likeliest = model(images).argmax(1).cpu()
-    return hashlib.sha256(f"{tuple(likeliest.shape)} {likeliest.flatten().tolist()}".encode()).hexdigest()
-
-
-def _is_classifier(model: nn.Module, images: Tensor) -> bool:
-    """Whether it answers (B, C)."""
-    with torch.inference_mode():
-        answer: object = model(images)
-    return isinstance(answer, Tensor) and answer.ndim == 2 and len(answer) == len(images)
 
 
 def _called(name: str) -> Any:
@@ -105,6 +59,16 @@ def _called(name: str) -> Any:
             "(B, 3, h, w) to logits (B, C, H, W)"
         )
     return model
+
+
+def _class_names(name: str, model: object) -> tuple[str, ...] | None:
+    """What the model says of its classes: ``class_names``, optional."""
+    said = getattr(model, "class_names", None)
+    if said is None:
+        return None
+    if isinstance(said, str) or not all(isinstance(each, str) for each in said):
+        raise TeacherError(f"{name} has class_names that are not strings; expected one for each class, in their order")
+    return tuple(said)
 
 
 def _preprocessing(spec: TeacherSpec, model: object) -> Preprocessing:

@@ -1,23 +1,19 @@
-"""Teachers out of torchvision: ``torchvision:resnet50``, ``torchvision:resnet50.IMAGENET1K_V1``."""
+"""Classifiers out of torchvision: ``torchvision:resnet50``, ``torchvision:resnet50.IMAGENET1K_V1``."""
 
 from __future__ import annotations
 
 import difflib
 import re
-from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from relabel.errors import TeacherError
 from relabel.manifest import Preprocessing
+from relabel.teacher import weights
 from relabel.teacher.blame import blaming
-from relabel.teacher.candidate import Candidate
-from relabel.teacher.classifier import Classifier, candidate_of, split_place
-from relabel.teacher.preprocessing import chosen
+from relabel.teacher.sources.fetched import Fetched, chosen, split_place
 from relabel.teacher.spec import TeacherSpec
-from relabel.teacher.weights import classes_in, digest_of, load_weights, randomise, read_state_dict, seeded
 
 PREFIX = "torchvision:"
 
@@ -32,30 +28,27 @@ _RENAMED = (
 """How the weights that torchvision publishes still call layers that it has since renamed."""
 
 
-def torchvision_candidate(spec: TeacherSpec, device: torch.device) -> Candidate:
-    """Build, load and prove a torchvision classifier.
+def fetch(spec: TeacherSpec) -> Fetched:
+    """Build and load a torchvision classifier.
 
     Raises:
-        TeacherError: an unknown name, weights that cannot be had or do not fit, an input that the model does not take,
-            or a head that cannot be proved.
+        TeacherError: an unknown name, weights that cannot be had or do not fit, or an input that the model does not
+            take.
     """
     name, place = split_place(spec.name.removeprefix(PREFIX))
     architecture, _, tag = name.partition(".")
     published: Any = _published(architecture, tag)
     preprocessing = chosen(spec, _own_preprocessing(published))
-    model, weights = _model(spec, architecture, published, preprocessing)
-    # Before the input size is set, so that one checkpoint is the same teacher at every size.
-    digest = digest_of(model)
-    found = Classifier(
+    model, class_names = _model(spec, architecture, published, preprocessing)
+    return Fetched(
+        digest=weights.digest_of(model),
         model=_for_size(model, architecture, preprocessing.image_size_hw),
-        weights=weights,
-        digest=digest,
         preprocessing=preprocessing,
         place=place,
-        class_names=tuple(published.meta["categories"]) if weights == "pretrained" else None,
+        class_names=class_names,
+        is_imagenet=True,
         way_out=f"Its own size is {_size(published)} x {_size(published)}; give another --image-size",
     )
-    return candidate_of(found, spec, device)
 
 
 def _published(architecture: str, tag: str) -> Any:
@@ -90,29 +83,30 @@ def _size(published: Any) -> int:
     return int(published.transforms().crop_size[0])
 
 
-def _model(spec: TeacherSpec, architecture: str, published: Any, images: Preprocessing) -> tuple[nn.Module, str]:
-    """The model with its weights, for images of their own size, and what a manifest calls the weights."""
+def _model(
+    spec: TeacherSpec, architecture: str, published: Any, images: Preprocessing
+) -> tuple[nn.Module, tuple[str, ...] | None]:
+    """The model with its weights, for images of their own size, and the names of its classes where they are known."""
     options: dict[str, Any] = {}
     if architecture in ("googlenet", "inception_v3"):
         options = {"aux_logits": False, "transform_input": True, "init_weights": False}
     if architecture.startswith("maxvit"):
         options["input_size"] = images.image_size_hw
+
+    def create(num_classes: int | None) -> nn.Module:
+        return _create(architecture, options if num_classes is None else {**options, "num_classes": num_classes})
+
     if spec.random_weights is not None:
         if architecture.startswith("vit"):
             options["image_size"] = _size(published)
-        with seeded(spec.random_weights):
-            model = _create(architecture, options)
-            randomise(model)
-        return model, f"random:{spec.random_weights}"
-    tensors, weights = _tensors(spec.checkpoint, published, spec.name)
-    if (embedding := tensors.get("encoder.pos_embedding")) is not None and embedding.ndim == 3:
+        return weights.with_random_weights(create, spec.random_weights), None
+    checkpoint = _checkpoint(spec, published)
+    if (embedding := checkpoint.tensors.get("encoder.pos_embedding")) is not None and embedding.ndim == 3:
         patch = int(architecture.rpartition("_")[2])
         options["image_size"] = patch * round((embedding.shape[1] - 1) ** 0.5)
-    if (classes := classes_in(_create(architecture, options), tensors)) is not None:
-        options["num_classes"] = classes
-    model = _create(architecture, options)
-    load_weights(model, tensors, spec.name)
-    return model, weights
+    model = weights.with_classes_of(checkpoint.tensors, create(None), create)
+    weights.load_weights(model, checkpoint.tensors, spec.name)
+    return model, checkpoint.class_names
 
 
 def _create(architecture: str, options: dict[str, Any]) -> nn.Module:
@@ -122,21 +116,23 @@ def _create(architecture: str, options: dict[str, Any]) -> nn.Module:
         return models.get_model(architecture, weights=None, **options)  # type: ignore[no-any-return]
 
 
-def _tensors(checkpoint: Path | None, published: Any, name: str) -> tuple[dict[str, Tensor], str]:
+def _checkpoint(spec: TeacherSpec, published: Any) -> weights.Checkpoint:
     """A file's or the published tensors by the names that torchvision now gives them."""
-    if checkpoint is not None:
-        tensors = read_state_dict(checkpoint)
+    if spec.checkpoint is not None:
+        found = weights.read_checkpoint(spec.checkpoint)
     else:
         with blaming(
-            f"the pretrained weights of {name} cannot be had",
+            f"the pretrained weights of {spec.name} cannot be had",
             f"Download {published.url} where there is a network and give it as --checkpoint, or give --random-weights "
             "SEED for a benchmark",
         ):
             tensors = published.get_state_dict(progress=True, check_hash=True, weights_only=True)
+        found = weights.Checkpoint(tensors, tuple(published.meta["categories"]))
+    tensors = found.tensors
     for pattern, now in _RENAMED:
         tensors = {pattern.sub(now, own): tensor for own, tensor in tensors.items()}
     tensors = {own: tensor for own, tensor in tensors.items() if not _AUXILIARY.match(own)}
-    return tensors, "pretrained" if checkpoint is None else "checkpoint"
+    return weights.Checkpoint(tensors, found.class_names)
 
 
 def _for_size(model: Any, architecture: str, size_hw: tuple[int, int]) -> nn.Module:

@@ -57,7 +57,7 @@ class FeatureLayout:
 
 
 class DenseClassifier(nn.Module):
-    """A timm classifier that answers at every location: images (B, 3, h, w) to logits (B, C, H, W).
+    """A classifier in two halves that answers at every location: images (B, 3, h, w) to logits (B, C, H, W).
 
     `repeated` gives the head each location's vector at every place of the grid, one location after another, instead of
     alone: the same by definition for any head, at the cost of H * W heads.
@@ -69,8 +69,8 @@ class DenseClassifier(nn.Module):
         self.layout = layout
         self.repeated = repeated
         # Class attention asks how many locations stand beside the one.
-        for_one = getattr(model, "for_one", None)
-        self._for_one = for_one(layout.grid.height * layout.grid.width) if for_one and not repeated else None
+        for_one = getattr(model, "for_one", lambda count: model)
+        self._for_one = for_one(layout.grid.height * layout.grid.width)
         self.train(model.training)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -83,8 +83,7 @@ class DenseClassifier(nn.Module):
         if self.repeated:
             each = [self.model.forward_head(self.layout.everywhere(v)) for v in cells.flatten(1, 2).unbind(1)]
             return torch.stack(each, dim=2).reshape(len(cells), -1, *self.layout.grid.size_hw)
-        model = self.model if self._for_one is None else self._for_one
-        logits: Tensor = model.forward_head(self.layout.alone(cells))
+        logits: Tensor = self._for_one.forward_head(self.layout.alone(cells))
         return logits.reshape(*cells.shape[:3], -1).permute(0, 3, 1, 2)
 
     def on(self, layout: FeatureLayout) -> DenseClassifier:
@@ -93,7 +92,7 @@ class DenseClassifier(nn.Module):
 
 
 def find_layout(model: Any, name: str, images: Tensor) -> FeatureLayout:
-    """Learn a timm model's feature layout from one forward pass of (B, 3, h, w) images.
+    """Learn the layout of what a model's `forward_features` gives from one forward pass of (B, 3, h, w) images.
 
     Raises:
         TeacherError: the features are of no known layout.
@@ -105,13 +104,13 @@ def find_layout(model: Any, name: str, images: Tensor) -> FeatureLayout:
         kind = tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__
         raise TeacherError(refusal(name, f"its features are {kind}, not one map or one sequence of tokens"))
     if features.ndim == 4:
-        known = getattr(model, "output_fmt", None)
-        nhwc = known == "NHWC" or (
-            known != "NCHW" and features.shape[1] != model.num_features and features.shape[3] == model.num_features
-        )
+        known, depth = getattr(model, "output_fmt", None), getattr(model, "num_features", None)
+        nhwc = known == "NHWC" or (known != "NCHW" and features.shape[1] != depth and features.shape[3] == depth)
         height, width = features.shape[1:3] if nhwc else features.shape[2:]
         return FeatureLayout("NHWC" if nhwc else "NCHW", Grid(height, width))
     prefix = int(getattr(model, "num_prefix_tokens", 0) or 0)
+    if grid is None:
+        grid = grid_of_tokens(features.shape[1] - prefix, images)
     if grid is None or features.shape[1] != prefix + grid.height * grid.width:
         raise TeacherError(
             refusal(name, f"its {features.shape[1]} tokens are not {prefix} prefix tokens and a grid of {grid}")
@@ -120,13 +119,20 @@ def find_layout(model: Any, name: str, images: Tensor) -> FeatureLayout:
 
 
 def _grid(model: Any, images: Tensor) -> Grid | None:
-    """What an adapted model says; else the size of the last intermediate map, which timm gives as NCHW."""
-    if hasattr(model, "grid_hw"):
-        return Grid(*model.grid_hw)
+    """The size of the last intermediate map, which timm gives as NCHW."""
     if not hasattr(model, "forward_intermediates"):
         return None
     maps = model.forward_intermediates(images, indices=1, intermediates_only=True)
     return Grid(*maps[-1].shape[2:])
+
+
+def grid_of_tokens(count: int, images: Tensor) -> Grid | None:
+    """The grid of `count` square cells that tile images (B, 3, h, w); None where there is none."""
+    height, width = images.shape[2:]
+    rows = round((count * height / width) ** 0.5)
+    columns = count // max(rows, 1)
+    is_tiled = rows > 0 and rows * columns == count and height % rows == 0 and height * columns == width * rows
+    return Grid(rows, columns) if is_tiled else None
 
 
 def refusal(name: str, why: str) -> str:

@@ -1,4 +1,4 @@
-"""Teachers out of transformers: ``transformers:owner/name`` of the hub, or ``transformers:FOLDER`` on disk."""
+"""Classifiers out of transformers: ``transformers:owner/name`` of the hub, or ``transformers:FOLDER`` on disk."""
 
 from __future__ import annotations
 
@@ -13,12 +13,10 @@ from torch import Tensor, nn
 
 from relabel.errors import TeacherError
 from relabel.manifest import Preprocessing
+from relabel.teacher import weights
 from relabel.teacher.blame import blaming
-from relabel.teacher.candidate import Candidate
-from relabel.teacher.classifier import Classifier, candidate_of, split_place
-from relabel.teacher.preprocessing import chosen
+from relabel.teacher.sources.fetched import Fetched, chosen, split_place
 from relabel.teacher.spec import TeacherSpec
-from relabel.teacher.weights import classes_in, digest_of, load_weights, randomise, read_state_dict, seeded
 
 PREFIX = "transformers:"
 
@@ -28,12 +26,12 @@ _BILINEAR = 2
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
-def transformers_candidate(spec: TeacherSpec, device: torch.device) -> Candidate:
-    """Build, load and prove an image classifier of transformers; code that comes with a model is never run.
+def fetch(spec: TeacherSpec) -> Fetched:
+    """Build and load an image classifier of transformers; code that comes with a model is never run.
 
     Raises:
-        TeacherError: transformers is not installed, an unknown name, weights that cannot be had or do not fit, an input
-            that the model does not take, or a head that cannot be proved.
+        TeacherError: transformers is not installed, an unknown name, weights that cannot be had or do not fit, or a
+            model that takes more than images.
     """
     transformers = _transformers()
     wanted = spec.name.removeprefix(PREFIX)
@@ -45,23 +43,19 @@ def transformers_candidate(spec: TeacherSpec, device: torch.device) -> Candidate
     ):
         config = transformers.AutoConfig.from_pretrained(name, trust_remote_code=False)
     own, is_bgr = _own_preprocessing(transformers, spec, name, config)
-    preprocessing = chosen(spec, own)
-    model, weights = _model(transformers, spec, name, config)
+    model, class_names = _model(transformers.AutoModelForImageClassification, spec, name, config)
     if model.main_input_name != "pixel_values":
         raise TeacherError(
             f"{spec.name} takes {model.main_input_name}, not images alone, so it cannot be a teacher. Take another"
         )
-    digest = digest_of(model)
-    found = Classifier(
+    return Fetched(
+        digest=weights.digest_of(model),
         model=_plain(model, is_bgr),
-        weights=weights,
-        digest=digest,
-        preprocessing=preprocessing,
+        preprocessing=chosen(spec, own),
         place=place,
-        class_names=_class_names(model.config) if weights == "pretrained" else None,
+        class_names=class_names,
         way_out=f"Its own size is {own.image_size_hw[0]} x {own.image_size_hw[1]}; give another --image-size",
     )
-    return candidate_of(found, spec, device)
 
 
 def _transformers() -> Any:
@@ -74,23 +68,22 @@ def _transformers() -> Any:
         ) from error
 
 
-def _model(transformers: Any, spec: TeacherSpec, name: str, config: Any) -> tuple[Any, str]:
-    """The model with its weights in float32, and what a manifest calls them."""
-    auto = transformers.AutoModelForImageClassification
+def _model(auto: Any, spec: TeacherSpec, name: str, config: Any) -> tuple[Any, tuple[str, ...] | None]:
+    """The model with its weights in float32, and the names of its classes where they are known."""
+
+    def create(num_classes: int | None) -> Any:
+        if num_classes is not None:
+            config.num_labels = num_classes
+        with blaming(f"transformers cannot build an image classifier of {spec.name}", "Take another --teacher"):
+            return auto.from_config(config, dtype=torch.float32)
+
     if spec.random_weights is not None:
-        with seeded(spec.random_weights):
-            model = _create(auto, spec.name, config)
-            randomise(model)
-        return model, f"random:{spec.random_weights}"
+        return weights.with_random_weights(create, spec.random_weights), None
     if spec.checkpoint is not None:
-        tensors = read_state_dict(spec.checkpoint)
-        model = _create(auto, spec.name, config)
-        classes = classes_in(model, tensors)
-        if classes is not None and classes != config.num_labels:
-            config.num_labels = classes
-            model = _create(auto, spec.name, config)
-        load_weights(model, tensors, spec.name)
-        return model, "checkpoint"
+        checkpoint = weights.read_checkpoint(spec.checkpoint)
+        model = weights.with_classes_of(checkpoint.tensors, create(None), create)
+        weights.load_weights(model, checkpoint.tensors, spec.name)
+        return model, checkpoint.class_names
     with blaming(
         f"the pretrained weights of {spec.name} cannot be had",
         "Download the model where there is a network and give its folder, or --random-weights SEED for a benchmark",
@@ -103,12 +96,7 @@ def _model(transformers: Any, spec: TeacherSpec, name: str, config: Any) -> tupl
             f"the weights of {spec.name} lack {', '.join(sorted(report['missing_keys'])[:5])}, ...: it was not trained "
             "to classify, or as another model. Take one that was, or give --checkpoint FILE with all weights"
         )
-    return model, "pretrained"
-
-
-def _create(auto: Any, name: str, config: Any) -> Any:
-    with blaming(f"transformers cannot build an image classifier of {name}", "Take another --teacher"):
-        return auto.from_config(config, dtype=torch.float32)
+    return model, _class_names(model.config)
 
 
 def _plain(model: Any, is_bgr: bool) -> nn.Module:

@@ -40,10 +40,15 @@ class WeightedClassAttention(nn.Module):
 
 def weighted_twin(model: nn.Module, count: int) -> nn.Module:
     """A copy of a model that shares its weights, and whose class attention weighs a single location `count` times."""
-    shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
-    twin = copy.deepcopy(model, shared)
+    twin = shared_copy(model)
     for module in list(twin.modules()):
         for name, child in module.named_children():
             if type(child).__name__ in ("ClassAttn", "ClassAttention"):
                 setattr(module, name, WeightedClassAttention(child, count))
     return twin
+
+
+def shared_copy(model: nn.Module) -> nn.Module:
+    """The same modules anew, with the same tensors."""
+    shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
+    return copy.deepcopy(model, shared)

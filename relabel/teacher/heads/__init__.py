@@ -1,0 +1,1 @@
+"""How a classifier becomes dense: by its family's adapter, by features and head, or by a hook."""
