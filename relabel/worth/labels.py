@@ -16,6 +16,7 @@ from relabel.errors import ImageError, StoreError
 from relabel.findings import Finding
 from relabel.geometry import Box
 from relabel.images import EncodedImage, open_source
+from relabel.images.crops import random_crops
 from relabel.images.decode import decode
 from relabel.progress import Progress
 from relabel.store import StoreReader
@@ -24,7 +25,7 @@ from relabel.worth.fidelity import Crops, Fidelity, LabelLine
 from relabel.worth.options import LabelsOptions
 from relabel.worth.recommend import Recommendation, recommend
 from relabel.worth.rerun import Rerun
-from relabel.worth.sampling import SampledImages, SampledRow, random_crops, sample_rows
+from relabel.worth.sampling import SampledImages, SampledRow, sample_rows
 from relabel.worth.ways import Answers
 
 _MOST_BYTES = 128 * 2**20

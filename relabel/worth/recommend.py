@@ -13,16 +13,17 @@ from relabel.worth.fidelity import Tally, nearest
 
 _WORSE, _LEAST, _AGREE_LESS = 0.05, 0.002, 0.01
 """A smaller map is as good if its KL is at most 5 % larger, or 0.002 nats, and it names the class that the label of all
-logits names at most 1 % less often."""
+logits names at most 1 % less often: what a temperature or a reading moves a label by is several times as much."""
 _ERRORS = 2.0
-"""A difference of fewer standard errors is none."""
+"""A difference of fewer standard errors is none: chance alone makes one in 20 as large."""
 _GAIN = 0.02
-"""A space or a temperature that lowers KL by a smaller part is not worth its option."""
+"""A space or a temperature that lowers KL by a smaller part is not worth an option that every training must repeat."""
 _NEARLY_UNIFORM, _NEARLY_HARD = 0.9, 0.02
-"""Of the logarithm of the number of classes."""
+"""Of the logarithm of the number of classes: so near to nothing, or to one class, labels say no more than that."""
 _BY_CHANCE = 0.2
 """Of the way from chance to always: a teacher that names the ground truth less often speaks of other classes."""
 _UNCOVERED = 0.05
+"""Of the area of crops: a quarter lies outside the centre square of 4:3 photographs, nothing outside whole images."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,9 +1,7 @@
-"""Some rows of a store, their images, and the random crops that are asked for."""
+"""Some rows of a store, and their images."""
 
 from __future__ import annotations
 
-import math
-import random
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -16,9 +14,6 @@ from relabel.errors import SourceError
 from relabel.findings import Finding, no_common_key
 from relabel.images import EncodedImage, ImageSource, image_hash
 from relabel.store import LABELED, StoreReader
-
-_SCALE, _RATIO = (0.08, 1.0), (3 / 4, 4 / 3)
-_TRIES = 10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,23 +140,3 @@ class SampledImages:
                     yield from self._source.read(part.name, number, 1)
                 except SourceError as error:
                     self.findings.append(Finding(-1, -1, "", str(error)))
-
-
-def random_crops(image_size_hw: tuple[int, int], count: int, seed: str) -> list[tuple[int, int, int, int]]:
-    """`count` crops (top, left, height, width) in pixels, drawn as torchvision's RandomResizedCrop(scale=(0.08, 1))."""
-    numbers = random.Random(seed)
-    return [_random_crop(image_size_hw, numbers) for _ in range(count)]
-
-
-def _random_crop(image_size_hw: tuple[int, int], numbers: random.Random) -> tuple[int, int, int, int]:
-    image_height, image_width = image_size_hw
-    for _ in range(_TRIES):
-        area = image_height * image_width * numbers.uniform(*_SCALE)
-        ratio = math.exp(numbers.uniform(*map(math.log, _RATIO)))
-        height, width = round(math.sqrt(area / ratio)), round(math.sqrt(area * ratio))
-        if 0 < height <= image_height and 0 < width <= image_width:
-            return numbers.randint(0, image_height - height), numbers.randint(0, image_width - width), height, width
-    # The largest centred crop of a ratio that is allowed, where chance found none.
-    height = max(1, min(image_height, round(image_width / _RATIO[0])))
-    width = max(1, min(image_width, round(height * _RATIO[1])))
-    return (image_height - height) // 2, (image_width - width) // 2, height, width

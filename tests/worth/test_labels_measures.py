@@ -13,9 +13,9 @@ import pytest
 import torch
 from labeled import label, rewritten, with_scores, write_pictures
 from stores import make_store, random_logits
-from torchvision.transforms import RandomResizedCrop
 
 from relabel.errors import InvalidValueError, TeacherError
+from relabel.images.crops import random_crops
 from relabel.manifest import Manifest, ScoreRecord
 from relabel.score_map import ScoreMap
 from relabel.store import StoreReader
@@ -26,7 +26,7 @@ from relabel.worth.fidelity import Crops, Fidelity, Tally
 from relabel.worth.rebuilding import rerun_spec
 from relabel.worth.recommend import recommend
 from relabel.worth.rerun import Rerun
-from relabel.worth.sampling import random_crops, sample_rows
+from relabel.worth.sampling import sample_rows
 from relabel.worth.scores import compare
 from relabel.worth.ways import Answers, Way, map_bytes, sizes
 
@@ -222,20 +222,17 @@ def test_rows_are_sampled_evenly_each_once_and_by_the_seed(count: int, tmp_path:
     assert several[0] == [row.key for row in sample_rows(reader, count, 0)]
 
 
-@pytest.mark.parametrize("size_hw", [(300, 400), (90, 900), (1, 40)])
-def test_crops_are_drawn_as_torchvision_draws_them(size_hw: tuple[int, int]) -> None:
-    height, width = size_hw
-    ours = np.array(random_crops(size_hw, 2000, "a seed"))
-    image = torch.empty(3, height, width, device="meta")
-    theirs = np.array([RandomResizedCrop.get_params(image, [0.08, 1.0], [3 / 4, 4 / 3]) for _ in range(2000)])
-    top, left, crop_height, crop_width = ours.T
-    assert (ours >= [0, 0, 1, 1]).all()
-    assert (top + crop_height <= height).all()
-    assert (left + crop_width <= width).all()
-    for mine, right, extent in zip(ours.T, theirs.T, (height, width, height, width), strict=True):
-        assert mine.mean() == pytest.approx(right.mean(), abs=0.02 * extent)
-        assert mine.std() == pytest.approx(right.std(), abs=0.02 * extent)
-    assert random_crops(size_hw, 3, "a seed") == list(map(tuple, ours[:3].tolist()))
+def test_crops_are_torchvisions_and_leave_its_random_state_alone() -> None:
+    torch.manual_seed(0)
+    state = torch.random.get_rng_state()
+    crops = random_crops((90, 300), 200, "a seed")
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert random_crops((90, 300), 3, "a seed") == crops[:3] != random_crops((90, 300), 3, "another")
+    top, left, height, width = np.array(crops).T
+    areas, ratios = height * width / (90 * 300), width / height
+    assert (areas.min() < 0.12, areas.max() <= 1, areas.min() > 0.07) == (True, True, True)
+    assert (ratios.min() > 0.7, ratios.max() < 1.4) == (True, True)
+    assert ((top >= 0) & (left >= 0) & (top + height <= 90) & (left + width <= 300)).all()
 
 
 def manifest_of(tmp_path: Path, **teacher: Any) -> Manifest:
@@ -392,6 +389,18 @@ def test_what_speaks_against_the_labels_is_said(
 ) -> None:
     (said,) = recommend(table(**changed), KEPT, covered=covered, wrong=wrong).warnings
     assert said.startswith(warning)
+
+
+@pytest.mark.parametrize(("errors", "is_measurable"), [(1.8, False), (2.2, True)])
+def test_a_difference_of_less_than_two_standard_errors_is_none(errors: float, is_measurable: bool) -> None:
+    tallies = table(swapped=0.6, probability=0.2)
+    signs = torch.tensor([1.0, -1.0] * 15, dtype=torch.float64)
+    # As wide as makes the difference of 0.2 nats, or of 0.1 for the space, so many standard errors of 30 images.
+    for name, difference in (("swapped", 0.2), ("probability", 0.1)):
+        tallies[name].values["kl_teacher"][0] += signs * difference / errors * math.sqrt(29)
+    advice = recommend(tallies, KEPT, covered=1.0, wrong=0)
+    assert (advice.space == "probability") is is_measurable
+    assert any("swapped is not measurably worse" in warning for warning in advice.warnings) is not is_measurable
 
 
 def test_labels_of_other_classes_than_the_datas_are_told() -> None:
