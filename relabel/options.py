@@ -13,8 +13,9 @@ import types
 from collections.abc import Sequence
 from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
+from relabel.cores import usable_cores
 from relabel.errors import InvalidValueError
 
 Group = Literal["teacher", "map", "run", "output"]
@@ -184,3 +185,28 @@ def for_each(option: Declared, values: Sequence[_Value], count: int) -> Sequence
             f"{count} teachers and {len(values)} times {option.flag}: give it once for each, in their order{stand_in}"
         )
     return values
+
+
+QUIET = Option("No progress bars.", "output", flag="--quiet")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunOptions:
+    """What every run that writes a store is asked for."""
+
+    samples_per_shard: Annotated[
+        int | None,
+        Option("Rows per shard; of tars the most, which skips their listing.", "run", least=1, unset="4096; a tar's"),
+    ] = None
+    workers: Annotated[int | None, Option("Threads and processes that read.", "run", least=1, unset="one per core")] = (
+        None
+    )
+    max_failures: Annotated[
+        float, Option("Failed fraction of the images to accept.", "run", least=0, most=1, metavar="FRACTION")
+    ] = 0.01
+    show_progress: Annotated[bool, QUIET] = True
+
+    @property
+    def threads(self) -> int:
+        """`workers`, or the cores that this process may use."""
+        return self.workers or usable_cores()

@@ -225,6 +225,28 @@ def test_every_command_is_named_in_the_readme(path, command):
     assert " ".join(("relabel", *path)) in _README.read_text(encoding="utf-8")
 
 
+def test_the_option_tables_of_the_readme_say_what_the_options_are():
+    options = {flag: option for option in main.commands["generate"].params for flag in option.opts}
+    rows = re.findall(r"^\| (`--.*?) \| (.*?) ?\| .* \|$", _read("README.md").replace(r"\|", "/"), re.MULTILINE)
+    named = [(name, default) for names, default in rows for name in re.findall(r"`(.+?)`", names)]
+    assert len(named) > 20
+    for name, default in named:
+        flag, _, metavar = name.partition(" ")
+        option = options[flag]
+        assert metavar.replace("/", "|") == ("" if option.is_flag else option.metavar), flag
+        assert default == option.aside.removeprefix("default: "), flag
+
+
+def test_help_stands_in_groups_and_each_option_in_one():
+    for _, command in leaves():
+        shown = CliRunner().invoke(command, ["--help"], terminal_width=100).output
+        headings = re.findall(r"^(\w+):$", shown.partition("Example:")[2], re.MULTILINE)
+        assert headings == [name for name in ("Teacher", "Map", "Run", "Output") if name in headings]
+        for option in command.params:
+            if isinstance(option, click.Option):
+                assert len(re.findall(rf"^  (?:-\w, )?{option.opts[-1]}\b(?!-)", shown, re.MULTILINE)) == 1, option.opts
+
+
 _PAGE = """
 Run `make test`, and `make` alone says more; `makeup` is no target. `make fly VERBOSE=1` is wrong.
 

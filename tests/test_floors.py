@@ -15,8 +15,8 @@ _ROOF = {"__init__", "__main__"}
 _TOP = "cli"  # the one room that may look at the roof: it prints the version
 
 FLOORS = {
-    **dict.fromkeys(("errors", "lazily"), 0),
-    **dict.fromkeys(("cores", "findings", "geometry", "labels", "options", "progress"), 1),
+    **dict.fromkeys(("cores", "errors", "lazily"), 0),
+    **dict.fromkeys(("findings", "geometry", "labels", "options", "progress"), 1),
     **dict.fromkeys(("manifest", "pooling"), 2),
     "score_map": 3,
     **dict.fromkeys(("images", "teacher", "plan", "store", "tracking", "mixing", "losses", "published"), 4),

@@ -8,69 +8,44 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Literal, get_args
 
-from relabel.cores import usable_cores
 from relabel.errors import InvalidValueError
 from relabel.manifest import CodeType, Compression
-from relabel.options import Option, check_options
+from relabel.options import Option, RunOptions, check_options
 from relabel.plan import Failure
 
 Stage = Literal["data", "device", "disk"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class GenerateOptions:
+class GenerateOptions(RunOptions):
     """How a store is generated; the teacher and its preprocessing have types of their own.
 
     How images are batched moves a teacher's sums in their last bits, so a score may round to the code beside.
     """
 
-    planes: Annotated[int, Option("K, classes kept at every cell.", group="map", least=1, metavar="K")] = 16
-    profile: Annotated[int, Option("M, further classes kept as offsets.", group="map", least=0, metavar="M")] = 64
-    dtype: Annotated[CodeType, Option("Coding of the scores.", group="map", flag="--scores")] = "uint8"
+    planes: Annotated[int, Option("K, classes kept at every cell.", "map", least=1, metavar="K")] = 16
+    profile: Annotated[int, Option("M, further classes kept as offsets.", "map", least=0, metavar="M")] = 64
+    dtype: Annotated[CodeType, Option("Coding of the scores.", "map", flag="--scores")] = "uint8"
     step: Annotated[
-        float,
-        Option("Nats per code of uint8 scores; finer is larger.", group="map", least=1 / 16, most=1, metavar="NATS"),
+        float, Option("Nats per code of uint8 scores; finer is larger.", "map", least=1 / 16, most=1, metavar="NATS")
     ] = 1 / 4
-    compression: Annotated[Compression, Option("Of the score maps.", group="map")] = "zstd"
-    samples_per_shard: Annotated[
-        int | None,
-        Option(
-            "Images per shard of a folder; of tars the most per tar, and skips the listing pass.",
-            group="run",
-            least=1,
-            unset="4096; a tar",
-        ),
-    ] = None
+    compression: Annotated[Compression, Option("Of the score maps.", "map")] = "zstd"
     batch_size: Annotated[
         int | Literal["auto"],
         Option("Images per forward pass; auto tries which is fastest. Halved where memory runs out.", "run", least=1),
     ] = 64
-    workers: Annotated[
-        int | None, Option("Threads that decode and resize.", group="run", least=1, unset="by the cores")
-    ] = None
     rank: Annotated[
-        int,
-        Option("This process among --world-size.", group="run", least=0, unset="as torchrun or srun says"),
+        int, Option("This process among --world-size.", "run", least=0, unset="as torchrun or srun says")
     ] = 0
     world_size: Annotated[
-        int,
-        Option("Processes that share the work.", group="run", least=1, unset="as torchrun or srun says"),
+        int, Option("Processes that share the work.", "run", least=1, unset="as torchrun or srun says")
     ] = 1
-    max_failures: Annotated[
-        float, Option("Failed fraction of the images to accept.", group="run", least=0, most=1, metavar="FRACTION")
-    ] = 0.01
-    retry_failed: Annotated[bool, Option("Label shards again that hold failed images.", group="run")] = False
-    show_progress: Annotated[bool, Option("No progress bars.", group="output", flag="--quiet")] = True
+    retry_failed: Annotated[bool, Option("Label shards again that hold failed images.", "run")] = False
 
     def __post_init__(self) -> None:
         check_options(self)
         if not self.rank < self.world_size:
             raise InvalidValueError(f"rank must lie in [0, {self.world_size}); got {self.rank}")
-
-    @property
-    def listing_threads(self) -> int:
-        """`workers`, or the cores that this process may use."""
-        return self.workers or usable_cores()
 
 
 @dataclass(slots=True)

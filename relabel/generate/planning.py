@@ -36,7 +36,7 @@ def listed(source: ImageSource, options: GenerateOptions, *, title: str, shown: 
         fingerprints: tuple[str, ...] = ()
     else:
         with Progress(title, None, unit="images", shown=shown) as progress:
-            listing = source.listing(workers=options.listing_threads, progress=progress.advance)
+            listing = source.listing(workers=options.threads, progress=progress.advance)
         parts = {part.name: part.keys for part in listing}
         rows = (options.samples_per_shard or ROWS_PER_SHARD) if source.kind == "folder" else None
         tasks = plan([(name, len(keys)) for name, keys in parts.items()], rows_per_shard=rows)

@@ -6,10 +6,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple, get_args
 
-from relabel.cores import usable_cores
 from relabel.errors import InvalidValueError
 from relabel.manifest import Archive, Fit, Orientation
-from relabel.options import Option, check_options
+from relabel.options import Option, RunOptions, check_options
 from relabel.plan import Failure
 
 FootprintChoice = Literal["whole", "center"]
@@ -33,7 +32,7 @@ PUBLISHED: dict[Archive, Published] = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ImportOptions:
+class ImportOptions(RunOptions):
     """How an archive of a published format, `archive`, becomes a store; what is None is as published, or as found."""
 
     archive: Archive
@@ -41,50 +40,35 @@ class ImportOptions:
         str | None,
         Option(
             "The images that it labels, as for generate, whose keys, hashes and classes the store gets.",
-            group="map",
+            "map",
             metavar="IMAGES",
         ),
     ] = None
     extension: Annotated[
-        str, Option("Without --images: what ends a key, after the file's name.", group="map", metavar=".EXT")
+        str, Option("Without --images: what ends a key, after the file's name.", "map", metavar=".EXT")
     ] = ".JPEG"
-    num_classes: Annotated[int, Option("C, of the teacher.", group="map", least=1, flag="--classes", metavar="C")] = (
-        1000
-    )
+    num_classes: Annotated[int, Option("C, of the teacher.", "map", least=1, flag="--classes", metavar="C")] = 1000
     planes: Annotated[
         int | None,
-        Option("K, classes kept of an image.", group="map", least=1, unset="all that any image lists", metavar="K"),
+        Option("K, classes kept of an image.", "map", least=1, unset="all that any image lists", metavar="K"),
     ] = None
     footprint: Annotated[
         FootprintChoice | None,
-        Option("What a map covers, the whole image or its central square.", group="map", unset="as published"),
+        Option("What a map covers, the whole image or its central square.", "map", unset="as published"),
     ] = None
     orientation: Annotated[
         OrientationChoice,
-        Option("Whether maps are stored [.., y, x] or [.., x, y]; auto finds out, with --boxes.", group="map"),
+        Option("Whether maps are stored [.., y, x] or [.., x, y]; auto finds out, with --boxes.", "map"),
     ] = "yx"
     boxes: Annotated[
         Path | None,
         Option(
-            "CSV or tab-separated: key, x0, y0, x1, y1 (fractions; pixels with width, height), perhaps class.",
-            group="map",
+            "CSV or tab-separated: key, x0, y0, x1, y1 (fractions; pixels with width, height), perhaps class.", "map"
         ),
     ] = None
     teacher_name: Annotated[
-        str | None,
-        Option("What the manifest calls the teacher.", group="map", unset="as its authors do", metavar="NAME"),
+        str | None, Option("What the manifest calls the teacher.", "map", unset="as its authors do", metavar="NAME")
     ] = None
-    samples_per_shard: Annotated[
-        int | None, Option("Rows per shard.", group="run", least=1, unset="4096; of tars, a tar")
-    ] = None
-    workers: Annotated[
-        int | None,
-        Option("Threads, and processes that read the archive.", group="run", least=1, unset="one per core"),
-    ] = None
-    max_failures: Annotated[
-        float, Option("Failed fraction of the images to accept.", group="run", least=0, most=1, metavar="FRACTION")
-    ] = 0.01
-    show_progress: Annotated[bool, Option("No progress bars.", group="output", flag="--quiet")] = True
 
     def __post_init__(self) -> None:
         check_options(self)
@@ -116,11 +100,6 @@ class ImportOptions:
     def fit(self) -> Fit:
         """How an image became the teacher's input, in the manifest's words."""
         return "squash" if self.whose_footprint == "whole" else "center"
-
-    @property
-    def threads(self) -> int:
-        """`workers`, or the cores that this process may use."""
-        return self.workers or usable_cores()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,14 +19,14 @@ _HUB = ("hf-hub", "hf_hub")
 NAME = Option(
     "A timm model, hf-hub:OWNER/NAME, torchvision:NAME, transformers:NAME_OR_FOLDER, or package.module:function "
     "returning a model. Of several, the mean of their probabilities is stored.",
-    group="teacher",
+    "teacher",
     flag="--teacher",
     metavar="NAME",
     each="",
 )
 CHECKPOINT = Option(
     "Weights of your own: a safetensors file or a torch state dict.",
-    group="teacher",
+    "teacher",
     unset="the pretrained ones",
     flag="--checkpoint",
     each="pretrained",
@@ -34,7 +34,7 @@ CHECKPOINT = Option(
 )
 RANDOM_WEIGHTS = Option(
     "Random weights, for benchmarks.",
-    group="teacher",
+    "teacher",
     least=0,
     most=2**63 - 1,
     flag="--random-weights",
@@ -43,7 +43,7 @@ RANDOM_WEIGHTS = Option(
 )
 IMAGE_SIZE = Option(
     "Its input in pixels; larger gives a finer map where the model allows it.",
-    group="teacher",
+    "teacher",
     least=1,
     unset="the model's own",
     flag="--image-size",
@@ -52,13 +52,13 @@ IMAGE_SIZE = Option(
 )
 CLASSES = Option(
     "Keep some classes only, renormalised: imagenet-1k out of a larger one, or a file of a class per line.",
-    group="teacher",
+    "teacher",
     unset="all",
     flag="--classes",
     metavar="NAME|FILE",
     each="all",
 )
-DEVICE = Option("cpu, cuda, cuda:1 ...; auto takes a GPU if any.", group="run", metavar="NAME")
+DEVICE = Option("cpu, cuda, cuda:1 ...; auto takes a GPU if any.", "run", metavar="NAME")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,12 +86,12 @@ class TeacherSpec:
     checkpoint: Annotated[Path | None, CHECKPOINT] = None
     random_weights: Annotated[int | None, RANDOM_WEIGHTS] = None
     image_size_hw: Annotated[tuple[int, int] | None, IMAGE_SIZE] = None
-    fit: Annotated[Fit, Option("Resize the whole image, a centred crop of it, or pad it.", group="teacher")] = "squash"
+    fit: Annotated[Fit, Option("Resize the whole image, a centred crop of it, or pad it.", "teacher")] = "squash"
     crop: Annotated[
         float | None,
         Option(
             "With --fit center: the crop's side over the largest centred crop's.",
-            group="teacher",
+            "teacher",
             least=0,
             most=1,
             is_open=True,
@@ -100,25 +100,23 @@ class TeacherSpec:
     ] = None
     mean: Annotated[
         tuple[float, float, float] | None,
-        Option("Of pixels in [0, 1].", group="teacher", unset="the model's own", metavar="R G B"),
+        Option("Of pixels in [0, 1].", "teacher", unset="the model's own", metavar="R G B"),
     ] = None
     std: Annotated[
         tuple[float, float, float] | None,
-        Option("Of pixels in [0, 1].", group="teacher", unset="the model's own", metavar="R G B"),
+        Option("Of pixels in [0, 1].", "teacher", unset="the model's own", metavar="R G B"),
     ] = None
-    interpolation: Annotated[
-        Interpolation | None, Option("Of the resize.", group="teacher", unset="the model's own")
-    ] = None
-    decode: Annotated[
-        Decode, Option("Where JPEGs are decoded; a GPU's decoder rounds pixels otherwise.", group="run")
-    ] = "cpu"
+    interpolation: Annotated[Interpolation | None, Option("Of the resize.", "teacher", unset="the model's own")] = None
+    decode: Annotated[Decode, Option("Where JPEGs are decoded; a GPU's decoder rounds pixels otherwise.", "run")] = (
+        "cpu"
+    )
     classes: Annotated[str | None, CLASSES] = None
     precision: Annotated[
-        Precision, Option("Of the forward pass; auto is bfloat16 on a GPU that has it, else float32.", group="run")
+        Precision, Option("Of the forward pass; auto is bfloat16 on a GPU that has it, else float32.", "run")
     ] = "auto"
     device: Annotated[str, DEVICE] = "auto"
-    compile: Annotated[bool, Option("Run the teacher through torch.compile.", group="run")] = False
-    channels_last: Annotated[bool, Option("Run the teacher in channels-last memory order.", group="run")] = False
+    compile: Annotated[bool, Option("Run the teacher through torch.compile.", "run")] = False
+    channels_last: Annotated[bool, Option("Run the teacher in channels-last memory order.", "run")] = False
 
     def __post_init__(self) -> None:
         check_options(self)
@@ -147,24 +145,20 @@ class EnsembleSpec:
         tuple[float, ...],
         Option(
             "Average over these multiples of the image size, rounded to whole cells, as 1.0 1.25.",
-            group="map",
+            "map",
             least=0,
             most=8,
             is_open=True,
             metavar="S ...",
         ),
     ] = (1.0,)
-    flip: Annotated[
-        bool, Option("Average with the answers to the mirrored image.", group="map", flag="--flip-average")
-    ] = False
+    flip: Annotated[bool, Option("Average with the answers to the mirrored image.", "map", flag="--flip-average")] = (
+        False
+    )
     grid_hw: Annotated[
         tuple[int, int] | None,
         Option(
-            "Cells of the map, averaged or resampled.",
-            group="map",
-            least=1,
-            unset="the first teacher's",
-            metavar="H [W]",
+            "Cells of the map, averaged or resampled.", "map", least=1, unset="the first teacher's", metavar="H [W]"
         ),
     ] = None
 

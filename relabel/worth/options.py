@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated
 
-from relabel.options import Option, check_options
+from relabel.options import QUIET, Option, check_options
 from relabel.teacher.spec import CHECKPOINT, CLASSES, DEVICE, IMAGE_SIZE, NAME, RANDOM_WEIGHTS, Precision
 
 _RECORDED = "the manifest's"
@@ -36,14 +36,13 @@ class RerunOptions:
     ] = ()
     device: Annotated[str, DEVICE] = "auto"
     precision: Annotated[
-        Precision | None,
-        Option("Of the forward pass.", group="run", unset="the manifest's on a GPU, float32 on the CPU"),
+        Precision | None, Option("Of the forward pass.", "run", unset="the manifest's on a GPU, float32 on the CPU")
     ] = None
     crop_size_hw: Annotated[
         tuple[int, int] | None,
         Option(
             "Pixels to which every crop is resized before the teacher answers.",
-            group="teacher",
+            "teacher",
             least=1,
             unset="the input of the maps",
             metavar="H [W]",
@@ -58,18 +57,16 @@ class RerunOptions:
 class LabelsOptions:
     """How labels are verified; `rerun` says which teachers run, where the manifest alone does not."""
 
-    count: Annotated[
-        int, Option("Images, at random, evenly over the store.", group="map", least=1, flag="-n/--count")
-    ] = 256
-    crops: Annotated[int, Option("Random crops of each.", group="map", least=1)] = 4
-    seed: Annotated[int, Option("Of images and crops.", group="map")] = 0
+    count: Annotated[int, Option("Images, at random, evenly over the store.", "map", least=1, flag="-n/--count")] = 256
+    crops: Annotated[int, Option("Random crops of each.", "map", least=1)] = 4
+    seed: Annotated[int, Option("Of images and crops.", "map")] = 0
     batch_size: Annotated[
         int,
         # More gain nothing, and every image has dense logits and several crops.
-        Option("Images at a time; fewer where their logits take much memory.", group="run", least=1, most=32),
+        Option("Images at a time; fewer where their logits take much memory.", "run", least=1, most=32),
     ] = 16
     rerun: RerunOptions = field(default_factory=RerunOptions)
-    show_progress: Annotated[bool, Option("No progress bars.", group="output", flag="--quiet")] = True
+    show_progress: Annotated[bool, QUIET] = True
 
     def __post_init__(self) -> None:
         check_options(self)

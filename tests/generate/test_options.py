@@ -38,8 +38,8 @@ def test_options_without_meaning_are_refused(given, what):
 
 
 def test_workers_default_to_the_cores_that_may_be_used():
-    assert GenerateOptions().listing_threads == len(os.sched_getaffinity(0))
-    assert GenerateOptions(workers=3).listing_threads == 3
+    assert GenerateOptions().threads == len(os.sched_getaffinity(0))
+    assert GenerateOptions(workers=3).threads == 3
 
 
 @pytest.mark.parametrize(
