@@ -247,8 +247,8 @@ def test_help_waits_for_no_heavy_library() -> None:
     assert {"timm", "zarr", "relabel.store"} & set(done.stderr.split()) == set()
 
 
-@pytest.mark.parametrize("words", [[], ["generate"], ["verify"], ["verify", "shards"], ["inspect"]])
-def test_every_command_says_what_it_does_with_an_example(words: list[str]) -> None:
+@pytest.mark.parametrize("words", [[], ["verify"]])
+def test_every_group_says_what_it_does_with_an_example(words: list[str]) -> None:
     result = run(*words, "--help")
     assert result.exit_code == 0
     assert f"relabel {' '.join(words)}".strip() in result.stdout.partition("Example:")[2]

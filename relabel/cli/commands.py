@@ -9,9 +9,9 @@ from relabel.cli.generating import generate
 from relabel.cli.group import Commands
 from relabel.cli.importing import import_
 from relabel.cli.options import Command
-from relabel.cli.output import as_json, show
+from relabel.cli.output import as_json, finish, plain
 from relabel.cli.teachers import teacher
-from relabel.cli.text import store_json, store_text
+from relabel.cli.text import store_text
 from relabel.cli.verifying import verify
 
 
@@ -49,4 +49,5 @@ def inspect(store: str, as_json: bool) -> None:
     from relabel.summary import summarise
 
     summary = summarise(store)
-    show(store_json(summary) if as_json else store_text(summary, store))
+    manifest = summary.manifest.to_json()["relabel"]
+    finish(plain(summary, manifest=manifest) if as_json else store_text(summary, store), is_good=True)

@@ -10,10 +10,10 @@ import click
 
 from relabel.cli.arguments import store_to_write
 from relabel.cli.options import Command, Shown, made, options
-from relabel.cli.output import as_json, finish
+from relabel.cli.output import as_json, finish, plain
 from relabel.cli.ranks import rank_and_world_size
 from relabel.cli.teachers import ensemble_spec
-from relabel.cli.text import generate_json, generate_text
+from relabel.cli.text import generate_text
 from relabel.generate import GenerateOptions
 from relabel.teacher import EnsembleSpec, TeacherSpec
 
@@ -44,5 +44,6 @@ def generate(images: str, store: Path, as_json: bool, timings: bool, **given: An
     if summary.is_part:
         # The first process tells of all, in its exit code too: torchrun stops every process as soon as one says no.
         return
-    result = generate_json(summary) if as_json else generate_text(summary, str(store), timings=timings)
+    shares = {name: getattr(summary, name).shares(summary.seconds) for name in ("waits", "busy")}
+    result = plain(summary, **shares) if as_json else generate_text(summary, str(store), timings=timings)
     finish(result, is_good=summary.is_good)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, get_args
 
@@ -10,7 +9,7 @@ import click
 
 from relabel.cli.arguments import local, store_to_write
 from relabel.cli.options import Command, made, options
-from relabel.cli.output import as_json, finish
+from relabel.cli.output import as_json, finish, plain
 from relabel.cli.text import aligned, failure_lines, printable
 from relabel.importers import ImportOptions, ImportSummary
 from relabel.manifest import Archive
@@ -38,12 +37,7 @@ def import_(archive: Archive, folder: Path, store: Path, as_json: bool, **given:
     from relabel.importers import import_archive
 
     summary = import_archive(folder, store, made(ImportOptions, given, archive=archive))
-    finish(_json(summary) if as_json else _text(summary, str(store)), is_good=summary.is_good)
-
-
-def _json(summary: ImportSummary) -> dict[str, Any]:
-    derived = ("images_per_second", "failed", "is_good", "had_nothing_to_do")
-    return asdict(summary) | {name: getattr(summary, name) for name in derived}
+    finish(plain(summary) if as_json else _text(summary, str(store)), is_good=summary.is_good)
 
 
 def _text(summary: ImportSummary, store: str) -> str:

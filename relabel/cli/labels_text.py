@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 import textwrap
 from collections.abc import Sequence
-from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from relabel.cli.text import aligned, findings_text, printable
 
@@ -54,12 +53,6 @@ def labels_text(report: LabelsReport) -> str:
     return "\n\n".join([*parts, f"{clean}; {report.seconds:.1f} s"])
 
 
-def labels_json(report: LabelsReport) -> dict[str, Any]:
-    """The same for a machine; null is a number that is not known, or infinite."""
-    values: dict[str, Any] = _finite(asdict(report))
-    return values | {"is_clean": report.is_clean}
-
-
 def _table(lines: Sequence[LabelLine]) -> str:
     """Columns of numbers to the right, an empty line between groups."""
     rows = [_row(line) for line in lines]
@@ -104,11 +97,3 @@ def _percent(value: float) -> str:
 
 def _item(sentence: str) -> str:
     return textwrap.fill(printable(sentence), _WIDTH, initial_indent="- ", subsequent_indent="  ")
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: _finite(inner) for name, inner in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(inner) for inner in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import json
+import math
 import sys
+from dataclasses import asdict
 from typing import Any, NoReturn
 
 import click
@@ -16,12 +19,22 @@ as_json = click.option("--json", "as_json", cls=Shown, is_flag=True, help="Print
 quiet = click.option("--quiet", cls=Shown, is_flag=True, help="No progress bars.")
 
 
-def show(result: dict[str, Any] | str) -> None:
-    """Text, or JSON of a kind that every parser reads: NaN is no number there."""
-    click.echo(result if isinstance(result, str) else json.dumps(result, indent=2, allow_nan=False))
+def plain(report: Any, **otherwise: object) -> dict[str, Any]:
+    """A report for a machine: its fields and properties, null for a number that is not known, or infinite."""
+    derived = [name for name, _ in inspect.getmembers_static(type(report), lambda value: isinstance(value, property))]
+    values = asdict(report) | {name: getattr(report, name) for name in derived} | otherwise
+    return {name: _finite(value) for name, value in values.items()}
 
 
 def finish(result: dict[str, Any] | str, *, is_good: bool) -> NoReturn:
-    """Show a result, and exit as it says."""
-    show(result)
+    """Show a result, text or JSON, and exit as it says."""
+    click.echo(result if isinstance(result, str) else json.dumps(result, indent=2, allow_nan=False))
     sys.exit(0 if is_good else EXIT_FINDINGS)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _finite(inner) for name, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

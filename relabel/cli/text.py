@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     # `relabel --help` must not wait for torch and timm.
@@ -80,13 +79,6 @@ def generate_text(summary: GenerateSummary, store: str, *, timings: bool = False
     return "\n".join(lines)
 
 
-def generate_json(summary: GenerateSummary) -> dict[str, Any]:
-    """The same for a machine."""
-    derived = {name: getattr(summary, name) for name in ("images_per_second", "is_good", "had_nothing_to_do")}
-    shares = {name: getattr(summary, name).shares(summary.seconds) for name in ("waits", "busy")}
-    return asdict(summary) | derived | shares
-
-
 def shards_text(report: ShardsReport) -> str:
     """Findings, a line each, and a summary."""
     lines = [line for text in findings_text(report.findings) for line in (text, "")]
@@ -110,11 +102,6 @@ def findings_text(findings: Sequence[Finding]) -> list[str]:
     lines = [table(("shard", "row", "key", "what"), rows)]
     lines += [f"and {count} more: {printable(what)}" for what, count in more.items()]
     return ["\n".join([*lines, "--json has them all"] if more else lines)]
-
-
-def shards_json(report: ShardsReport) -> dict[str, Any]:
-    """The same for a machine."""
-    return asdict(report) | {"is_clean": report.is_clean}
 
 
 def store_text(summary: StoreSummary, store: str) -> str:
@@ -163,14 +150,6 @@ def _averaged(manifest: Manifest) -> dict[str, str]:
     ]
     parts = others + (["the mirrored image"] if manifest.flip_average else [])
     return {"averaged with": "; ".join(parts)} if parts else {}
-
-
-def store_json(summary: StoreSummary) -> dict[str, Any]:
-    """The same for a machine; what is not known is null."""
-    return asdict(summary) | {
-        "manifest": summary.manifest.to_json()["relabel"],
-        "bytes_per_image": summary.bytes_per_image,
-    }
 
 
 def _size(summary: StoreSummary) -> str:

@@ -8,10 +8,10 @@ import click
 
 from relabel.cli.arguments import find_functions
 from relabel.cli.group import Commands
-from relabel.cli.labels_text import labels_json, labels_text
+from relabel.cli.labels_text import labels_text
 from relabel.cli.options import Command, Shown, made, options
-from relabel.cli.output import as_json, finish, quiet
-from relabel.cli.text import shards_json, shards_text
+from relabel.cli.output import as_json, finish, plain, quiet
+from relabel.cli.text import shards_text
 from relabel.worth import LabelsOptions, RerunOptions
 
 
@@ -51,7 +51,7 @@ def shards(store: str, images: str | None, workers: int | None, as_json: bool, q
     from relabel.verify import verify_shards
 
     report = verify_shards(store, images, workers=workers, show_progress=not quiet)
-    finish(shards_json(report) if as_json else shards_text(report), is_good=report.is_clean)
+    finish(plain(report) if as_json else shards_text(report), is_good=report.is_clean)
 
 
 @verify.command(cls=Command)
@@ -82,4 +82,4 @@ def labels(store: str, images: str, as_json: bool, **given: Any) -> None:
 
     find_functions(given["teachers"])
     report = verify_labels(store, images, made(LabelsOptions, given, rerun=made(RerunOptions, given)))
-    finish(labels_json(report) if as_json else labels_text(report), is_good=report.is_clean)
+    finish(plain(report) if as_json else labels_text(report), is_good=report.is_clean)
