@@ -119,22 +119,20 @@ def _click_option(option: Declared) -> Callable[[_Command], _Command]:
     said, flags = option.option, (*option.option.flag.split("/")[:-1], option.flag)
     given: dict[str, Any] = {"cls": Shown, "group": said.group, "help": said.help}
     if option.kind is bool:
-        given |= {"is_flag": True, "flag_value": not option.default, "default": option.default}
+        given |= {"is_flag": True, "flag_value": not option.default, "default": None}
         return click.option(*flags, option.name, **given)
-    default = None if said.unset or option.is_required or said.each is not None else option.default
     metavar = said.metavar or "|".join((*([_METAVARS[option.kind]] if option.kind else []), *option.words))
-    aside = said.unset or ("" if default is None else f"default: {shown_default(option)}")
-    given |= {"type": Value(option), "default": default, "metavar": metavar, "aside": aside}
+    given |= {"type": Value(option), "metavar": metavar, "aside": _aside(option)}
     given |= {"multiple": said.each is not None, "required": option.is_required}
     return click.option(*flags, option.name, **given)
 
 
-def shown_default(option: Declared) -> str:
-    """What holds where an option is not given, as a person would write it."""
-    if option.option.unset or option.default is None:
-        return option.option.unset
+def _aside(option: Declared) -> str:
+    """What holds where an option is not given."""
+    if option.is_required or option.option.unset or option.default in (None, ()):
+        return "required" if option.is_required else option.option.unset
     several = option.default if isinstance(option.default, tuple) else (option.default,)
-    return " ".join(f"{value:g}" if isinstance(value, float) else str(value) for value in several)
+    return "default: " + " ".join(f"{value:g}" if isinstance(value, float) else str(value) for value in several)
 
 
 def made(kind: Callable[..., _Made], given: Mapping[str, Any], **more: Any) -> _Made:
