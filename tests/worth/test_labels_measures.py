@@ -21,7 +21,7 @@ from relabel.score_map import ScoreMap
 from relabel.store import StoreReader
 from relabel.teacher import TeacherSpec
 from relabel.worth import LabelLine, LabelsOptions, RerunOptions, verify_labels
-from relabel.worth.causes import NEAR, StoredPlanes, cause
+from relabel.worth.causes import NEAR, UNKNOWN, StoredPlanes, cause
 from relabel.worth.fidelity import Crops, Fidelity, Tally
 from relabel.worth.rebuilding import rerun_spec
 from relabel.worth.recommend import recommend
@@ -445,6 +445,17 @@ def test_what_rounding_hides_has_no_cause_but_that_it_is_near(logits: torch.Tens
     stored = StoredPlanes((planes * 2).round() / 2, torch.arange(4), 0.5, False)
     assert stored.apart(scores[:4]) > 0.05
     assert cause(stored, scores, 0.01, is_other=False) == NEAR
+
+
+@pytest.mark.parametrize(
+    ("spread", "stored_of"),
+    [(1.0, lambda planes: 2 * planes), (0.05, lambda planes: planes.flip(0, 1, 2))],
+    ids=["alike, and far", "close, and unlike"],
+)
+def test_near_is_both_close_and_alike(spread: float, stored_of: Any, logits: torch.Tensor) -> None:
+    scores = (spread * logits).log_softmax(1)[0]
+    stored = StoredPlanes(stored_of(scores[:4]), torch.arange(4), 1 / 16, False)
+    assert cause(stored, scores, 0.005, is_other=False) == UNKNOWN
 
 
 def test_options_that_mean_nothing_are_refused() -> None:
