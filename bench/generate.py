@@ -16,6 +16,7 @@ import tempfile
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import timm
 import torch
@@ -159,7 +160,7 @@ class _Bare:
         self.dtype = _DTYPES[teacher.record.precision]
         order = torch.channels_last if teacher.channels_last else torch.contiguous_format
         height, width = teacher.preprocessing.image_size_hw
-        model = timm.create_model(teacher.record.name).eval()
+        model: Any = timm.create_model(teacher.record.name).eval()
         self._model = model.to(self._device, self.dtype, memory_format=order)
         noise = torch.rand(plan.batch_size, 3, height, width)
         orders = (torch.contiguous_format, torch.channels_last)

@@ -182,7 +182,7 @@ def _device_seconds(way: Callable[[int], object], rounds: int, device: torch.dev
     seconds = []
     with torch.cuda.device(device):
         for turn in range(-3, rounds):
-            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
+            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
             torch.cuda.synchronize()
             start.record()
             way(max(turn, -1))

@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import timm
@@ -139,7 +140,8 @@ def _range(layout: scenes.Layout) -> str:
 def _train(taught: list[scenes.Scene], epochs: int, seed: int, checkpoint: Path) -> None:
     """Train on random crops of the scenes, each with its scene's one label, as ImageNet's teachers are trained."""
     torch.manual_seed(seed)
-    model = timm.create_model(TEACHER, num_classes=scenes.NUM_CLASSES).to(memory_format=torch.channels_last)
+    model: Any = timm.create_model(TEACHER, num_classes=scenes.NUM_CLASSES)
+    model.to(memory_format=torch.channels_last)
     config = timm.data.resolve_model_data_config(model)
     mean, std = (torch.tensor(config[name]).view(3, 1, 1) * 255 for name in ("mean", "std"))
     images = [_pixels(scene) for scene in taught]
@@ -216,8 +218,8 @@ def random_crops(labeled: list[scenes.Scene], count: int, seed: int) -> tuple[li
     while len(owners) < count:
         owner = len(owners) % len(labeled)
         scene = labeled[owner]
-        crop = RandomResizedCrop.get_params(images[owner], list(CROP_SCALE), list(CROP_RATIO))
-        box = relabel.Box.from_crop(*crop, scene.size_hw)
+        top, left, height, width = RandomResizedCrop.get_params(images[owner], list(CROP_SCALE), list(CROP_RATIO))
+        box = relabel.Box.from_crop(top, left, height, width, scene.size_hw)
         if scenes.content([scene], np.array([box.xyxy])).any():
             owners.append(owner)
             boxes.append(box.xyxy)

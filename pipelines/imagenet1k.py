@@ -15,6 +15,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 if not __package__:  # run as a file: its folder is on the path, and the package is not
     sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -73,7 +74,7 @@ _SOUND_LABELS = (
 _PRECISION = "bfloat16 in place of apex's float16"
 
 
-def _relabel(name: str, model: str, top1: float, **changes: object) -> Preset:
+def _relabel(name: str, model: str, top1: float, **changes: Any) -> Preset:
     """ReLabel's configuration for SGD, with changes."""
     recipe = Recipe(
         **{
@@ -107,7 +108,7 @@ def _cutmix(name: str, model: str, top1: float) -> Preset:
     )  # fmt: skip
 
 
-def _token_labeling(name: str, top1: float, **changes: object) -> Preset:
+def _token_labeling(name: str, top1: float, **changes: Any) -> Preset:
     """Token Labeling's defaults, with changes; a name of a recipe is its model's."""
     recipe = Recipe(
         **{
@@ -206,10 +207,10 @@ def commands(name: str, places: Places, teacher: str | None = None) -> list[list
     train += ["--images", places.images, "--val", places.validation, "--out", name]
     if chosen is None:
         return [train]
-    teacher, labels = TEACHERS[chosen], places.labels or f"{chosen}.zarr"
+    made_by, labels = TEACHERS[chosen], places.labels or f"{chosen}.zarr"
     return [
-        [*launch, "-m", "relabel", "generate", places.images, labels, "--teacher", teacher.name,
-         *teacher.options, "--batch-size", "auto"],
+        [*launch, "-m", "relabel", "generate", places.images, labels, "--teacher", made_by.name,
+         *made_by.options, "--batch-size", "auto"],
         ["relabel", "verify", "shards", labels, "--images", places.images],
         ["relabel", "verify", "labels", labels, "--images", places.images, "-n", "256"],
         [*train, "--labels", labels],

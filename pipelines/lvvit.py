@@ -64,7 +64,7 @@ class ConvPatchEmbed(PatchEmbed):
             raise InvalidValueError("LV-ViT does not pad its images; leave dynamic_img_pad out")
         self._check_tiled(self.img_size)
         place = {name: options[name] for name in ("device", "dtype") if name in options}
-        conv = partial(nn.Conv2d, bias=False, **place)
+        conv: Any = partial(nn.Conv2d, bias=False, **place)
         self.conv1, self.bn1 = conv(in_chans, stem_width, 7, 2, 3), nn.BatchNorm2d(stem_width, **place)
         self.conv2, self.bn2 = conv(stem_width, stem_width, 3, 1, 1), nn.BatchNorm2d(stem_width, **place)
         self.conv3, self.bn3 = conv(stem_width, stem_width, 3, 1, 1), nn.BatchNorm2d(stem_width, **place)
@@ -87,7 +87,7 @@ class ConvPatchEmbed(PatchEmbed):
         maps = images
         for conv, norm in ((self.conv1, self.bn1), (self.conv2, self.bn2), (self.conv3, self.bn3)):
             maps = norm(conv(maps)).relu_()
-        tokens = self.proj(maps).permute(0, 2, 3, 1)
+        tokens: Tensor = self.proj(maps).permute(0, 2, 3, 1)
         return tokens.flatten(1, 2) if self.flatten else tokens
 
     def _check_tiled(self, size: Any) -> None:
@@ -151,11 +151,11 @@ class LVViT(VisionTransformer):
             raise InvalidValueError("token labels need every patch: leave patch_drop_rate out, or the token head")
         if not residual_scale > 0:
             raise InvalidValueError(f"residual_scale must be above 0; got {residual_scale}")
-        options = {"qkv_bias": False, "mlp_ratio": 3.0, "norm_layer": nn.LayerNorm} | options
-        super().__init__(embed_layer=partial(ConvPatchEmbed, stem_width=stem_width), **options)
+        ours: dict[str, Any] = {"qkv_bias": False, "mlp_ratio": 3.0, "norm_layer": nn.LayerNorm}
+        super().__init__(embed_layer=partial(ConvPatchEmbed, stem_width=stem_width), **ours | options)
         self.token_answer = token_answer
         self.mix_token = MixToken(mix_alpha, seed=mix_seed) if mix_token else None
-        self.aux_head: nn.Module | None = self._new_head() if token_head else None
+        self.aux_head: Any = self._new_head() if token_head else None
         if residual_scale != 1:
             for block in self.blocks:
                 block.ls1, block.ls2 = Scaled(residual_scale), Scaled(residual_scale)
@@ -177,7 +177,7 @@ class LVViT(VisionTransformer):
         if self.aux_head is not None:
             self.aux_head = self._new_head()
 
-    def forward_features(self, x: Tensor) -> Tensor:
+    def forward_features(self, x: Tensor) -> Tensor:  # type: ignore[override]  # tokens have no mask here
         """(B, 1 + N, D): the class token, then the patch tokens, row-major. Nothing is mixed."""
         return self._features(self.patch_embed(x))
 
@@ -188,7 +188,7 @@ class LVViT(VisionTransformer):
             return answer
         return answer + self.token_answer * self._token_logits(x).amax(1)
 
-    def forward(self, x: Tensor) -> Tensor | TokenAnswer:
+    def forward(self, x: Tensor) -> Tensor | TokenAnswer:  # type: ignore[override]  # nor here
         """Images (B, in_chans, h, w) to logits (B, C), and in training to a `TokenAnswer`."""
         if not (self.training and self._answers_tokens):
             return self.forward_head(self.forward_features(x))
@@ -211,16 +211,18 @@ class LVViT(VisionTransformer):
             tokens = checkpoint_sequential(self.blocks, len(self.blocks), tokens, use_reentrant=False)
         else:
             tokens = self.blocks(tokens)
-        return self.norm(tokens)
+        normed: Tensor = self.norm(tokens)
+        return normed
 
     def _token_logits(self, features: Tensor) -> Tensor:
         # `fc_norm` is the final norm where the image's head averages the tokens, and nothing where it does not.
-        return self.aux_head(self.fc_norm(features[:, self.num_prefix_tokens :]))
+        logits: Tensor = self.aux_head(self.fc_norm(features[:, self.num_prefix_tokens :]))
+        return logits
 
     def _new_head(self) -> nn.Module:
         if self.num_classes == 0:
             return nn.Identity()
-        weight = self.pos_embed
+        weight: Any = self.pos_embed
         head = nn.Linear(self.embed_dim, self.num_classes, device=weight.device, dtype=weight.dtype)
         trunc_normal_(head.weight, std=_STD)
         nn.init.zeros_(head.bias)
@@ -228,7 +230,7 @@ class LVViT(VisionTransformer):
 
 
 # Outside of torch.compile's graph, which a box enters as a tensor: one graph serves for all boxes.
-@torch.compiler.disable
+@torch.compiler.disable  # type: ignore[untyped-decorator]
 def _drawn(mix_token: MixToken | None, grid_hw: tuple[int, int], device: torch.device) -> TokenBox | None:
     return None if mix_token is None else mix_token.draw(grid_hw, device)
 
@@ -237,7 +239,8 @@ def checkpoint_filter_fn(state_dict: dict[str, Any], model: LVViT) -> dict[str, 
     """Published weights as they fit a model: out of what they are wrapped in, position embeddings of its grid."""
     state_dict = state_dict.get("state_dict", state_dict)
     state_dict = {name.removeprefix("module."): tensor for name, tensor in state_dict.items()}
-    own, given = model.pos_embed, state_dict.get("pos_embed")
+    own: Any = model.pos_embed
+    given = state_dict.get("pos_embed")
     if given is not None and given.shape[1] != own.shape[1]:
         state_dict["pos_embed"] = resample_abs_pos_embed(given, list(model.grid_hw))
     return state_dict

@@ -152,7 +152,8 @@ def content(scenes: Sequence[Scene], crops_xyxy: NDArray[np.float64]) -> NDArray
     areas = np.zeros((len(scenes), NUM_CLASSES))
     np.add.at(areas, (owner, labels), extent.clip(min=0).prod(axis=1))
     total = areas.sum(axis=1, keepdims=True)
-    return np.divide(areas, total, out=areas, where=total > 0)
+    np.divide(areas, total, out=areas, where=total > 0)
+    return areas
 
 
 def _members(scene: Scene) -> dict[str, bytes]:
@@ -211,7 +212,7 @@ def _stroke(scan: NDArray[np.float32], side: int, random: np.random.Generator) -
     turned = np.asarray(image.rotate(float(random.uniform(-12, 12)), Image.Resampling.BILINEAR))
     ink = ((turned - 0.35) / 0.3).clip(0, 1)
     visible = ink > 0.5
-    inside = np.ix_(_span(visible.any(1)), _span(visible.any(0)))
+    inside = np.ix_(*(_span(np.asarray(visible.any(axis))) for axis in (1, 0)))
     trimmed: NDArray[np.float32] = ink[inside].astype(np.float32)
     return trimmed
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from timm.optim import create_optimizer_v2
@@ -14,7 +15,7 @@ from pipelines.recipe import Recipe
 def make_optimizer(student: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     """The recipe's optimizer of a student. Weights decay; biases and norms do so for SGD and AdamP."""
     # As its authors' package has it: with timm's 0.01 the weights before a norm would decay at a tenth of that.
-    options = {"wd_ratio": 0.1} if recipe.optimizer == "adamp" else {}
+    options: dict[str, Any] = {"wd_ratio": 0.1} if recipe.optimizer == "adamp" else {}
     return create_optimizer_v2(
         student,
         opt=recipe.optimizer,

@@ -143,7 +143,7 @@ def load_data(recipe: Recipe, places: Places, share: Share, device: torch.device
         dataset = relabel.LabeledCrops(train, _maps(recipe, places, train), train_transform(recipe))
     if len(dataset) < recipe.batch_size:
         raise InvalidValueError(f"{len(dataset)} images cannot fill a batch of {recipe.batch_size}; lower --batch-size")
-    sampler = None
+    sampler: DistributedSampler[Any] | None = None
     if share.world_size > 1:
         sampler = DistributedSampler(
             dataset, share.world_size, share.rank, shuffle=True, seed=recipe.seed, drop_last=True

@@ -31,9 +31,9 @@ class ConvTokens(nn.Module):
         InvalidValueError: the model's features are no map (B, D, h, w), or its head does more than to pool them.
     """
 
-    def __init__(self, model: nn.Module, image_size: int) -> None:
+    def __init__(self, model: Any, image_size: int) -> None:
         super().__init__()
-        self.model = model
+        self.model: Any = model
         self.grid_hw = self._proved(image_size)
 
     def forward(self, images: Tensor) -> Tensor | TokenAnswer:
@@ -100,7 +100,7 @@ def build_student(recipe: Recipe, num_classes: int) -> nn.Module:
     elif recipe.mixing == "mixtoken":
         raise InvalidValueError(f"mixtoken mixes the tokens of an LV-ViT; {recipe.model} has none: take cutmix")
     try:
-        model = timm.create_model(recipe.model, num_classes=num_classes, **options)
+        model: Any = timm.create_model(recipe.model, num_classes=num_classes, **options)
         if hasattr(model, "set_input_size"):
             model.set_input_size(img_size=recipe.image_size)
     except (RuntimeError, TypeError, ValueError, AssertionError) as error:

@@ -23,7 +23,7 @@ from pipelines import scenes
 
 TRAIN_SCANS, OTHER_SCANS = 800, 600  # the remaining 397 are for the test
 CROP_SCALE, CROP_RATIO = (0.08, 1.0), (3 / 4, 4 / 3)
-TEACHER_OPTIONS = {"channels": (16, 32, 64, 128), "stem_width": 8, "output_stride": 16}
+TEACHER_OPTIONS: dict[str, Any] = {"channels": (16, 32, 64, 128), "stem_width": 8, "output_stride": 16}
 TEACHER_CROP, TEACHER_IMAGE_HW = 64, (128, 128)
 _TARS = 3
 _TEACHER_FILE = "RELABEL_STUDENTS_TEACHER"
@@ -95,9 +95,10 @@ def random_crops(images: Sequence[Tensor], epochs: int, side: int, seed: int) ->
     owners = torch.cat([torch.randperm(len(images)) for _ in range(epochs)])
     boxes, pixels = [], []
     for image in (images[i] for i in owners.tolist()):
-        place = RandomResizedCrop.get_params(image, list(CROP_SCALE), list(CROP_RATIO))
-        boxes.append(relabel.Box.from_crop(*place, image.shape[1:]).xyxy)
-        pixels.append(F.resized_crop(image, *place, [side, side], antialias=True))
+        top, left, height, width = RandomResizedCrop.get_params(image, list(CROP_SCALE), list(CROP_RATIO))
+        size_hw = image.shape[1], image.shape[2]
+        boxes.append(relabel.Box.from_crop(top, left, height, width, size_hw).xyxy)
+        pixels.append(F.resized_crop(image, top, left, height, width, [side, side], antialias=True))
     return Crops(owners, torch.tensor(boxes), torch.stack(pixels))
 
 
@@ -120,7 +121,8 @@ def normalised(pixels: Tensor) -> Tensor:
 def train_teacher(made: Sequence[scenes.Scene], epochs: int, path: Path, say: Callable[[str], None]) -> None:
     """Train on random crops of scenes, each with its scene's one label, and keep the weights."""
     torch.manual_seed(0)
-    model = _teacher_model().to(memory_format=torch.channels_last)
+    model = _teacher_model()
+    model.to(memory_format=torch.channels_last)
     images, labels = decoded(made), torch.tensor([scene.label for scene in made])
     batch = min(32, len(images))
     steps = epochs * (len(images) // batch)
@@ -143,9 +145,9 @@ def train_teacher(made: Sequence[scenes.Scene], epochs: int, path: Path, say: Ca
     partial.rename(path)
 
 
-def teacher() -> nn.Module:
+def teacher() -> Any:
     """What ``--teacher pipelines.student_scenes:teacher`` calls; the environment says where its weights are."""
-    model: Any = _teacher_model()
+    model = _teacher_model()
     model.load_state_dict(load_file(os.environ[_TEACHER_FILE]))
     model.image_size_hw, model.mean, model.std = TEACHER_IMAGE_HW, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
     return model
@@ -182,9 +184,8 @@ def teacher_accuracy(checkpoint: Path, made: Sequence[scenes.Scene]) -> float:
     return right / len(made)
 
 
-def _teacher_model() -> nn.Module:
-    model: nn.Module = timm.create_model("resnet10t", num_classes=scenes.NUM_CLASSES, **TEACHER_OPTIONS)
-    return model
+def _teacher_model() -> Any:
+    return timm.create_model("resnet10t", num_classes=scenes.NUM_CLASSES, **TEACHER_OPTIONS)
 
 
 def _teacher_crop(image: Tensor) -> Tensor:

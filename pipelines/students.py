@@ -34,7 +34,7 @@ from pipelines.student_models import build_student, token_grid_hw
 from pipelines.student_scenes import Counts
 from pipelines.student_table import NO_TEACHER, draw, markdown, read
 
-TARGETS = {
+TARGETS: dict[str, dict[str, Any]] = {
     "one-hot": {"target": "one-hot"},
     "smoothed": {"target": "smoothed", "smoothing": 0.1},
     "ReLabel": {"target": "relabel"},
@@ -229,7 +229,8 @@ def train(
 ) -> tuple[nn.Module, float]:
     """A student of all batches, and its mean loss over the last tenth of them."""
     torch.manual_seed(recipe.seed)
-    student = build_student(recipe, scenes.NUM_CLASSES).to(memory_format=torch.channels_last)
+    student: Any = build_student(recipe, scenes.NUM_CLASSES)
+    student.to(memory_format=torch.channels_last)
     objective = Objective(recipe, scenes.NUM_CLASSES, token_grid_hw(student), seed=recipe.seed)
     optimizer = make_optimizer(student, recipe)
     steps, losses = count // recipe.batch_size, []

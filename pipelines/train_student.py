@@ -89,7 +89,8 @@ class Trainer:
     def __init__(self, recipe: Recipe, data: Data, share: Share, device: torch.device) -> None:
         self._recipe, self._data, self._share, self._device = recipe, data, share, device
         torch.manual_seed(recipe.seed)  # the same first weights in every process
-        self._student = build_student(recipe, data.num_classes).to(device, memory_format=torch.channels_last)
+        student: Any = build_student(recipe, data.num_classes)
+        self._student = student.to(device, memory_format=torch.channels_last)
         # Mixing draws from torch's generator, which every epoch starts anew: so a resumed run is equal.
         self._objective = Objective(recipe, data.num_classes, token_grid_hw(self._student))
         self._average = None if recipe.ema_decay is None else ModelEmaV3(self._student, decay=recipe.ema_decay)
@@ -178,7 +179,7 @@ class Trainer:
                 classes = classes.to(self._device, non_blocking=True)
                 counts[0] += (student(_moved(images, self._device)).argmax(1) == classes).sum()
                 counts[1] += len(classes)
-        right, count = _summed(counts, self._share).tolist()
+        right, count = map(int, _summed(counts, self._share))
         return 100 * right / count
 
     def state(self, epochs: list[Epoch]) -> dict[str, Any]:

@@ -50,7 +50,8 @@ def draw(pixels: Tensor, logits: Tensor, box: Tensor, path: Path) -> None:
     maps = ScoreMap.from_logits(logits, PLANES, PROFILE)
     full = ScoreMap.from_logits(logits, logits.shape[1], 0)
     figure = Figure(figsize=(11, 5.4), layout="constrained")
-    above, below = figure.subfigures(2, 1, height_ratios=[1, 0.95])
+    subfigures: Any = figure.subfigures(2, 1, height_ratios=[1, 0.95])
+    above, below = subfigures
     axes = above.subplots(1, PLANES + 2)
     axes[0].imshow(pixels.permute(1, 2, 0).numpy())
     axes[0].set_title("the image, and a crop box", fontsize=10)

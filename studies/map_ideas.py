@@ -11,15 +11,16 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
+from numcodecs import zstd
 
 from bench import measure
 from relabel import ScoreMap
 from relabel.score_map import STEP
-from relabel.store import codecs
 from relabel.worth.fidelity import divergence
 from relabel.worth.ways import Labeler, cell_labelers, map_bytes
 from studies import map_ways as ways
@@ -66,7 +67,7 @@ def row(of: Answers, name: str, kept: Kept) -> tuple[str, ...]:
 def steps(of: Answers) -> dict[str, Callable[[], Kept]]:
     """The step of codes, at two K."""
     return {
-        f"K = {planes}, M = {profile}, step {step:g}": lambda k=planes, m=profile, s=step: stored(of, k, m, s)
+        f"K = {planes}, M = {profile}, step {step:g}": partial(stored, of, planes, profile, step)
         for planes, profile in ((16, 64), (8, 64))
         for step in (1 / 8, 1 / 4, 1 / 2, 1)
     }
@@ -77,7 +78,7 @@ def sizes(of: Answers) -> dict[str, Callable[[], Kept]]:
     grids = [side for side in (of.grid.height, 10, 8, 6, 4) if side <= of.grid.height]
     coarser = {side: of if side == of.grid.height else of.on_grid(side) for side in dict.fromkeys(grids)}
     return {
-        f"grid {side}x{side}, K = {planes}, M = {profile}": lambda a=at, k=planes, m=profile: stored(a, k, m, 1 / 4)
+        f"grid {side}x{side}, K = {planes}, M = {profile}": partial(stored, at, planes, profile, 1 / 4)
         for side, at in coarser.items()
         for planes, profile in ((8, 64), (8, 256), (16, 64), (16, 128), (32, 128))
     }
@@ -87,8 +88,7 @@ def cells(of: Answers) -> dict[str, Callable[[], Kept]]:
     """The published kinds of maps, at the default step where they are coded."""
     whole = torch.tensor([0.0, 0.0, 1.0, 1.0]).expand(len(of.logits), 4)
     return {
-        labeler.way.name: lambda one=labeler: of_cells(of, one)
-        for labeler in cell_labelers(of.logits.float(), whole, STEP)
+        labeler.way.name: partial(of_cells, of, labeler) for labeler in cell_labelers(of.logits.float(), whole, STEP)
     }
 
 
@@ -97,28 +97,34 @@ def ideas(of: Answers) -> dict[str, Callable[[], Kept]]:
     base = ways.Parts.as_stored(of, 16, 64)
     found: dict[str, Callable[[], Kept]] = {"as it is": lambda: ways.plain(base)}
     for rule in ways.RULES:
-        found[f"classes: {rule}"] = lambda r=rule: ways.plain(ways.Parts.chosen(of, 16, 64, r))
+        found[f"classes: {rule}"] = partial(_by_rule, of, rule)
     for floor in (-20, -16, -12):
-        found[f"scores below {floor} raised to it"] = lambda f=floor: ways.floored(base, f)
+        found[f"scores below {floor} raised to it"] = partial(ways.floored, base, floor)
     for below in (4, 0):
-        found[f"planes raised to the rest - {below}"] = lambda b=below: ways.floored_at_rest(base, b)
+        found[f"planes raised to the rest - {below}"] = partial(ways.floored_at_rest, base, below)
     for unit in (1 / 64, 1 / 32):
-        found[f"square-root law, code^2 / {1 / unit:.0f}"] = lambda u=unit: ways.square_root_law(base, u)
+        found[f"square-root law, code^2 / {1 / unit:.0f}"] = partial(ways.square_root_law, base, unit)
     found["planes from the 9th on at half the grid"] = lambda: ways.coarse(base, 8)
     found["the same, K = 32"] = lambda: ways.coarse(ways.Parts.as_stored(of, 32, 64), 8)
     for quantum in (1.0, 1.5):
-        found[f"2-D DCT, {quantum:g} nats, coarser by 15 % a frequency"] = lambda q=quantum: ways.cosines(base, q)
+        found[f"2-D DCT, {quantum:g} nats, coarser by 15 % a frequency"] = partial(ways.cosines, base, quantum)
     found["a second rest, of the profile's classes"] = lambda: ways.second_rest(base)
     found["other classes' mass exact in every box (a bound, no bytes for it)"] = lambda: ways.exact_mass(base)
     for threshold in (0.006, 0.002):
-        found[f"K by the image, planes worth {threshold} nats or more, M = 64"] = lambda t=threshold: ways.varying(
-            of, t
-        )
+        found[f"K by the image, planes worth {threshold} nats or more, M = 64"] = partial(ways.varying, of, threshold)
     for planes, classes, rank in ((0, 128, 4), (4, 128, 4), (8, 64, 4), (16, 64, 2), (16, 128, 4)):
-        found[f"K = {planes}, {classes} more classes as sums of {rank} common planes"] = (
-            lambda k=planes, n=classes, r=rank: ways.low_rank(ways.Parts.as_stored(of, k, n), r)
+        found[f"K = {planes}, {classes} more classes as sums of {rank} common planes"] = partial(
+            _of_low_rank, of, planes, classes, rank
         )
     return found
+
+
+def _by_rule(of: Answers, rule: str) -> Kept:
+    return ways.plain(ways.Parts.chosen(of, 16, 64, rule))
+
+
+def _of_low_rank(of: Answers, planes: int, classes: int, rank: int) -> Kept:
+    return ways.low_rank(ways.Parts.as_stored(of, planes, classes), rank)
 
 
 def byte_orders(of: Answers) -> list[tuple[str, str]]:
@@ -127,7 +133,7 @@ def byte_orders(of: Answers) -> list[tuple[str, str]]:
     codes = base.codes(1 / 2).reshape(len(of.scores), -1, *of.grid.size_hw)
     orders = {"as they are": codes, **ways.byte_orders(codes)}
     lines = [(name, f"{ways.zstd_bytes(laid).mean():.0f}") for name, laid in orders.items()]
-    best = [len(codecs.zstd_compress()(one.tobytes(), level=19)) for one in codes.byte().numpy()]
+    best = [len(zstd.compress(one.tobytes(), level=19, checksum=True)) for one in codes.byte().numpy()]
     return [*lines, ("zstd level 19", f"{sum(best) / len(best):.0f}")]
 
 

@@ -14,6 +14,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -104,7 +105,7 @@ def _line(every: dict[str, Tensor], labels: str, against: str) -> Line:
     )
 
 
-def _teacher(options: argparse.Namespace, precision: str) -> Teacher:
+def _teacher(options: argparse.Namespace, precision: Any) -> Teacher:
     size = options.image_size
     return load_teacher(
         TeacherSpec(

@@ -102,7 +102,10 @@ def _families(cache: Path) -> list[Family]:
     by_key: dict[tuple[str, ...], list[Member]] = defaultdict(list)
     for key, member in json.loads(file.read_text(encoding="utf-8")):
         by_key[tuple(key)].append(Member(**member))
-    return [Family(*key, members=sorted(found, key=lambda m: m.parameters)) for key, found in sorted(by_key.items())]
+    return [
+        Family(module, kind, pool, prefix, head, sorted(found, key=lambda m: m.parameters))
+        for (module, kind, pool, prefix, head), found in sorted(by_key.items())
+    ]
 
 
 def _surveyed(name: str) -> tuple[tuple[str, ...], dict[str, Any]]:
@@ -216,7 +219,7 @@ def _cost(teacher: Teacher) -> float:
     """Multiplications of a dense answer over those of the model's own, less one."""
     dense: Any = teacher.forward
     images = torch.zeros(1, 3, *teacher.preprocessing.image_size_hw)
-    counts = []
+    counts: list[int] = []
     for run in (dense, dense.model):
         with FlopCounterMode(display=False) as counter, torch.no_grad():
             run(images)

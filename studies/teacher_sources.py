@@ -147,9 +147,9 @@ def _measured(spec: TeacherSpec, name: str = "") -> Verdict:
         return Verdict(name, why=str(error).replace(spec.name, name))
     dense: Any = teacher.forward
     proof = teacher.proof
-    error = proof.linear_error if proof.kind == "linear" else proof.constant_error
+    off = proof.linear_error if proof.kind == "linear" else proof.constant_error
     head = proof.kind + (", repeated" if proof.repeated else "")
-    return Verdict(name, head, getattr(dense.model, "place", ""), str(teacher.grid), error, proof.localises)
+    return Verdict(name, head, getattr(dense.model, "place", ""), str(teacher.grid), off, proof.localises)
 
 
 def _print(source: str, verdicts: list[Verdict]) -> None:

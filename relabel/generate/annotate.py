@@ -87,7 +87,7 @@ class Annotator:
         device = ensemble.device
         # Pixels travel while the device computes; in its own stream their copy would wait for the batch before.
         is_cuda = device.type == "cuda"
-        self._copying = torch.cuda.Stream(device) if is_cuda else None  # type: ignore[no-untyped-call]
+        self._copying = torch.cuda.Stream(device) if is_cuda else None
         self._fitting = sys.maxsize
         self._refusal = ""
 
@@ -190,4 +190,4 @@ class Annotator:
 
 
 def _timed_event() -> torch.cuda.Event:
-    return torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+    return torch.cuda.Event(enable_timing=True)

@@ -113,7 +113,7 @@ class DeviceDecoder:
         self._stream: torch.cuda.Stream | None = None
         if device.type == "cuda":
             # Small kernels that need not queue behind a whole forward pass.
-            self._stream = torch.cuda.Stream(device, priority=-1)  # type: ignore[no-untyped-call]
+            self._stream = torch.cuda.Stream(device, priority=-1)
         self._pool = single_threaded_pool(threads)
         # One thread, since torchvision decodes one batch at a time in a process.
         self._driver = single_threaded_pool(1)

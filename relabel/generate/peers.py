@@ -71,13 +71,13 @@ class Peers:
         # A store may outlive a failed start, and serves every run of a script.
         prefix = f"relabel/{env('TORCHELASTIC_RUN_ID')}/{env('TORCHELASTIC_RESTART_COUNT')}/{number}/"
         try:
-            tcp = torch.distributed.TCPStore(  # type: ignore[attr-defined]  # its stubs do not say so
+            tcp = torch.distributed.TCPStore(
                 environment["MASTER_ADDR"],
                 int(environment["MASTER_PORT"]),
                 is_master=False,
                 timeout=timedelta(seconds=_CONNECT_SECONDS),
             )
-            store = torch.distributed.PrefixStore(prefix, tcp)  # type: ignore[attr-defined]
+            store = torch.distributed.PrefixStore(prefix, tcp)
             return cls(rank, world_size, store)
         except (KeyError, ValueError, RuntimeError) as error:
             _log.warning("torchrun's store cannot be reached (%s): each process tells of its own share alone", error)
