@@ -11,10 +11,9 @@ from torch import Tensor
 
 from relabel.worth.scores import beyond_coding, planes_apart, planes_of
 
-_FITS, _NEARER, _MUCH_NEARER = 2.0, 0.5, 0.2
+_FITS, _NEARER = 2.0, 0.5
 """An arrangement explains a map that fits it as two runs fit each other, give or take a factor of 2, and twice as well
-as the right one: both are noisy. Where the limit is too strict for how the map was made (at a lower precision, by
-weights that moved a little), five times as well as the right one is beyond chance."""
+as the right one: both are noisy."""
 _NEAR, _UNLIKE = 0.5, 0.1
 """Nats, and 1 - correlation: several times what bfloat16 moves scores by (0.008 of their spread on average, see
 `scores`), so that a rougher computation is near, and two teachers that were not trained from each other are not."""
@@ -63,11 +62,11 @@ def cause(stored: StoredPlanes, scores: Tensor, limit: float, *, is_other: bool)
     """
     expected = planes_of(scores[None], stored.classes[None])[0]
     as_it_is = stored.apart(expected)
-    distance, what = min((stored.apart(planes), what) for what, planes in _arrangements(expected))
-    if distance < max(min(_FITS * limit, _NEARER * as_it_is), _MUCH_NEARER * as_it_is):
+    found = [(stored.apart(planes), what) for what, planes in _arrangements(expected)]
+    found.append((_of_any_classes(stored, scores), "in another class order: each plane is some other class's map"))
+    distance, what = min(found)
+    if distance < min(_FITS * limit, _NEARER * as_it_is):
         return what
-    if _of_any_classes(stored, scores) < min(_FITS * limit, _NEARER * as_it_is):
-        return "in another class order: each plane is the map of some other class"
     known = ~stored.planes.isnan()
     correlation = float(torch.corrcoef(torch.stack([stored.planes[known], expected[known]]))[0, 1])
     if as_it_is < _NEAR and correlation > 1 - _UNLIKE:
