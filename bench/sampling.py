@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import random
+from typing import NoReturn
 
+from relabel.errors import SourceError
 from relabel.images import EncodedImage, open_source
 from relabel.progress import Progress
 
@@ -12,14 +14,11 @@ def sample(images: str, count: int, seed: int) -> list[EncodedImage]:
     """`count` images of a source at random, or all if it has fewer."""
     source = open_source(images)
     with Progress("listing images", None, unit="images") as progress:
-        listing = source.listing(workers=2, progress=progress.advance)
-    places = [(part.name, i) for part in listing for i in range(len(part.keys))]
-    chosen = sorted(random.Random(seed).sample(places, min(count, len(places))))
-    wanted: dict[str, list[int]] = {}
-    for name, index in chosen:
-        wanted.setdefault(name, []).append(index)
-    found: list[EncodedImage] = []
-    for part in listing:
-        if indices := set(wanted.get(part.name, ())):
-            found += [image for i, image in enumerate(source.read(part.name, 0, len(part.keys))) if i in indices]
-    return found
+        listing = source.listing(None, workers=2, progress=progress.advance)
+    keys = [(key, part.name) for part in listing.parts for key in part.keys]
+    chosen = sorted(random.Random(seed).sample(range(len(keys)), min(count, len(keys))))
+    return list(source.find(dict(keys[i] for i in chosen), _refuse))
+
+
+def _refuse(error: SourceError) -> NoReturn:
+    raise error

@@ -21,7 +21,7 @@ Compression = Literal["zstd", "none"]
 Decode = Literal["cpu", "cuda"]
 Interpolation = Literal["bilinear", "bicubic"]
 Select = Literal["image", "cell"]
-Kind = Literal["webdataset", "folder"]
+Kind = Literal["webdataset", "folder", "list"]
 Archive = Literal["relabel", "tokenlabeling"]
 Orientation = Literal["yx", "xy"]
 

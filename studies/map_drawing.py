@@ -37,7 +37,7 @@ def main() -> None:
         )
     )
     source = open_source(str(options.demo / "scenes" / "train-000.tar"))
-    part = source.listing(workers=1, progress=lambda _: None)[0]
+    part = source.listing(None, workers=1, progress=lambda _: None).parts[0]
     image = list(source.read(part.name, 0, len(part.keys)))[options.scene]
     pixels = decode_and_fit(image.data, [teacher.preprocessing])[0].pixels
     with torch.inference_mode():

@@ -1,12 +1,19 @@
-"""Arguments that several commands take, and teachers that a user brings."""
+"""What several commands take: images, a store to write, and teachers that a user brings."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
+
+from relabel.cli.options import Shown
+
+if TYPE_CHECKING:
+    # `relabel --help` must not wait for torch.
+    from relabel.images import ImageSource
 
 
 def local(ctx: click.Context, param: click.Parameter, value: Path) -> Path:
@@ -16,7 +23,27 @@ def local(ctx: click.Context, param: click.Parameter, value: Path) -> Path:
     return value
 
 
+images_option = click.option(
+    "--images", cls=Shown, group="run", metavar="IMAGES", help="What was labelled, a folder or tars, as for generate."
+)
+files_option = click.option(
+    "--files",
+    cls=Shown,
+    group="run",
+    metavar="LIST",
+    type=click.Path(path_type=Path),
+    help="A text file of images: per line a path below IMAGES, and perhaps a tab and a class, a number or a name.",
+)
 store_to_write = click.argument("store", type=click.Path(path_type=Path), callback=local)
+
+
+def source_of(images: str | None, files: Path | None) -> ImageSource | None:
+    """The images of ``--images`` and ``--files``, None without either."""
+    if images is None and files is not None:
+        raise click.UsageError("--files lists images below the folder --images: give that too")
+    from relabel.images import open_source
+
+    return None if images is None else open_source(images, files)
 
 
 def find_functions(names: Sequence[str]) -> None:

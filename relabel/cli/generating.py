@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from relabel.cli.arguments import store_to_write
+from relabel.cli.arguments import files_option, store_to_write
 from relabel.cli.options import Command, Shown, made, options
 from relabel.cli.output import as_json, finish, plain
 from relabel.cli.ranks import rank_and_world_size
@@ -21,13 +21,15 @@ from relabel.teacher import EnsembleSpec, TeacherSpec
 @click.command(cls=Command)
 @click.argument("images")
 @store_to_write
+@files_option
 @options(TeacherSpec, EnsembleSpec, GenerateOptions)
 @click.option("--timings", cls=Shown, is_flag=True, help="Print where the time went.")
 @as_json
-def generate(images: str, store: Path, as_json: bool, timings: bool, **given: Any) -> None:
+def generate(images: str, store: Path, files: Path | None, as_json: bool, timings: bool, **given: Any) -> None:
     """Run a teacher once over IMAGES and store a score map for each in STORE.
 
-    IMAGES is a folder of class folders, or webdataset tars: a file, a glob, a brace pattern, a URL. Shards that STORE
+    IMAGES is a folder of class folders, or webdataset tars: a file, a glob, a brace pattern, a URL; or with --files
+    the folder that a list starts from. Shards that STORE
     already holds are skipped, so that the same command goes on where an earlier run stopped. Exits with 1 if a shard
     could not be published, or more than --max-failures of the images failed.
 
@@ -38,9 +40,10 @@ def generate(images: str, store: Path, as_json: bool, timings: bool, **given: An
       torchrun --nproc-per-node 8 -m relabel generate photos/ labels.zarr --teacher convnext_tiny --batch-size auto
     """
     from relabel.generate.run import generate as run
+    from relabel.images import open_source
 
     given["rank"], given["world_size"] = rank_and_world_size(given["rank"], given["world_size"], os.environ)
-    summary = run(images, store, ensemble_spec(given), made(GenerateOptions, given))
+    summary = run(open_source(images, files), store, ensemble_spec(given), made(GenerateOptions, given))
     if summary.is_part:
         # The first process tells of all, in its exit code too: torchrun stops every process as soon as one says no.
         return

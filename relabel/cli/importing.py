@@ -7,7 +7,7 @@ from typing import Any, get_args
 
 import click
 
-from relabel.cli.arguments import local, store_to_write
+from relabel.cli.arguments import files_option, images_option, local, source_of, store_to_write
 from relabel.cli.options import Command, made, options
 from relabel.cli.output import as_json, finish, plain
 from relabel.cli.text import aligned, failure_lines, printable
@@ -19,9 +19,13 @@ from relabel.manifest import Archive
 @click.argument("archive", type=click.Choice(get_args(Archive)))
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path), callback=local)
 @store_to_write
+@images_option
+@files_option
 @options(ImportOptions)
 @as_json
-def import_(archive: Archive, folder: Path, store: Path, as_json: bool, **given: Any) -> None:
+def import_(
+    archive: Archive, folder: Path, store: Path, images: str | None, files: Path | None, as_json: bool, **given: Any
+) -> None:
     """Make STORE of the published archive in DIR: per-image .pt files of ReLabel or of Token Labeling.
 
     Every file is read without trusting it; one that is no map becomes a failed row. The store holds raw logits, and
@@ -32,11 +36,10 @@ def import_(archive: Archive, folder: Path, store: Path, as_json: bool, **given:
     Example:
       relabel import relabel relabel_imagenet/ relabel.zarr --images imagenet/train/
       relabel import tokenlabeling label_top5_train_nfnet/ nfnet.zarr --images 'train-{0000..1023}.tar'
-      relabel import relabel relabel_imagenet/ relabel.zarr --orientation auto --boxes boxes.csv
     """
     from relabel.importers import import_archive
 
-    summary = import_archive(folder, store, made(ImportOptions, given, archive=archive))
+    summary = import_archive(folder, store, made(ImportOptions, given, archive=archive), source_of(images, files))
     finish(plain(summary) if as_json else _text(summary, str(store)), is_good=summary.is_good)
 
 
@@ -62,17 +65,10 @@ def _facts(summary: ImportSummary) -> dict[str, str]:
     """What was found in the archive."""
     share = summary.scores_dropped / max(summary.scores, 1)
     dropped = f"; {summary.scores_dropped} of {summary.scores} scores dropped ({share:.2%})" if share else ""
-    facts = {
+    return {
         "maps": f"{summary.maps}, {summary.maps_without_image} of them of no image",
         "classes": f"{summary.planes} planes an image; maps list {summary.classes_mean:.1f} classes on average, "
         f"{summary.classes_most} at most{dropped}",
         "footprint": "the whole image" if summary.footprint == "whole" else "the centre square of each image",
         "orientation": f"stored [{', '.join(summary.orientation)}]",
     }
-    if found := summary.evidence:
-        yx, xy = (f"{i:.3f} inside, {o:.3f} outside" for i, o in zip(found.inside, found.outside, strict=True))
-        facts["orientation"] += (
-            f": {found.better[0]} images speak for [y, x] and {found.better[1]} for [x, y], of {found.images} looked at"
-        )
-        facts["boxes"] = f"share of the ground truth as [y, x] {yx}; as [x, y] {xy}"
-    return facts

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import click
 
-from relabel.cli.arguments import find_functions
+from relabel.cli.arguments import files_option, find_functions, images_option, source_of
 from relabel.cli.group import Commands
 from relabel.cli.labels_text import labels_text
 from relabel.cli.options import Command, Shown, made, options
@@ -28,19 +29,14 @@ def verify() -> None:
 
 @verify.command(cls=Command)
 @click.argument("store")
-@click.option(
-    "--images",
-    cls=Shown,
-    group="run",
-    metavar="IMAGES",
-    help="Also compare keys and bytes with these, a folder or tars, as for generate.",
-)
+@images_option
+@files_option
 @click.option(
     "--workers", cls=Shown, group="run", type=click.IntRange(1), metavar="N", help="Threads.", aside="one per core"
 )
 @quiet
 @as_json
-def shards(store: str, images: str | None, workers: int | None, as_json: bool, quiet: bool) -> None:
+def shards(store: str, images: str | None, files: Path | None, workers: int | None, as_json: bool, quiet: bool) -> None:
     """Check every byte and every promise of STORE. Exits with 0 if good, 1 with findings, 2 if it cannot be read.
 
     \b
@@ -50,23 +46,17 @@ def shards(store: str, images: str | None, workers: int | None, as_json: bool, q
     """
     from relabel.verify import verify_shards
 
-    report = verify_shards(store, images, workers=workers, show_progress=not quiet)
+    report = verify_shards(store, source_of(images, files), workers=workers, show_progress=not quiet)
     finish(plain(report) if as_json else shards_text(report), is_good=report.is_clean)
 
 
 @verify.command(cls=Command)
 @click.argument("store")
-@click.option(
-    "--images",
-    cls=Shown,
-    group="run",
-    metavar="IMAGES",
-    required=True,
-    help="What was labelled, a folder or tars, as for generate.",
-)
+@images_option
+@files_option
 @options(RerunOptions, LabelsOptions)
 @as_json
-def labels(store: str, images: str, as_json: bool, **given: Any) -> None:
+def labels(store: str, images: str | None, files: Path | None, as_json: bool, **given: Any) -> None:
     """Run the teacher of STORE again on a sample: are these its maps, and what are the labels worth?
 
     Compares the stored scores with the re-run's, says why they differ where they do, then measures labels of random
@@ -81,5 +71,8 @@ def labels(store: str, images: str, as_json: bool, **given: Any) -> None:
     from relabel.worth import verify_labels
 
     find_functions(given["teachers"])
-    report = verify_labels(store, images, made(LabelsOptions, given, rerun=made(RerunOptions, given)))
+    source = source_of(images, files)
+    if source is None:
+        raise click.UsageError("Missing option '--images'")
+    report = verify_labels(store, source, made(LabelsOptions, given, rerun=made(RerunOptions, given)))
     finish(plain(report) if as_json else labels_text(report), is_good=report.is_clean)

@@ -27,7 +27,7 @@ from relabel.teacher import Ensemble, EnsembleSpec, Teacher, TeacherSpec, load_e
 
 
 def generate(
-    images: str,
+    images: str | ImageSource,
     store: str | Path,
     teacher: TeacherSpec | EnsembleSpec | Teacher | Ensemble,
     options: GenerateOptions | None = None,

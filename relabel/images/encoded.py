@@ -1,11 +1,16 @@
-"""Encoded images and what every source of them can do."""
+"""Encoded images, and what a source of them says of itself."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Protocol
+
+from relabel.errors import SourceError
+from relabel.manifest import DataRecord, Kind, fingerprint
+from relabel.plan import ShardTask, plan
 
 IMAGE_EXTENSIONS = frozenset({"bmp", "gif", "jpeg", "jpg", "pgm", "png", "ppm", "tif", "tiff", "webp"})
 
@@ -27,18 +32,58 @@ class SourcePart:
     keys: tuple[str, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """What a source is, once its keys were read.
+
+    Attributes:
+        tasks: the shards that it is cut into.
+        record: what the manifest says of it.
+        fingerprints: the digest of each task's keys; empty, as are `parts` and the record's counts, where reading the
+            keys was skipped, and then a task's count is an upper bound.
+        parts: the keys.
+    """
+
+    tasks: tuple[ShardTask, ...]
+    record: DataRecord
+    fingerprints: tuple[str, ...]
+    parts: tuple[SourcePart, ...]
+
+    @classmethod
+    def of(cls, kind: Kind, parts: tuple[SourcePart, ...], rows_per_shard: int | None) -> Listing:
+        """Cut parts into shards of at most so many rows; with None, a part is a shard of its own name."""
+        tasks = plan([(part.name, len(part.keys)) for part in parts], rows_per_shard=rows_per_shard)
+        keys = tuple(key for part in parts for key in part.keys)
+        ends = itertools.accumulate(task.count for task in tasks)
+        record = DataRecord(
+            kind=kind,
+            shards=tuple(
+                t.source if rows_per_shard is None else f"images {t.first} to {t.first + t.count}" for t in tasks
+            ),
+            counts=tuple(task.count for task in tasks),
+            rows_per_shard=max(task.count for task in tasks),
+            fingerprint=fingerprint(keys),
+        )
+        prints = tuple(fingerprint(keys[end - task.count : end]) for task, end in zip(tasks, ends, strict=True))
+        return cls(tasks, record, prints, parts)
+
+
+Span = tuple[str, int, int]
+"""A part, the number of an image in it, and how many from there on: what `ImageSource.read` takes."""
+
+
 class ImageSource(Protocol):
-    """A folder or a set of tars."""
+    """Images with keys, in an order: a folder, tars, or whatever answers these."""
 
     @property
-    def kind(self) -> Literal["webdataset", "folder"]:
-        """Which of the two."""
+    def root_name(self) -> str:
+        """The name of the folder that keys are relative to, "" where there is none."""
 
-    def parts(self) -> tuple[str, ...]:
-        """The names of the parts, in order, without reading them."""
+    def listing(self, rows_per_shard: int | None, *, workers: int, progress: Callable[[int], None]) -> Listing:
+        """Every part's keys, and the shards of at most `rows_per_shard` that they make (None: as the source has it).
 
-    def listing(self, *, workers: int, progress: Callable[[int], None]) -> tuple[SourcePart, ...]:
-        """Every part's keys; `progress` is called with the number of images just found, from many threads at once.
+        Tars that are given a number are not listed, and a shard is a tar of at most so many images. `progress` is
+        called with the number of images just found, from many threads at once.
 
         Raises:
             SourceError: a part is damaged or empty, or a key stands twice; all such are named.
@@ -51,6 +96,17 @@ class ImageSource(Protocol):
             SourceError: the part cannot be read to its end, holds a key twice, or is longer than `first` + `count`
                 where it was never listed.
         """
+
+    def spans(self) -> list[Iterable[Span]]:
+        """All images, cut for threads: each takes one item, whose spans fail one by one.
+
+        Raises:
+            SourceError: they cannot be listed.
+        """
+
+    def find(self, wanted: Mapping[str, str], unread: Callable[[SourceError], None]) -> Iterator[EncodedImage]:
+        """The images of some keys, each once and in any order, wherever they are by now; those that are not are left
+        out. `wanted` says of each key which shard it was in; `unread` is told of what could not be read."""
 
 
 def image_hash(data: bytes) -> int:

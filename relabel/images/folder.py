@@ -3,78 +3,53 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Literal, NoReturn
+from typing import NoReturn
 
 from relabel.errors import SourceError
-from relabel.images.encoded import EncodedImage, SourcePart, is_image_name, is_utf8
+from relabel.images.encoded import is_image_name, is_utf8
+from relabel.images.files import Files
 
 _SHOWN = 10
 
 
-class FolderSource:
-    """Images below a root folder. A key is the path relative to the root, with extension and forward slashes.
+def class_folders(root: Path, threads: int, progress: Callable[[int], None]) -> Files:
+    """All images below a root folder, sorted. Links to folders are followed, but not upwards.
 
     The label of an image is the number of its top-level folder in sorted order, -1 for one in the root itself.
+
+    Raises:
+        SourceError: there are none, a folder cannot be read, or a name is not UTF-8.
     """
-
-    kind: Literal["folder"] = "folder"
-
-    def __init__(self, root: Path) -> None:
-        self._root = root
-        self._keys: tuple[str, ...] | None = None
-        self._labels: dict[str, int] = {}
-
-    def parts(self) -> tuple[str, ...]:
-        """One part, the whole folder."""
-        return (".",)
-
-    def listing(self, *, workers: int, progress: Callable[[int], None]) -> tuple[SourcePart, ...]:
-        """All keys, sorted; see `ImageSource.listing`. Links to folders are followed, but not upwards."""
-        self._keys = self._found(progress)
-        return (SourcePart(".", self._keys),)
-
-    def read(self, part: str, first: int, count: int) -> Iterator[EncodedImage]:
-        """See `ImageSource.read`."""
-        keys = self._keys if self._keys is not None else self._found(lambda _: None)
-        self._keys = keys
-        for key in keys[first : first + count]:
-            try:
-                data = (self._root / key).read_bytes()
-            except OSError as error:
-                raise SourceError(f"cannot read {key}: {error.strerror}. The folder changed during the run?") from error
-            yield EncodedImage(key, data, self._labels.get(key.partition("/")[0], -1) if "/" in key else -1)
-
-    def _found(self, progress: Callable[[int], None]) -> tuple[str, ...]:
-        keys: list[str] = []
-        # The folders above each folder, by device and inode: a link to one of them would never end.
-        above: dict[str, frozenset[tuple[int, int]]] = {}
-        for folder, subfolders, files in os.walk(self._root, followlinks=True, onerror=_unreadable):
-            status = _status(folder)
-            lineage = above.pop(folder, frozenset())
-            if status in lineage:
-                subfolders.clear()
-                continue
-            subfolders.sort()
-            above |= dict.fromkeys((os.path.join(folder, name) for name in subfolders), lineage | {status})  # noqa: PTH118
-            if folder == str(self._root):
-                self._labels = {name: i for i, name in enumerate(subfolders)}
-            below = Path(folder).relative_to(self._root).as_posix()
-            prefix = "" if below == "." else f"{below}/"
-            images = [prefix + name for name in files if is_image_name(name)]
-            keys += images
-            progress(len(images))
-        if not keys:
-            is_store = (self._root / "zarr.json").exists()
-            hint = (
-                "It is a store: IMAGES comes first, then STORE" if is_store else "Give the folder of the class folders"
-            )
-            raise SourceError(f"{self._root} holds no images (jpg, png, webp, ...). {hint}")
-        unnamable = sorted(key for key in keys if not is_utf8(key))
-        if unnamable:
-            raise SourceError(f"{len(unnamable)} file names are not valid UTF-8: {unnamable[:_SHOWN]}. Rename them")
-        return tuple(sorted(keys))
+    keys: list[str] = []
+    classes: dict[str, int] = {}
+    # The folders above each folder, by device and inode: a link to one of them would never end.
+    above: dict[str, frozenset[tuple[int, int]]] = {}
+    for folder, subfolders, files in os.walk(root, followlinks=True, onerror=_unreadable):
+        status = _status(folder)
+        lineage = above.pop(folder, frozenset())
+        if status in lineage:
+            subfolders.clear()
+            continue
+        subfolders.sort()
+        above |= dict.fromkeys((os.path.join(folder, name) for name in subfolders), lineage | {status})  # noqa: PTH118
+        if folder == str(root):
+            classes = {name: i for i, name in enumerate(subfolders)}
+        below = Path(folder).relative_to(root).as_posix()
+        prefix = "" if below == "." else f"{below}/"
+        images = [prefix + name for name in files if is_image_name(name)]
+        keys += images
+        progress(len(images))
+    if not keys:
+        is_store = (root / "zarr.json").exists()
+        hint = "It is a store: IMAGES comes first, then STORE" if is_store else "Give the folder of the class folders"
+        raise SourceError(f"{root} holds no images (jpg, png, webp, ...). {hint}")
+    unnamable = sorted(key for key in keys if not is_utf8(key))
+    if unnamable:
+        raise SourceError(f"{len(unnamable)} file names are not valid UTF-8: {unnamable[:_SHOWN]}. Rename them")
+    keys.sort()
+    return Files(tuple(keys), [classes[key.partition("/")[0]] if "/" in key else -1 for key in keys])
 
 
 def _status(folder: str) -> tuple[int, int]:

@@ -4,32 +4,48 @@ from __future__ import annotations
 
 import glob
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 from relabel.errors import SourceError
-from relabel.images.encoded import EncodedImage, ImageSource, SourcePart, image_hash, is_image_name
-from relabel.images.folder import FolderSource
+from relabel.images.encoded import ImageSource, is_image_name
+from relabel.images.files import FilesSource
+from relabel.images.folder import class_folders
+from relabel.images.list import listed_files
 from relabel.images.tars import TarSource
 
-__all__ = ["EncodedImage", "ImageSource", "SourcePart", "image_hash", "open_source"]
 
-
-def open_source(images: str) -> ImageSource:
+def open_source(images: str | ImageSource, files: str | Path | None = None) -> ImageSource:
     """A folder of class folders, or webdataset tars: a file, a glob, a brace pattern, or any URL webdataset opens.
+
+    Args:
+        images: where they are; a source that is open already is returned as it is.
+        files: a text file that lists them, paths relative to the folder `images`: see `listed_files`.
 
     Raises:
         SourceError: nothing is there, or the pattern cannot be read.
     """
+    if not isinstance(images, str):
+        return images
     if not images:
         raise SourceError("IMAGES is empty: give a folder, tars or a URL (an unset variable of the shell?)")
     try:
+        if files is not None:
+            return FilesSource("list", _root(images), partial(listed_files, Path(files)))
         if not _is_url(images) and Path(images).exists():
-            return FolderSource(Path(images)) if Path(images).is_dir() else TarSource(_tars([Path(images)]))
+            path = Path(images)
+            return FilesSource("folder", path, class_folders) if path.is_dir() else TarSource(_tars([path]))
         return TarSource(_tars([location for pattern in _expanded(images) for location in _found(pattern)]))
     except OSError as error:
         raise SourceError(f"cannot look for {images}: {error.strerror}") from error
+
+
+def _root(images: str) -> Path:
+    if not Path(images).is_dir():
+        raise SourceError(f"{images} is no folder: with --files, IMAGES is the folder that the list's paths start from")
+    return Path(images)
 
 
 def _tars(locations: Sequence[Path | str]) -> Sequence[Path | str]:

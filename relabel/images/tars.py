@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Literal
 
 from relabel.errors import SourceError
-from relabel.images.encoded import EncodedImage, SourcePart, is_image_name, is_utf8
+from relabel.images.encoded import EncodedImage, Listing, SourcePart, Span, is_image_name, is_utf8
 from relabel.images.members import tar_files
+from relabel.manifest import DataRecord, fingerprint
+from relabel.plan import plan
 
 _SHOWN = 10
 _META = re.compile(r"__[^/]*__($|/)")
@@ -24,7 +26,7 @@ class TarSource:
     A key is a sample's ``__key__``, its label what its ``.cls`` member says.
     """
 
-    kind: Literal["webdataset"] = "webdataset"
+    root_name = ""
 
     def __init__(self, locations: Sequence[Path | str]) -> None:
         names = [_name(location) for location in locations]
@@ -40,13 +42,71 @@ class TarSource:
         if unnamable:
             raise SourceError(f"the file names of tars are not valid UTF-8: {unnamable[:_SHOWN]}. Rename them")
 
-    def parts(self) -> tuple[str, ...]:
-        """The tars' file names."""
-        return tuple(self._locations)
+    def listing(self, rows_per_shard: int | None, *, workers: int, progress: Callable[[int], None]) -> Listing:
+        """See `ImageSource.listing`; of a tar that is a local file, only the headers are read."""
+        if rows_per_shard is None:
+            return Listing.of("webdataset", self._parts(workers, progress), None)
+        names = tuple(self._locations)
+        tasks = plan([(name, rows_per_shard) for name in names])
+        record = DataRecord(
+            kind="webdataset", shards=names, counts=(), rows_per_shard=rows_per_shard, fingerprint=fingerprint(names)
+        )
+        return Listing(tasks, record, (), ())
 
-    def listing(self, *, workers: int, progress: Callable[[int], None]) -> tuple[SourcePart, ...]:
-        """Every tar's keys, from the headers alone where a tar is a local file; see `ImageSource.listing`."""
+    def read(self, part: str, first: int, count: int) -> Iterator[EncodedImage]:
+        """See `ImageSource.read`."""
+        seen: set[str] = set()
+        for number, sample in enumerate(self._samples(part, read=True)):
+            if sample.key in seen:
+                raise SourceError(f"{part} holds the key {sample.key!r} twice; labels follow keys. Rename one of them")
+            seen.add(sample.key)
+            if number >= first + count:
+                if self._listed:
+                    return
+                raise SourceError(
+                    f"{part} holds more than {first + count} images: give a larger --samples-per-shard, or leave it out"
+                )
+            if number >= first:
+                yield sample
 
+    def spans(self) -> list[Iterable[Span]]:
+        """See `ImageSource.spans`. A tar is read from its start, and in one pass: listing it first would be another."""
+        return [((name, 0, sys.maxsize),) for name in self._locations]
+
+    def find(self, wanted: Mapping[str, str], unread: Callable[[SourceError], None]) -> Iterator[EncodedImage]:
+        """See `ImageSource.find`. A shard's own tar is looked into first, and read no further than need be; only for
+        what is not there are all of them listed."""
+        left = set(wanted)
+        for name in dict.fromkeys(name for name in wanted.values() if name in self._locations):
+            yield from self._of_tar(name, {key for key in left if wanted[key] == name}, left, unread)
+        if not left:
+            return
+        try:
+            parts = self._parts(1, lambda _: None)
+        except SourceError as error:
+            unread(error)
+            return
+        for part in parts:
+            yield from self._of_tar(part.name, left.intersection(part.keys), left, unread)
+
+    def _of_tar(
+        self, name: str, here: set[str], left: set[str], unread: Callable[[SourceError], None]
+    ) -> Iterator[EncodedImage]:
+        """Those of `here` that a tar holds; taken out of `left`."""
+        if not here:
+            return
+        try:
+            for image in self.read(name, 0, sys.maxsize):
+                if image.key in here:
+                    here.discard(image.key)
+                    left.discard(image.key)
+                    yield image
+                    if not here:
+                        return
+        except SourceError as error:
+            unread(error)
+
+    def _parts(self, workers: int, progress: Callable[[int], None]) -> tuple[SourcePart, ...]:
         def listed(name: str) -> SourcePart | str:
             keys: list[str] = []
             try:
@@ -67,22 +127,6 @@ class TarSource:
         _refuse_duplicates(parts)
         self._listed = True
         return parts
-
-    def read(self, part: str, first: int, count: int) -> Iterator[EncodedImage]:
-        """See `ImageSource.read`."""
-        seen: set[str] = set()
-        for number, sample in enumerate(self._samples(part, read=True)):
-            if sample.key in seen:
-                raise SourceError(f"{part} holds the key {sample.key!r} twice; labels follow keys. Rename one of them")
-            seen.add(sample.key)
-            if number >= first + count:
-                if self._listed:
-                    return
-                raise SourceError(
-                    f"{part} holds more than {first + count} images: give a larger --samples-per-shard, or leave it out"
-                )
-            if number >= first:
-                yield sample
 
     def _samples(self, name: str, *, read: bool) -> Iterator[EncodedImage]:
         """The samples that hold an image, in the tar's order; without `read`, their bytes are left out."""

@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from relabel.errors import SourceError
-from relabel.images import ImageSource
-from relabel.manifest import DataRecord, fingerprint
-from relabel.plan import ROWS_PER_SHARD, ShardTask, plan
+from relabel.images import Listing, SourcePart
+from relabel.manifest import DataRecord
+from relabel.plan import ROWS_PER_SHARD, ShardTask
 
 SUFFIX = ".pt"
 NO_MAP, AMBIGUOUS = -1, -2
@@ -171,22 +171,19 @@ def rows_of_files(archive: Archive, extension: str, rows_per_shard: int | None) 
     """A row for each file, whose key is its name with the extension of an image."""
     count = len(archive.stems)
     keys = tuple(stem + extension for stem in archive.stems)
-    tasks = plan([(".", count)], rows_per_shard=rows_per_shard or ROWS_PER_SHARD)
-    return Rows(archive, keys, tasks, np.arange(count), np.ones(count, np.int64), _record("folder", tasks, keys))
+    listing = Listing.of("folder", (SourcePart(".", keys),), rows_per_shard or ROWS_PER_SHARD)
+    return Rows(archive, keys, listing.tasks, np.arange(count), np.ones(count, np.int64), listing.record)
 
 
-def rows_of_images(archive: Archive, source: ImageSource, listing: Listing, rows_per_shard: int | None) -> Rows:
-    """A row for each image of a source, in its order.
+def rows_of_images(archive: Archive, listing: Listing, root_name: str) -> Rows:
+    """A row for each image of a source, in its order; `root_name` as for `published_stem`.
 
     Raises:
         SourceError: no image at all has a map; shows what names were looked for.
     """
-    is_folder = source.kind == "folder"
-    sizes = [(name, len(keys)) for name, keys in listing.parts.items()]
-    tasks = plan(sizes, rows_per_shard=(rows_per_shard or ROWS_PER_SHARD) if is_folder else None)
-    keys = tuple(key for part in listing.parts.values() for key in part)
+    keys = tuple(key for part in listing.parts for key in part.keys)
     names = Names(archive)
-    looked_for = [published_stem(key, listing.root_name) for key in keys]
+    looked_for = [published_stem(key, root_name) for key in keys]
     maps = np.fromiter(map(names.find, looked_for), np.int64, len(keys))
     if not (maps >= 0).any():
         raise SourceError(
@@ -194,25 +191,4 @@ def rows_of_images(archive: Archive, source: ImageSource, listing: Listing, rows
             f"{looked_for[0] + SUFFIX!r}, and the first file is {archive.stems[0] + SUFFIX!r}. Are they of one set?"
         )
     sharing = np.bincount(maps[maps >= 0], minlength=len(archive.stems)).astype(np.int64)
-    return Rows(archive, keys, tasks, maps, sharing, _record(source.kind, tasks, keys))
-
-
-@dataclass(frozen=True, slots=True)
-class Listing:
-    """The keys of an image source by part, and the name of the folder, "" of tars."""
-
-    parts: dict[str, tuple[str, ...]]
-    root_name: str
-
-
-def _record(kind: str, tasks: tuple[ShardTask, ...], keys: tuple[str, ...]) -> DataRecord:
-    names = tuple(
-        task.source if kind == "webdataset" else f"images {task.first} to {task.first + task.count}" for task in tasks
-    )
-    return DataRecord(
-        kind="webdataset" if kind == "webdataset" else "folder",
-        shards=names,
-        counts=tuple(task.count for task in tasks),
-        rows_per_shard=max(task.count for task in tasks),
-        fingerprint=fingerprint(keys),
-    )
+    return Rows(archive, keys, listing.tasks, maps, sharing, listing.record)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Annotated, Literal, NamedTuple, get_args
 
 from relabel.errors import InvalidValueError
@@ -12,7 +11,6 @@ from relabel.options import Option, RunOptions, check_options
 from relabel.plan import Failure
 
 FootprintChoice = Literal["whole", "center"]
-OrientationChoice = Literal["auto", "yx", "xy"]
 
 
 class Published(NamedTuple):
@@ -36,14 +34,6 @@ class ImportOptions(RunOptions):
     """How an archive of a published format, `archive`, becomes a store; what is None is as published, or as found."""
 
     archive: Archive
-    images: Annotated[
-        str | None,
-        Option(
-            "The images that it labels, as for generate, whose keys, hashes and classes the store gets.",
-            "map",
-            metavar="IMAGES",
-        ),
-    ] = None
     extension: Annotated[
         str, Option("Without --images: what ends a key, after the file's name.", "map", metavar=".EXT")
     ] = ".JPEG"
@@ -57,15 +47,8 @@ class ImportOptions(RunOptions):
         Option("What a map covers, the whole image or its central square.", "map", unset="as published"),
     ] = None
     orientation: Annotated[
-        OrientationChoice,
-        Option("Whether maps are stored [.., y, x] or [.., x, y]; auto finds out, with --boxes.", "map"),
+        Orientation, Option("How the archive's maps are stored, [.., y, x] or [.., x, y].", group="map")
     ] = "yx"
-    boxes: Annotated[
-        Path | None,
-        Option(
-            "CSV or tab-separated: key, x0, y0, x1, y1 (fractions; pixels with width, height), perhaps class.", "map"
-        ),
-    ] = None
     teacher_name: Annotated[
         str | None, Option("What the manifest calls the teacher.", "map", unset="as its authors do", metavar="NAME")
     ] = None
@@ -76,20 +59,6 @@ class ImportOptions(RunOptions):
             raise InvalidValueError(f"archive must be one of {get_args(Archive)}; got {self.archive!r}")
         if self.extension and (self.extension[0] != "." or "/" in self.extension or not self.extension.isprintable()):
             raise InvalidValueError(f"extension is what ends an image's name, such as .JPEG; got {self.extension!r}")
-        self._check_together()
-
-    def _check_together(self) -> None:
-        if (self.orientation == "auto") != (self.boxes is not None):
-            raise InvalidValueError(
-                "--orientation auto and --boxes FILE belong together: the boxes are what tells how maps are stored. "
-                "Give both, or say yx or xy"
-            )
-        if self.whose_footprint == "center" and self.images is None:
-            raise InvalidValueError(
-                f"a map of {PUBLISHED[self.archive].title} covers the centre square of its image, and where that lies "
-                "depends on the image's size: give --images, which are read but not decoded; or --footprint whole for "
-                "an archive that was made of whole images"
-            )
 
     @property
     def whose_footprint(self) -> FootprintChoice:
@@ -103,20 +72,6 @@ class ImportOptions(RunOptions):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Evidence:
-    """What boxes say of the orientation; see `found_orientation`.
-
-    `inside` and `outside` are the mean share of an image's ground truth class at a cell inside and outside its boxes,
-    for the maps as [y, x] and as [x, y]; `better` is how many images each of the two says it better for.
-    """
-
-    images: int
-    inside: tuple[float, float]
-    outside: tuple[float, float]
-    better: tuple[int, int]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class ImportSummary:
     """What an import did. `images` and the failures with a key are those of the shards that it published.
 
@@ -127,7 +82,7 @@ class ImportSummary:
         maps: the archive's files; `maps_without_image` of them belong to no image.
         failures: the first of them; `failures_unlisted` more.
         failed_earlier, images_earlier: of the shards that were there before.
-        footprint, orientation: as imported; `evidence` where boxes told the orientation.
+        footprint, orientation: as imported.
     """
 
     shards: int
@@ -145,7 +100,6 @@ class ImportSummary:
     maps_without_image: int
     footprint: FootprintChoice
     orientation: Orientation
-    evidence: Evidence | None = None
     max_failures: float = 0.01
     failures_unlisted: int = 0
     failed_earlier: int = field(default=0)

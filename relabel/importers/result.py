@@ -10,11 +10,11 @@ from relabel.importers.archive import Rows
 from relabel.importers.files import Scan
 from relabel.importers.options import PUBLISHED, ImportOptions
 from relabel.importers.planes import Layout
-from relabel.manifest import ImportRecord, Manifest, Orientation, Preprocessing, ScoreRecord, TeacherRecord
+from relabel.manifest import ImportRecord, Manifest, Preprocessing, ScoreRecord, TeacherRecord
 from relabel.store.layout import class_dtype
 
 
-def layout_of(found: Scan, options: ImportOptions, orientation: Orientation) -> Layout:
+def layout_of(found: Scan, options: ImportOptions) -> Layout:
     """The shape and the number of planes of a store of the files that were found.
 
     Raises:
@@ -36,7 +36,7 @@ def layout_of(found: Scan, options: ImportOptions, orientation: Orientation) -> 
     shape = max(shapes, key=lambda shape: (shapes[shape], shape))
     most = max(most for kind, most in found.most.items() if kind.shape == shape)
     planes = min(options.planes or most, most)
-    return Layout(shape, planes, orientation, class_dtype(options.num_classes))
+    return Layout(shape, planes, options.orientation, class_dtype(options.num_classes))
 
 
 def manifest_of(rows: Rows, found: Scan, layout: Layout, options: ImportOptions) -> Manifest:

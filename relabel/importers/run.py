@@ -12,10 +12,9 @@ from typing import Any
 
 from relabel.errors import InvalidValueError
 from relabel.images import ImageSource, open_source
-from relabel.importers.archive import Listing, Rows, list_archive, rows_of_files, rows_of_images
+from relabel.importers.archive import Rows, list_archive, rows_of_files, rows_of_images
 from relabel.importers.files import Scan, added, scan
-from relabel.importers.options import ImportOptions, ImportSummary
-from relabel.importers.orientation import found_orientation
+from relabel.importers.options import PUBLISHED, ImportOptions, ImportSummary
 from relabel.importers.result import layout_of, manifest_of
 from relabel.importers.shard import ImportedShard, ShardJob, files_of, import_shard
 from relabel.importers.workers import Workers
@@ -27,7 +26,9 @@ _LISTED = 1000
 """Failures that a summary names; the store has them all."""
 
 
-def import_archive(folder: str | Path, store: str | Path, options: ImportOptions) -> ImportSummary:
+def import_archive(
+    folder: str | Path, store: str | Path, options: ImportOptions, images: str | ImageSource | None = None
+) -> ImportSummary:
     """Make a store of raw logits of a published archive's per-image files, or finish one.
 
     The archive is read twice: once to see what it is, once to convert it. A file that is no map becomes a failed row.
@@ -36,10 +37,12 @@ def import_archive(folder: str | Path, store: str | Path, options: ImportOptions
         folder: the archive, unpacked: class folders of .pt files.
         store: the store's folder, made if it is not there.
         options: everything else.
+        images: what it labels, as for `generate`, whose keys, hashes and classes the store gets; None makes keys of the
+            files' names.
 
     Raises:
         SourceError: there is no archive, it does not belong to the images, or a source cannot be listed.
-        InvalidValueError: the archive is of the other format, or boxes do not tell its orientation.
+        InvalidValueError: the archive is of the other format, or its maps cover centre squares and there are no images.
         ManifestMismatchError: the store was made of another archive, of other images or with other options.
         StoreError: the store cannot be written.
     """
@@ -48,13 +51,12 @@ def import_archive(folder: str | Path, store: str | Path, options: ImportOptions
     if path.is_dir() and any(path.iterdir()):
         # That it is no store must not be found out only after minutes.
         read_manifest(path)
-    source = None if options.images is None else open_source(options.images)
+    source = _source(images, options)
     rows = _rows(Path(folder), source, options)
-    orientation, evidence = found_orientation(rows, source, options)
     with Workers(options.threads, rows.with_map) as workers:
         with Progress("scanning maps", rows.with_map, unit="maps", shown=shown) as progress:
             found, digests = _scanned(rows, options, workers, progress)
-        layout = layout_of(found, options, orientation)
+        layout = layout_of(found, options)
         writer = create_or_open(path, manifest_of(rows, found, layout, options))
         todo = missing(rows.tasks, writer.published())
         failed_earlier, images_earlier = _earlier(writer, rows.tasks, todo)
@@ -83,11 +85,20 @@ def import_archive(folder: str | Path, store: str | Path, options: ImportOptions
         maps=len(rows.archive.stems),
         maps_without_image=rows.maps_without_image,
         footprint=options.whose_footprint,
-        orientation=orientation,
-        evidence=evidence,
+        orientation=options.orientation,
         max_failures=options.max_failures,
         **_totals(done),
     )
+
+
+def _source(images: str | ImageSource | None, options: ImportOptions) -> ImageSource | None:
+    if images is None and options.whose_footprint == "center":
+        raise InvalidValueError(
+            f"a map of {PUBLISHED[options.archive].title} covers the centre square of its image, and where that lies "
+            "depends on the image's size: give --images, which are read but not decoded; or --footprint whole for an "
+            "archive that was made of whole images"
+        )
+    return None if images is None else open_source(images)
 
 
 def _totals(done: list[ImportedShard]) -> dict[str, Any]:
@@ -110,16 +121,11 @@ def _rows(folder: Path, source: ImageSource | None, options: ImportOptions) -> R
         archive = list_archive(folder, progress.advance)
     if source is None:
         return rows_of_files(archive, options.extension, options.samples_per_shard)
-    return rows_of_images(archive, source, _listing(source, options), options.samples_per_shard)
-
-
-def _listing(source: ImageSource, options: ImportOptions) -> Listing:
-    if source.kind == "webdataset" and options.samples_per_shard is not None:
-        raise InvalidValueError("--samples-per-shard is for folders of images; a tar is a shard. Leave it out")
     with Progress("listing images", None, unit="images", shown=options.show_progress) as progress:
-        parts = source.listing(workers=options.threads, progress=progress.advance)
-    root_name = Path(options.images or "").resolve().name if source.kind == "folder" else ""
-    return Listing({part.name: part.keys for part in parts}, root_name)
+        listing = source.listing(options.samples_per_shard, workers=options.threads, progress=progress.advance)
+    if not listing.parts:
+        raise InvalidValueError("--samples-per-shard is for folders of images; a tar is a shard. Leave it out")
+    return rows_of_images(archive, listing, source.root_name)
 
 
 def _scanned(rows: Rows, options: ImportOptions, workers: Workers, progress: Progress) -> tuple[Scan, list[int]]:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 
@@ -12,11 +11,8 @@ from numpy.typing import NDArray
 
 from relabel.errors import SourceError
 from relabel.findings import Finding, no_common_key
-from relabel.images import EncodedImage, ImageSource, image_hash
+from relabel.images import EncodedImage, ImageSource, Span, image_hash
 from relabel.verify.keys import KeyTable
-
-_SPAN = 256
-_Span = tuple[str, int, int]
 
 
 @dataclass(slots=True)
@@ -38,9 +34,9 @@ def compare_images(
     a finding, and the others are compared all the same.
     """
 
-    def compared(span: _Span) -> _Outcome:
+    def compared(spans: Iterable[Span]) -> _Outcome:
         outcome = _Outcome()
-        for part in _alone(source, span):
+        for part in spans:
             try:
                 for image in source.read(*part):
                     _compare(image, table, outcome)
@@ -49,7 +45,7 @@ def compare_images(
                 outcome.unreadable.append(str(error))
         return outcome
 
-    outcomes = list(pool.map(compared, _spans(source)))
+    outcomes = list(pool.map(compared, source.spans()))
     unreadable = [what for outcome in outcomes for what in outcome.unreadable]
     strangers = [key for outcome in outcomes for key in outcome.strangers]
     found = np.array([place for outcome in outcomes for place in outcome.places], np.int64)
@@ -61,27 +57,6 @@ def compare_images(
         *_miscounted(table, found, all_were_read=not unreadable),
     ]
     return len(found) + len(strangers), findings
-
-
-def _spans(source: ImageSource) -> list[_Span]:
-    """The work for the threads. A tar is read from its start, and in one pass: listing it first would be another."""
-    if source.kind == "webdataset":
-        return [(name, 0, sys.maxsize) for name in source.parts()]
-    listing = source.listing(workers=1, progress=lambda _: None)
-    return [
-        (part.name, first, min(_SPAN, len(part.keys) - first))
-        for part in listing
-        for first in range(0, len(part.keys), _SPAN)
-    ]
-
-
-def _alone(source: ImageSource, span: _Span) -> Iterator[_Span]:
-    """The pieces of a span that can be read even though another cannot: a folder's files."""
-    name, first, count = span
-    if source.kind == "webdataset":
-        yield span
-    else:
-        yield from ((name, number, 1) for number in range(first, first + count))
 
 
 def _compare(image: EncodedImage, table: KeyTable, outcome: _Outcome) -> None:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from relabel.cores import usable_cores
 from relabel.errors import RelabelError
 from relabel.findings import Finding
-from relabel.images import open_source
+from relabel.images import ImageSource, open_source
 from relabel.progress import Progress
 from relabel.store import FAILED, LABELED, NO_IMAGE, StoreReader
 from relabel.verify.compare import compare_images
@@ -59,7 +59,11 @@ class ShardsReport:
 
 
 def verify_shards(
-    store: str | Path, images: str | None = None, *, workers: int | None = None, show_progress: bool = True
+    store: str | Path,
+    images: str | ImageSource | None = None,
+    *,
+    workers: int | None = None,
+    show_progress: bool = True,
 ) -> ShardsReport:
     """Check a store, and with `images` (as `relabel generate` takes them) that it labels those.
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from relabel.errors import ImageError, StoreError
 from relabel.findings import Finding
 from relabel.geometry import Box
-from relabel.images import EncodedImage, open_source
+from relabel.images import EncodedImage, ImageSource, open_source
 from relabel.images.crops import random_crops
 from relabel.images.decode import decode
 from relabel.progress import Progress
@@ -68,7 +68,7 @@ class LabelsReport:
         return not self.findings
 
 
-def verify_labels(store: str | Path, images: str, options: LabelsOptions | None = None) -> LabelsReport:
+def verify_labels(store: str | Path, images: str | ImageSource, options: LabelsOptions | None = None) -> LabelsReport:
     """Run a store's teacher again on some of its images, compare, and measure what the labels of crops are worth.
 
     Args:

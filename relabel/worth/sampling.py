@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -70,9 +69,6 @@ def _places(total: int, count: int, seed: int) -> NDArray[np.int64]:
 class SampledImages:
     """Iterates over (row, image) of some rows, found by key and held against their hash.
 
-    A tar of a shard's own name is looked into first, and read only as far as its last image that is wanted. What is
-    found nowhere there is looked for everywhere: images may have been moved between tars.
-
     Attributes:
         findings: what is wrong with the images so far; complete after iterating.
     """
@@ -85,7 +81,8 @@ class SampledImages:
 
     def __iter__(self) -> Iterator[tuple[SampledRow, EncodedImage]]:
         wanted = {row.key: row for row in self._rows}
-        for image in self._read(wanted):
+        shards = self._reader.manifest.data.shards
+        for image in self._source.find({row.key: shards[row.shard] for row in self._rows}, self._unread):
             row = wanted.pop(image.key)
             # A store that was imported may not know its images' bytes.
             if row.image_hash and row.image_hash != image_hash(image.data):
@@ -99,44 +96,5 @@ class SampledImages:
         if self._rows and len(wanted) == len(self._rows):
             self.findings.append(Finding(-1, -1, "", no_common_key(self._rows[0].key)))
 
-    def _read(self, wanted: dict[str, SampledRow]) -> Iterator[EncodedImage]:
-        """The wanted images, each once; the caller takes those that it has out of `wanted`."""
-        if self._source.kind == "webdataset":
-            shards, parts = self._reader.manifest.data.shards, set(self._source.parts())
-            for shard, group in groupby(self._rows, lambda row: row.shard):
-                if shards[shard] in parts:
-                    yield from self._of_part(shards[shard], wanted, [row.key for row in group])
-        if wanted:
-            yield from self._of_listing(wanted)
-
-    def _of_part(self, part: str, wanted: dict[str, SampledRow], keys: Sequence[str]) -> Iterator[EncodedImage]:
-        """Those of `keys` that a tar holds."""
-        left = set(keys)
-        try:
-            for image in self._source.read(part, 0, sys.maxsize):
-                if image.key in left and image.key in wanted:
-                    left.discard(image.key)
-                    yield image
-                    if not left:
-                        return
-        except SourceError as error:
-            self.findings.append(Finding(-1, -1, "", str(error)))
-
-    def _of_listing(self, wanted: dict[str, SampledRow]) -> Iterator[EncodedImage]:
-        """Those that any part holds; a tar is read in one pass, a folder file by file."""
-        try:
-            listing = self._source.listing(workers=1, progress=lambda _: None)
-        except SourceError as error:
-            self.findings.append(Finding(-1, -1, "", str(error)))
-            return
-        for part in listing:
-            here = [(number, key) for number, key in enumerate(part.keys) if key in wanted]
-            if self._source.kind == "webdataset":
-                if here:
-                    yield from self._of_part(part.name, wanted, [key for _, key in here])
-                continue
-            for number, _ in here:
-                try:
-                    yield from self._source.read(part.name, number, 1)
-                except SourceError as error:
-                    self.findings.append(Finding(-1, -1, "", str(error)))
+    def _unread(self, error: SourceError) -> None:
+        self.findings.append(Finding(-1, -1, "", str(error)))

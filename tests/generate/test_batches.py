@@ -33,8 +33,6 @@ def image(number: int) -> EncodedImage:
 class Source:
     """Parts by name; each reads what its function yields."""
 
-    kind = "webdataset"
-
     def __init__(self, **parts: Callable[[], Iterator[EncodedImage]]) -> None:
         self._parts = parts
 

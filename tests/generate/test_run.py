@@ -469,7 +469,7 @@ def test_a_limit_for_tars_skips_the_listing(tars, tmp_path, monkeypatch, limit):
     def listing(*_: object, **__: object) -> None:
         raise AssertionError("listed all the same")
 
-    monkeypatch.setattr("relabel.images.tars.TarSource.listing", listing)
+    monkeypatch.setattr("relabel.images.tars.TarSource._parts", listing)
     summary = generate(tars, tmp_path / "store", make_teacher(), options(samples_per_shard=limit))
     monkeypatch.undo()
     assert (summary.images, summary.is_good) == (TOTAL, True)

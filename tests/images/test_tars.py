@@ -12,6 +12,7 @@ import lzma
 import os
 import re
 import shutil
+import sys
 import tarfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -64,7 +65,7 @@ def samples(keys: Sequence[str], start: int = 0) -> list[tuple[str, bytes]]:
 
 
 def listed(images: str, workers: int = 2) -> tuple[SourcePart, ...]:
-    return open_source(images).listing(workers=workers, progress=lambda _: None)
+    return open_source(images).listing(None, workers=workers, progress=lambda _: None).parts
 
 
 def keys(images: str) -> tuple[str, ...]:
@@ -74,13 +75,13 @@ def keys(images: str) -> tuple[str, ...]:
 def read(images: str, first: int = 0, count: int = 10_000) -> list[EncodedImage]:
     """Without a listing."""
     source = open_source(images)
-    return [image for part in source.parts() for image in source.read(part, first, count)]
+    return [image for ((part, _, _),) in source.spans() for image in source.read(part, first, count)]
 
 
 def read_until_error(images: str) -> tuple[list[EncodedImage], str]:
     source, found = open_source(images), []
     with pytest.raises(SourceError) as caught:  # noqa: PT012 - what came before the error is looked at too
-        for image in source.read(source.parts()[0], 0, 10_000):
+        for image in source.read(*source.spans()[0][0]):
             found.append(image)
     return found, str(caught.value)
 
@@ -129,14 +130,14 @@ class TestOrderAndContent:
     @pytest.mark.parametrize(("first", "count"), [(0, 1), (1, 2), (3, 50), (5, 1)])
     def test_a_span_is_a_slice_of_the_listing(self, tmp_path: Path, first: int, count: int) -> None:
         source = open_source(put(tmp_path / "x.tar", samples(self.NAMES)))
-        (part,) = source.listing(workers=1, progress=lambda _: None)
+        (part,) = source.listing(None, workers=1, progress=lambda _: None).parts
         assert tuple(i.key for i in source.read("x.tar", first, count)) == part.keys[first : first + count]
 
     def test_many_tars_are_listed_in_their_order_by_many_threads(self, tmp_path: Path) -> None:
         for n in range(12):
             put(tmp_path / f"s-{n:02d}.tar", samples([f"{n}-{i}" for i in range(n + 1)]))
         counts: list[int] = []
-        parts = open_source(f"{tmp_path}/s-{{00..11}}.tar").listing(workers=8, progress=counts.append)
+        parts = open_source(f"{tmp_path}/s-{{00..11}}.tar").listing(None, workers=8, progress=counts.append).parts
         assert [part.name for part in parts] == [f"s-{n:02d}.tar" for n in range(12)]
         assert [len(part.keys) for part in parts] == list(range(1, 13))
         assert sum(counts) == sum(range(1, 13))
@@ -259,7 +260,7 @@ class TestSamples:
             tmp_path / "x.tar", [("n.txt", b"x"), *samples(["a"]), ("o.cls", b"1"), *samples(["b"]), ("p", b"x")]
         )
         counts: list[int] = []
-        (part,) = open_source(images).listing(workers=1, progress=counts.append)
+        (part,) = open_source(images).listing(None, workers=1, progress=counts.append).parts
         assert part.keys == tuple(i.key for i in read(images)) == ("a", "b")
         assert sum(counts) == 2
 
@@ -384,7 +385,7 @@ class TestDamage:
             assert len(counts) < 10
 
         with pytest.raises(SourceError, match=r"x\.tar is damaged"):
-            open_source(str(tmp_path / "x.tar")).listing(workers=1, progress=at_most_ten)
+            open_source(str(tmp_path / "x.tar")).listing(None, workers=1, progress=at_most_ten)
 
     def test_a_file_that_is_cut_is_never_given_short(self, tmp_path: Path) -> None:
         path = tmp_path / "x.tar"
@@ -449,7 +450,7 @@ class TestDamage:
     def test_a_tar_that_is_damaged_after_its_listing_is_refused_when_read(self, tmp_path: Path) -> None:
         path = tmp_path / "x.tar"
         source = open_source(put(path, samples(self.NAMES)))
-        source.listing(workers=1, progress=lambda _: None)
+        source.listing(None, workers=1, progress=lambda _: None)
         path.write_bytes(path.read_bytes()[:3000])
         with pytest.raises(SourceError, match=r"x\.tar"):
             list(source.read("x.tar", 0, 6))
@@ -466,7 +467,7 @@ class TestMissing:
         source = open_source(put(tmp_path / "x.tar", samples("a")))
         (tmp_path / "x.tar").unlink()
         with pytest.raises(SourceError, match=r"x\.tar is .*: No such file or directory \(0 images"):
-            source.listing(workers=1, progress=lambda _: None)
+            source.listing(None, workers=1, progress=lambda _: None)
 
     @pytest.mark.parametrize("name", ["x" * 300 + ".tar", "pipe:cat " + "x" * 300 + ".tar"], ids=["file", "pipe"])
     def test_a_name_longer_than_a_file_name_may_be_is_refused(self, name: str) -> None:
@@ -556,7 +557,7 @@ class TestUrls:
         ],
     )
     def test_the_name_of_a_part_is_that_of_the_tar_alone(self, url: str, name: str) -> None:
-        assert open_source(url).parts() == (name,)
+        assert open_source(url).spans() == [((name, 0, sys.maxsize),)]
 
     def test_a_url_that_webdataset_cannot_open_is_refused(self) -> None:
         assert "no gopen handler" in refusal("nosuch://bucket/x.tar")
@@ -572,8 +573,8 @@ class TestUrls:
     def test_a_stream_that_is_left_early_ends_quietly(self, tmp_path: Path) -> None:
         path = put(tmp_path / "x.tar", [(f"{n}.png", bytes(100_000)) for n in range(30)])
         source = open_source(f"pipe:cat {path}")
-        name = source.parts()[0]
-        source.listing(workers=1, progress=lambda _: None)
+        ((name, _, _),) = source.spans()[0]
+        source.listing(None, workers=1, progress=lambda _: None)
         assert [i.key for i in source.read(name, 0, 2)] == ["0", "1"]
         # An error in an abandoned generator would only be printed; here it fails the test.
         gc.collect()

@@ -6,12 +6,11 @@ import numpy as np
 import pytest
 
 from relabel.errors import SourceError
-from relabel.images import open_source
+from relabel.images import Listing, SourcePart
 from relabel.importers.archive import (
     AMBIGUOUS,
     NO_MAP,
     Archive,
-    Listing,
     Names,
     list_archive,
     published_stem,
@@ -67,12 +66,11 @@ def test_rows_of_files_are_cut_into_shards_with_a_name_each():
     assert [rows.first(task) for task in rows.tasks] == [0, 2]
 
 
-def test_rows_know_their_maps_or_why_they_have_none(tmp_path):
+def test_rows_know_their_maps_or_why_they_have_none():
     keys = ("n01/a.jpg", "n01/a.png", "n01/b.jpg", "n02/b.jpg", "n03/z.jpg")
-    (tmp_path / "x.jpg").touch()
-    listing = Listing({".": keys}, "photos")
+    listing = Listing.of("folder", (SourcePart(".", keys),), None)
     archive = Archive("", ("n01/a", "n01/b", "n02/b", "n09/c"))
-    rows = rows_of_images(archive, open_source(str(tmp_path)), listing, None)
+    rows = rows_of_images(archive, listing, "photos")
     assert rows.maps.tolist() == [0, 0, 1, 2, NO_MAP]
     assert [rows.name(row) for row in range(5)] == ["", "", "n01/b.pt", "n02/b.pt", ""]
     faults = [rows.fault(row).split(" ")[0] for row in range(5)]

@@ -25,9 +25,9 @@ MANY, FEW, HALF = Kind("float32", 3, 5, 6), Kind("float32", 5, 9, 9), Kind("floa
 def test_most_files_decide_the_shape_and_their_richest_map_the_planes(kinds, shape, planes):
     most = {MANY: 7, FEW: 30, HALF: 8}
     found = Scan(kinds=Counter(kinds), most={kind: most[kind] for kind in kinds})
-    layout = layout_of(found, ImportOptions(archive="relabel"), "yx")
+    layout = layout_of(found, ImportOptions(archive="relabel"))
     assert (layout.shape, layout.planes, layout.grid_hw) == (shape, planes, shape[2:])
-    turned = layout_of(found, ImportOptions(archive="relabel", planes=2), "xy")
+    turned = layout_of(found, ImportOptions(archive="relabel", planes=2, orientation="xy"))
     assert (turned.planes, turned.grid_hw) == (2, (shape[3], shape[2]))
 
 

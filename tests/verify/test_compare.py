@@ -12,8 +12,8 @@ import pytest
 
 from relabel.errors import SourceError
 from relabel.findings import Finding
-from relabel.images import image_hash
-from relabel.verify import ShardsReport, compare, verify_shards
+from relabel.images import files, image_hash
+from relabel.verify import ShardsReport, verify_shards
 
 KEYS = ["a/0", "a/1", "b/2", "b/3", "c/4"]
 IMAGES = {key: f"the bytes of {key}".encode() for key in KEYS}
@@ -81,7 +81,7 @@ def test_the_images_that_were_labeled_are_clean(labels: Path, folder: Path) -> N
 def test_images_are_compared_once_however_the_work_is_shared(
     labels: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, span: int
 ) -> None:
-    monkeypatch.setattr(compare, "_SPAN", span)
+    monkeypatch.setattr(files, "_SPAN", span)
     report = compared(labels, folder)
     assert (report.findings, report.images_compared) == ((), 5)
 

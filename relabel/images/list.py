@@ -1,0 +1,91 @@
+"""A text file that lists images: a path per line, and perhaps a class behind a tab."""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from relabel.errors import SourceError
+from relabel.images.classes import class_names, label_of
+from relabel.images.files import Files
+
+_SHOWN = 10
+_TOGETHER = 1024
+"""Files that a thread looks for at a time: to hand over each alone costs more than to look."""
+
+
+def listed_files(path: Path, root: Path, threads: int, progress: Callable[[int], None]) -> Files:
+    """The files that the lines of a text file name, in their order.
+
+    A line is a path relative to the root, and where wanted a tab and a class: a number (-1 where it is not known), or a
+    name. The label of a name is its place among all of them, sorted.
+
+    Raises:
+        SourceError: the list cannot be read; or lines are empty or not UTF-8, end as on Windows, name a file that is
+            not there or lies outside of the root, or one that another line names. Says which.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise SourceError(f"cannot read the list {path}: {error.strerror}") from error
+    lines = data.removesuffix(b"\n").split(b"\n")
+    keys: dict[str, int] = {}
+    texts: list[str] = []
+    faults: dict[int, str] = {}
+    for number, line in enumerate(lines, 1):
+        name, tab, text = line.decode(errors="replace").partition("\t")
+        key, text = posixpath.normpath(name), text.strip()
+        texts.append(text)
+        fault = _fault(line, key, text if tab else None)
+        if not fault and keys.setdefault(key, number) != number:
+            fault = f"names {key}, as line {keys[key]} does"
+        if fault:
+            faults[number] = fault
+    faults |= _missing(root, {key: number for key, number in keys.items() if number not in faults}, threads, progress)
+    if faults:
+        told = "".join(f"\n  line {number} {faults[number]}" for number in sorted(faults)[:_SHOWN])
+        more = f"\n  and {len(faults) - _SHOWN} more lines" if len(faults) > _SHOWN else ""
+        raise SourceError(f"{path} must name an image of {root} in every line, and does not:{told}{more}")
+    where = {text: f"line {number}" for number, text in reversed(list(enumerate(texts, 1))) if text}
+    names = class_names(where)
+    numbers = None if names is None else {name: number for number, name in enumerate(names)}
+    return Files(tuple(keys), [label_of(text, numbers) for text in texts])
+
+
+def _fault(line: bytes, key: str, text: str | None) -> str:
+    """What is wrong with a line in itself, "" if nothing is; `text` is what stands behind its tab, if it has one."""
+    if line.startswith(b"\xef\xbb\xbf"):
+        return "begins with a byte order mark: save the list as UTF-8 without one"
+    if line.endswith(b"\r"):
+        return "ends in a carriage return, as on Windows: save the list with Unix line ends"
+    try:
+        line.decode()
+    except UnicodeDecodeError as error:
+        return f"is not UTF-8: {error.reason}"
+    if not line or line.startswith(b"\t"):
+        return "names no file"
+    if b"\0" in line:
+        return "holds a zero byte"
+    if key.startswith("/"):
+        return f"is the absolute path {key}: write it relative to IMAGES"
+    if key == ".." or key.startswith("../"):
+        return f"leaves IMAGES: {key}"
+    if text is not None and (not text or "\t" in text):
+        return "must hold one class behind its tab, or no tab"
+    return ""
+
+
+def _missing(root: Path, keys: dict[str, int], threads: int, progress: Callable[[int], None]) -> dict[int, str]:
+    """The lines whose file is not there, and that it is not."""
+
+    def look(some: list[str]) -> list[str]:
+        missing = [key for key in some if not (root / key).is_file()]
+        progress(len(some))
+        return missing
+
+    every = list(keys)
+    with ThreadPoolExecutor(threads) as pool:
+        found = pool.map(look, (every[i : i + _TOGETHER] for i in range(0, len(every), _TOGETHER)))
+        return {keys[key]: f"names {key}, which is no file there" for missing in found for key in missing}
