@@ -44,6 +44,7 @@ class Proof:
     constant_error: float
     localises: bool
     repeated: bool = False
+    agreement: float = 1.0
 
 
 class NotAlone(TeacherError):
@@ -96,7 +97,7 @@ def prove(dense: DenseClassifier, name: str, images: Tensor) -> Proof:
             raise NotAlone(refusal(name, f"{why} ({TOLERANCE:.0e} is allowed), so its head cannot be proved"))
         is_localised = localises(*_on_wide_images(dense, name, images[:1]))
     kind: Literal["linear", "constant-field"] = "linear" if linear <= _LINEAR else "constant-field"
-    return Proof(kind, linear, constant_error, is_localised, dense.repeated)
+    return Proof(kind, linear, constant_error, is_localised, dense.repeated, _agreement(logits.mean((2, 3)), own))
 
 
 @contextmanager
@@ -153,6 +154,12 @@ def _linear_error(dense: DenseClassifier, features: Tensor) -> float:
     noise = torch.randn(features.shape, generator=torch.Generator().manual_seed(1)).to(features)
     noise = noise * features.square().mean().sqrt()
     return _relative(dense.head(noise).mean((2, 3)), dense.model.forward_head(noise))
+
+
+def _agreement(found: Tensor, expected: Tensor) -> float:
+    """The lowest correlation over the classes of two answers (B, C)."""
+    one, other = (answer.double() - answer.double().mean(1, keepdim=True) for answer in (found, expected))
+    return float(torch.cosine_similarity(one, other).min())
 
 
 def _relative(found: Tensor, expected: Tensor) -> float:

@@ -91,6 +91,23 @@ def test_whoever_brings_a_model_of_a_family_gets_its_adapter(name):
         assert not proof.repeated
 
 
+@torch.inference_mode()
+@pytest.mark.parametrize("most", [MOST_REPEATED, 5])
+@pytest.mark.parametrize("name", ["cait_xxs24_224", "xcit_nano_12_p16_224", "volo_d1_224"])
+def test_without_its_adapter_class_attention_is_never_given_a_wrong_map(name, most, monkeypatch):
+    dense, _ = _proved(name)
+    monkeypatch.setattr("relabel.teacher.heads.families._FAMILIES", {})
+    monkeypatch.setattr("relabel.teacher.heads.hooked.MOST_REPEATED", most)
+    if most > 5 and "xcit" not in name:
+        # A hook finds the map before class attention, and runs that over a whole grid of every location.
+        found, proof = dense_of(_model(name), "mine:net", _images(name))
+        assert proof.repeated
+        assert _off(found(_images(name)), dense(_images(name))) < 1e-5
+    else:
+        with pytest.raises(TeacherError, match=r"class tokens that passed other layers|its 16 tokens are not 0 prefix"):
+            dense_of(_model(name), "mine:net", _images(name))
+
+
 def _seen(model, images, *modules):
     """What modules answer while the model looks at images."""
     seen = []

@@ -10,7 +10,8 @@ from torchvision.models import VisionTransformer
 from relabel.errors import TeacherError
 from relabel.geometry import Grid
 from relabel.teacher.heads.dense import FeatureLayout
-from relabel.teacher.heads.hooked import dense_by_hook, layout_of
+from relabel.teacher.heads.hooked import dense_by_hook
+from relabel.teacher.heads.places import layout_of
 
 DEPTH, CLASSES = 6, 4
 

@@ -133,6 +133,30 @@ class Branches(Adapted):
         return torch.cat([tokens[:, :1], fine.flatten(2).transpose(1, 2)], dim=1)
 
 
+class OneBody(Adapted):
+    """TNT, MViTv2: halves of a plain transformer, whose class token passes the locations' blocks as one of them.
+
+    Locations get more besides, from their pixels or by pooling, so that `class_tokens` cannot see it.
+    """
+
+    names = ("TNT", "MultiScaleVit")
+    output_fmt = "NLC"
+
+    def __init__(self, model: Any) -> None:
+        super().__init__(model)
+        self.num_prefix_tokens = model.num_prefix_tokens
+
+    def forward_features(self, images: Tensor) -> Tensor:
+        """The model's own."""
+        features: Tensor = self.model.forward_features(images)
+        return features
+
+    def forward_head(self, features: Tensor) -> Tensor:
+        """The model's own."""
+        logits: Tensor = self.model.forward_head(features)
+        return logits
+
+
 class States(Adapted):
     """EfficientViM: hidden states of the whole image beside the last map, each averaged by the head.
 

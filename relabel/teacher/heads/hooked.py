@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import difflib
 import logging
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from relabel.errors import TeacherError
-from relabel.geometry import Grid
 from relabel.teacher.blame import blaming
-from relabel.teacher.heads.dense import WAY_OUT, DenseClassifier, FeatureLayout, grid_of_tokens, refusal
+from relabel.teacher.heads.class_tokens import STRANGE, reads_strange_tokens
+from relabel.teacher.heads.dense import WAY_OUT, DenseClassifier, FeatureLayout, refusal
+from relabel.teacher.heads.places import places_of, with_first
 from relabel.teacher.proof import MOST_REPEATED, TOLERANCE, NotAlone, Proof, exact_float32, prove
 
 _log = logging.getLogger(__name__)
@@ -28,12 +28,6 @@ _MOST_TRIED = 12
 
 _SHOWN = 4
 
-_MOST_PREFIX = 16
-"""Class and register tokens before the locations' tokens."""
-
-_NEAR = 1.5
-"""A cell's height and width in pixels differ by less than this factor: grids are rounded."""
-
 
 class HookedClassifier(nn.Module):
     """A classifier (B, 3, h, w) to (B, C) in two halves: what its submodule `place` puts out, and what follows."""
@@ -42,6 +36,7 @@ class HookedClassifier(nn.Module):
         super().__init__()
         self.model = model
         self.place = place
+        self.layout = layout
         self.output_fmt = layout.layout
         self.num_prefix_tokens = layout.prefix
         # What the second half runs on: features that are put in at the place hide what it holds.
@@ -80,11 +75,7 @@ class HookedClassifier(nn.Module):
             self._change = None
 
     def _changed(self, _module: nn.Module, _inputs: object, output: Any) -> Any:
-        if self._change is None:
-            return output
-        if isinstance(output, Tensor):
-            return self._change(output)
-        return _with_first(output, self._change(_first(output)))
+        return output if self._change is None else with_first(output, self._change)
 
 
 class FoldedClassifier(DenseClassifier):
@@ -118,8 +109,9 @@ class FoldedClassifier(DenseClassifier):
 def dense_by_hook(model: nn.Module, name: str, images: Tensor, place: str = "") -> tuple[FoldedClassifier, Proof]:
     """Make a classifier dense and prove it, at a named submodule, or at the last one where that can be proved.
 
-    Where nothing that follows takes one location alone, because it knows places, what follows the last such submodule
-    is run over a whole grid of each location, where the grid is of at most `MOST_REPEATED` cells.
+    Where nothing that follows takes one location alone, because it knows places or how many there are, what follows the
+    last submodule that the whole answer passes is run over a whole grid of each location, where the grid is of at most
+    `MOST_REPEATED` cells.
 
     Args:
         model: normalised images (B, 3, h, w) to logits (B, C).
@@ -130,22 +122,27 @@ def dense_by_hook(model: nn.Module, name: str, images: Tensor, place: str = "") 
     Raises:
         TeacherError: the place cannot be used, or none can.
     """
-    places = list(_places(model, images).items())
+    places = list(places_of(model, images).items())
     if place:
         _check_place(model, name, place, [found for found, _ in places])
         places = [(found, layout) for found, layout in places if found == place]
-    places = places[: -_MOST_TRIED - 1 : -1]
-    whole = [(p, layout) for p, layout in places if layout.grid.height * layout.grid.width <= MOST_REPEATED]
+    # The last first; then, once more, the last of those that the whole answer passes and that know places.
+    tries = [(False, *found) for found in places[: -_MOST_TRIED - 1 : -1]]
     reasons: dict[str, NotAlone] = {}
-    for is_repeated, (found, layout) in [(False, p) for p in places] + [(True, p) for p in whole[:1]]:
+    for is_repeated, found, layout in tries:
+        cells = layout.grid.height * layout.grid.width
         hooked = HookedClassifier(model, found, layout, images)
         dense = FoldedClassifier(hooked, layout, is_repeated)
+        is_passed = False
         try:
             _check_passed(hooked, name, images)
+            is_passed = True
             proof = prove(dense, name, images)
         except NotAlone as error:
             hooked.hook.remove()
             reasons.setdefault(found, error)
+            if is_passed and cells <= MOST_REPEATED and not any(each[0] for each in tries):
+                tries.append((True, found, layout))
             continue
         _log.debug("%s is dense at its submodule %s", name, found)
         if is_repeated and not place and not proof.localises:
@@ -155,14 +152,13 @@ def dense_by_hook(model: nn.Module, name: str, images: Tensor, place: str = "") 
             reasons.setdefault(found, NotAlone(refusal(name, why)))
             continue
         if is_repeated:
-            cells = layout.grid.height * layout.grid.width
             _log.warning("what follows %s in %s knows places: it is run %d times for an image", found, name, cells)
         return dense, proof
     raise _none_proved(name, reasons)
 
 
 def _check_passed(hooked: HookedClassifier, name: str, images: Tensor) -> None:
-    """Refuse a place that a part of the answer passes by: what it puts out does not decide the answer alone."""
+    """Refuse a place that a part of the answer passes by, or class tokens that are not of the locations' kind."""
     with torch.inference_mode(), exact_float32():
         own = hooked(images)
         try:
@@ -175,6 +171,8 @@ def _check_passed(hooked: HookedClassifier, name: str, images: Tensor) -> None:
         composed, own, rtol=0, atol=TOLERANCE * float(own.abs().max())
     ):
         raise NotAlone(refusal(name, f"a part of its answer passes {hooked.place} by"))
+    if reads_strange_tokens(hooked, hooked.model, hooked.layout, images):
+        raise NotAlone(refusal(name, STRANGE))
 
 
 def _none_proved(name: str, reasons: dict[str, NotAlone]) -> TeacherError:
@@ -192,67 +190,6 @@ def _none_proved(name: str, reasons: dict[str, NotAlone]) -> TeacherError:
     )
 
 
-def layout_of(features: Tensor, images: Tensor) -> FeatureLayout | None:
-    """How a submodule's output is laid out, if it is a feature map or a sequence of tokens of more than one cell.
-
-    Maps are told by the images' (B, 3, h, w) aspect ratio; tokens by square cells that tile the image, after as few
-    prefix tokens as that allows, at most half as many as cells.
-    """
-    if not features.is_floating_point() or features.ndim not in (3, 4) or len(features) != len(images):
-        return None
-    if features.ndim == 3:
-        for prefix in range(min(_MOST_PREFIX, features.shape[1] // 3) + 1):
-            grid = grid_of_tokens(features.shape[1] - prefix, images)
-            if grid is not None and grid != Grid(1, 1):
-                return FeatureLayout("NLC", grid, prefix)
-        return None
-    height, width = images.shape[2:]
-    maps = [FeatureLayout("NCHW", Grid(*features.shape[2:])), FeatureLayout("NHWC", Grid(*features.shape[1:3]))]
-    distorted = [max(d, 1 / d) for m in maps for d in [height * m.grid.width / (width * m.grid.height)]]
-    # The first of equals: a cube of features is taken as NCHW.
-    best = distorted.index(min(distorted))
-    is_map = distorted[best] < _NEAR and max(maps[best].grid.size_hw) > 1
-    return maps[best] if is_map else None
-
-
-def _places(model: nn.Module, images: Tensor) -> dict[str, FeatureLayout]:
-    """The submodules that put out a feature map, by name, in the order in which they do; each is run once."""
-    calls: dict[str, int] = {}
-    found: dict[str, FeatureLayout] = {}
-    last: list[tuple[str, object]] = [("", None)]
-
-    def look(name: str, output: Any) -> None:
-        features = _first(output)
-        calls[name] = calls.get(name, 0) + 1
-        layout = layout_of(features, images) if isinstance(features, Tensor) else None
-        if layout is None:
-            return
-        # An outer module that hands on what its last submodule put out: once is enough.
-        if last[0][1] is output:
-            found.pop(last[0][0], None)
-        found[name] = layout
-        last[0] = name, output
-
-    with torch.inference_mode(), _watched(model, look):
-        model(images)
-    return {name: layout for name, layout in found.items() if calls[name] == 1}
-
-
-@contextmanager
-def _watched(model: nn.Module, look: Callable[[str, Any], None]) -> Iterator[None]:
-    """Call `look` with the name and the output of every submodule that is run."""
-    hooks = [
-        module.register_forward_hook(lambda _module, _inputs, output, name=name: look(name, output))
-        for name, module in model.named_modules()
-        if name
-    ]
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()
-
-
 def _check_place(model: nn.Module, name: str, place: str, found: list[str]) -> None:
     if place in found:
         return
@@ -262,18 +199,3 @@ def _check_place(model: nn.Module, name: str, place: str, found: list[str]) -> N
     raise TeacherError(
         f"{name}: {place!r} {what}. {'Maps are put out by ' + ', '.join(dict.fromkeys(close)) if close else WAY_OUT}"
     )
-
-
-def _first(output: Any) -> Any:
-    """The tensor that a submodule puts out: itself, or the first of several."""
-    if isinstance(output, dict):
-        return next(iter(output.values()), None)
-    return output[0] if isinstance(output, (tuple, list)) and output else output
-
-
-def _with_first(output: Any, first: Tensor) -> Any:
-    """The same output with another first tensor."""
-    if isinstance(output, dict):
-        # As transformers' named outputs take their values.
-        return type(output)(**{**output, next(iter(output)): first})
-    return type(output)([first, *output[1:]])
