@@ -7,8 +7,8 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-NUMBERS = re.compile(r"-?\d+(\.\d+)*")
-"""What is left out of a finding's words to know findings of one kind."""
+_NUMBERS = re.compile(r"""-?\d+(\.\d+)*( '[^']*'| "[^"]*")?""")
+"""What is left out of a finding's words to know findings of one kind, the names of classes with their numbers."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -21,16 +21,28 @@ class Finding:
     what: str
 
 
+def class_text(number: int, names: Sequence[str] | None) -> str:
+    """A class for a person: its number, and its name where that is known.
+
+    >>> class_text(1, ("tench", "goldfish"))
+    "1 'goldfish'"
+    >>> class_text(1, None), class_text(-1, ("tench", "goldfish"))
+    ('1', '-1')
+    """
+    return f"{number} {names[number]!r}" if names is not None and 0 <= number < len(names) else str(number)
+
+
 def abridged(findings: Sequence[Finding], each: int) -> tuple[list[Finding], dict[str, int]]:
     """The first `each` findings of every kind, in their order, and how many more, by the words of the kind's first.
 
-    A kind is what a finding says, but for the numbers: the wrong folder of images is two kinds, not a million.
+    A kind is what a finding says, but for numbers and the classes that they name: the wrong folder of images is two
+    kinds, not a million.
     """
     seen: Counter[str] = Counter()
     shown: list[Finding] = []
     first: dict[str, str] = {}
     for finding in findings:
-        kind = NUMBERS.sub("#", finding.what)
+        kind = _NUMBERS.sub("#", finding.what)
         seen[kind] += 1
         first.setdefault(kind, finding.what)
         if seen[kind] <= each:

@@ -13,7 +13,7 @@ import pytest
 import zarr
 
 from relabel.errors import StoreError
-from relabel.findings import Finding, abridged
+from relabel.findings import Finding, abridged, class_text
 from relabel.manifest import fingerprint
 from relabel.store import StoreReader
 from relabel.verify import shards as shards_module
@@ -151,11 +151,13 @@ def test_codes_are_no_raw_logits(store: Path) -> None:
 
 
 def test_a_report_is_abridged_by_what_findings_say_but_for_their_numbers() -> None:
-    said = ["no image", "label 7 is wrong", "no image", "no image", "label 12.5 is wrong", "another"]
+    names = ["a name", "another's"]
+    first, second = (f"label {class_text(number, names)} is wrong" for number in (0, 1))
+    said = ["no image", first, "no image", "no image", second, "another"]
     found = tuple(Finding(0, row, f"k{row}", what) for row, what in enumerate(said))
     shown, more = abridged(found, 1)
     assert shown == [found[0], found[1], found[5]]
-    assert more == {"no image": 2, "label 7 is wrong": 1}
+    assert more == {"no image": 2, first: 1}
     assert abridged(found, 3) == (list(found), {})
 
 

@@ -70,12 +70,15 @@ def store(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     ids=["coarse codes", "halves, no profile", "center", "letterbox", "ensemble", "scales", "all classes"],
 )
 def test_a_good_store_is_clean(given: dict[str, Any], images: Path, tmp_path: Path) -> None:
-    report = verified(label(images, tmp_path / "labels.zarr", *given.pop("teachers", ()), **given), images)
+    teachers = given.pop("teachers", ())
+    report = verified(label(images, tmp_path / "labels.zarr", *teachers, **given), images)
     assert report.findings == ()
     assert (report.is_clean, report.causes, report.scores.wrong) == (True, (), 0)
     assert (report.images, report.scores.compared, report.crops) == (8, 8, 8)
     assert report.scores.mean < 1e-5
     assert report.recommendation is not None
+    is_cut = any(teacher.fit == "center" for teacher in teachers)
+    assert any("lies outside what the maps cover" in said for said in report.recommendation.warnings) is is_cut
 
 
 def turned(rows: RowBatch) -> RowBatch:
