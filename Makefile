@@ -1,21 +1,29 @@
 # `make test` and `make demo` are all that a fresh machine needs: each makes the environment first.
 PYTHON ?= python3
 VENV ?= .venv
+CONSTRAINTS ?= constraints.txt
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+ROOM :=
+OLDEST_PYTHON ?= python3.11
+
+# Of one room: its tests and its doctests.
+room = $(wildcard tests/$(ROOM) tests/test_$(ROOM).py tests/test_$(ROOM)_*.py relabel/$(ROOM) relabel/$(ROOM).py)
 
 .DEFAULT_GOAL := help
-.PHONY: help install check test test-gpu demo bench fixture
+.PHONY: help install check test test-gpu test-oldest demo bench fixture
 
 help: ## Show this help
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 install: $(STAMP) ## Make the virtual environment and install everything into it
 
-$(STAMP): pyproject.toml constraints.txt
+$(STAMP): pyproject.toml $(CONSTRAINTS)
 	$(PYTHON) -m venv $(VENV)
 	@echo "installing into $(VENV) (torch and its libraries are about 5 GB)"
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,report]'
+	$(PIP) 'pip>=25.1'  # the first that knows --group
+	$(PIP) -c $(CONSTRAINTS) -e '.[report,transformers]' --group dev
 	@touch $(STAMP)
 
 check: $(STAMP) ## Lint, format and types
@@ -23,11 +31,15 @@ check: $(STAMP) ## Lint, format and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-test: $(STAMP) ## All tests that need no GPU
-	$(BIN)/python -m pytest
+test: $(STAMP) ## All tests that need no GPU; with ROOM=store those of a room
+	$(if $(and $(ROOM),$(if $(room),,none)),$(error no tests of a room named $(ROOM)))
+	$(BIN)/python -m pytest $(if $(ROOM),$(room))
 
 test-gpu: $(STAMP) ## The tests that need a GPU; fails without one
 	RELABEL_REQUIRE_CUDA=1 $(BIN)/python -m pytest -m cuda
+
+test-oldest: ## All tests with the oldest Python and libraries, in .venv-oldest
+	$(MAKE) test VENV=.venv-oldest CONSTRAINTS=constraints-oldest.txt PYTHON=$(OLDEST_PYTHON)
 
 demo: $(STAMP) ## Teacher, store, labels of crops on real digit scans, in minutes on a CPU
 	$(BIN)/python pipelines/demo.py

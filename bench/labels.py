@@ -97,26 +97,26 @@ def image_labels(library: Library, rounds: int, batch: int) -> list[Figure]:
         "ours, singly": lambda turn: [ours([key], box) for key, box in singles[turn].each(singles[turn].keys)],
         "theirs, singly": lambda turn: [theirs([file], box) for file, box in singles[turn].each(singles[turn].files)],
     }
+    counts = {"ours": batch, "theirs": batch, "ours, singly": _SINGLES, "theirs, singly": _SINGLES, "zarr": _ZARR_ROWS}
     seconds = in_turn(ways, rounds)
     dense = "torch.load + scatter + roi_align"
-    together = _per_label(f"random label, batch {batch}", seconds["ours"], batch, dense, seconds["theirs"], batch)
-    singly = _per_label(
-        "random label, one by one", seconds["ours, singly"], _SINGLES, dense, seconds["theirs, singly"], _SINGLES
-    )
-    plain = "zarr-python, planes only"
-    beside = _per_label("the same as the first", seconds["ours"], batch, plain, seconds["zarr"], _ZARR_ROWS)
+    per = {name: each.per(counts[name]) for name, each in seconds.items()}
+    together = _per_label(f"random label, batch {batch}", per["ours"], dense, per["theirs"])
+    singly = _per_label("random label, one by one", per["ours, singly"], dense, per["theirs, singly"])
+    beside = _per_label("the same as the first", per["ours"], "zarr-python, planes only", per["zarr"])
     return [replace(together, reach=30.0), singly, beside]
 
 
-def _per_label(what: str, ours: Timing, count: int, peer: str, theirs: Timing, peer_count: int) -> Figure:
+def _per_label(what: str, ours: Timing, peer: str, theirs: Timing) -> Figure:
+    """Of seconds per label, in microseconds."""
     return Figure(
         what=what,
         unit="us",
-        measured=ours.median / count * 1e6,
-        spread=ours.spread / count * 1e6,
-        wall=None if ours.wall is None else ours.wall / count * 1e6,
+        measured=ours.median * 1e6,
+        spread=ours.spread * 1e6,
+        wall=None if ours.wall is None else ours.wall * 1e6,
         peer=peer,
-        peer_measured=theirs.median / peer_count * 1e6,
+        peer_measured=theirs.median * 1e6,
     )
 
 
@@ -135,7 +135,7 @@ def token_labels(library: Library, rounds: int, batch: int) -> list[Figure]:
     seconds = in_turn(
         {"ours": lambda turn: mine[turn].pool(drawn[turn].boxes, TOKENS_HW, sparse=True), "theirs": theirs}, rounds
     )
-    one = _per_label("the same, a crop", seconds["ours"], batch, f"dense, batch {few}", seconds["theirs"], few)
+    one = _per_label("the same, a crop", seconds["ours"].per(batch), f"dense, batch {few}", seconds["theirs"].per(few))
     all_of_them = replace(
         one,
         what=f"token labels 14x14, batch {batch}, sparse",

@@ -30,6 +30,10 @@ class Timing:
     spread: float
     wall: float | None = None
 
+    def per(self, count: int) -> Timing:
+        """Of one of as many things that were done together."""
+        return Timing(self.median / count, self.spread / count, None if self.wall is None else self.wall / count)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Figure:

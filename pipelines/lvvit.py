@@ -135,7 +135,7 @@ class LVViT(VisionTransformer):
         InvalidValueError: sizes that do not fit each other, or an option that token labels exclude.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - timm builds models from keywords
         self,
         *,
         stem_width: int = 64,

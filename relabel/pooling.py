@@ -113,7 +113,7 @@ def _pool_logits(maps: WholeMaps, counted: Tensor, weights: CellWeights) -> tupl
     return labels[:, :-1], labels[:, -1:]
 
 
-def _pool_probabilities(maps: WholeMaps, counted: Tensor, weights: CellWeights) -> tuple[Tensor, Tensor]:
+def _pool_probabilities(maps: WholeMaps, _: Tensor, weights: CellWeights) -> tuple[Tensor, Tensor]:
     """(B, K, h, w) of the planes and (B, 1, h, w) of all other classes together."""
     dtype = weights.rows.dtype
     planes, rest = maps.planes.to(dtype) * maps.unit, maps.rest.unsqueeze(1).to(dtype) * maps.unit

@@ -1,11 +1,16 @@
-"""The house: who may import whom, which third party lives in which room, and how large things may grow."""
+"""The house: who may import whom, which third party lives in which room, and how large things may grow.
+
+What ruff checks (docstrings, parameters, blanket excepts) is not checked again.
+"""
 
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -29,7 +34,6 @@ THIRD_PARTY = {
     "click": {"cli"},
     "fsspec": {"store"},
     "google_crc32c": {"store"},
-    "jinja2": {"report"},
     "matplotlib": {"report"},
     "numcodecs": {"store"},
     "safetensors": {"teacher"},
@@ -40,14 +44,8 @@ THIRD_PARTY = {
     "webdataset": {"images"},
     "zarr": {"store"},
 }
-LIMITS = {"module lines": 300, "function lines": 60, "parameters": 5}
+LIMITS = {"module lines": 300, "function lines": 60}
 SLACK = 1.1  # a line or two over is for a review to see; more fails here
-MANY_PARAMETERS = {
-    "score_map": {"ScoreMap.pool"},  # its keywords are the public way to ask for a label
-}
-
-Function = ast.FunctionDef | ast.AsyncFunctionDef
-Definition = tuple[str, Function | ast.ClassDef, bool]  # qualified name, node, whether it is a method
 
 
 def violations(path: str, source: str) -> list[str]:
@@ -61,11 +59,6 @@ def violations(path: str, source: str) -> list[str]:
         found += [(line, what) for what in _import_faults(room, name)]
     for node in ast.walk(tree):
         found += [(node.lineno, what) for what in _faults(room, node)]
-    for name, node, is_method in _definitions(tree):
-        found += [(node.lineno, f"{name}: {what}") for what in _size_faults(room, name, node, is_method)]
-        public = not any(part.startswith("_") for part in name.split("."))
-        if public and "overload" not in _decorators(node) and ast.get_docstring(node) is None:
-            found.append((node.lineno, f"{name}: no docstring"))
     return [f"{path}:{line}: {what}" for line, what in sorted(found)]
 
 
@@ -104,11 +97,14 @@ def _import_faults(room: str, name: str) -> Iterator[str]:
 def _faults(room: str, node: ast.AST) -> Iterator[str]:
     if isinstance(node, ast.Assert):
         yield "assert: raise a RelabelError, asserts vanish under -O"
-    if isinstance(node, ast.ExceptHandler) and _is_blanket(node.type) and all(map(_does_nothing, node.body)):
-        yield "blanket except that swallows the error"
+    if isinstance(node, ast.FunctionDef):
+        lines = (node.end_lineno or node.lineno) - node.lineno + 1
+        if lines > LIMITS["function lines"] * SLACK:
+            yield f"{node.name}: function of {lines} lines"
     if isinstance(node, ast.Call):
         called = ast.unparse(node.func)
-        if called in {"suppress", "contextlib.suppress"} and any(map(_is_blanket, node.args)):
+        suppressed = {ast.unparse(each) for each in node.args} if called == "contextlib.suppress" else set()
+        if suppressed & {"Exception", "BaseException"}:
             yield "blanket suppress"
         if called == "os.sched_getaffinity" and room != "cores":
             yield "os.sched_getaffinity: macOS has none, ask cores.usable_cores"
@@ -118,51 +114,57 @@ def _faults(room: str, node: ast.AST) -> Iterator[str]:
         yield "from torch import load: write torch.load(..., weights_only=True)"
 
 
-def _is_blanket(caught: ast.expr | None) -> bool:
-    if isinstance(caught, ast.Tuple):
-        return any(map(_is_blanket, caught.elts))
-    return caught is None or ast.unparse(caught) in {"Exception", "BaseException"}
-
-
-def _does_nothing(node: ast.stmt) -> bool:
-    return isinstance(node, ast.Pass | ast.Continue) or ast.unparse(node) == "..."
-
-
 def _is_weights_only(keyword: ast.keyword) -> bool:
     return keyword.arg == "weights_only" and isinstance(keyword.value, ast.Constant) and keyword.value.value is True
 
 
-def _definitions(tree: ast.AST, outer: str = "", in_class: bool = False) -> Iterator[Definition]:
-    """Classes, functions and methods by qualified name; what a function defines inside itself is its own business."""
-    for node in ast.iter_child_nodes(tree):
-        if isinstance(node, ast.ClassDef):
-            yield outer + node.name, node, False
-            yield from _definitions(node, f"{outer}{node.name}.", in_class=True)
-        elif isinstance(node, Function):
-            yield outer + node.name, node, in_class
-        elif isinstance(node, (ast.If, ast.Try, ast.With)):
-            yield from _definitions(node, outer, in_class)
-
-
-def _size_faults(room: str, name: str, node: Function | ast.ClassDef, is_method: bool) -> Iterator[str]:
-    if isinstance(node, ast.ClassDef):
-        return
-    if (lines := (node.end_lineno or node.lineno) - node.lineno + 1) > LIMITS["function lines"] * SLACK:
-        yield f"function of {lines} lines"
-    given = node.args
-    count = len([*given.posonlyargs, *given.args, *given.kwonlyargs, *filter(None, (given.vararg, given.kwarg))])
-    count -= is_method and "staticmethod" not in _decorators(node)
-    # A command's parameters are its options, and click passes each by name.
-    allowed = room == "cli" or name in MANY_PARAMETERS.get(room, ())
-    if count > LIMITS["parameters"] and not allowed:
-        yield f"{count} parameters: bundle them in a frozen type"
-
-
-def _decorators(node: Function | ast.ClassDef) -> set[str]:
-    return {ast.unparse(decorator).split(".")[-1] for decorator in node.decorator_list}
-
-
 _MODULES = sorted(path.relative_to(_PACKAGE).as_posix() for path in _PACKAGE.rglob("*.py"))
+
+
+def _names_imported(source: str) -> set[str]:
+    """What a module imports, as paths below the package, whether at run time or for types alone."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return {name.removeprefix("relabel.").replace(".", "/") for name in names if name.startswith("relabel.")}
+
+
+def _circle(sources: dict[str, str]) -> list[str]:
+    """Files of which each imports the one before, the first imported by the last; empty if there are none."""
+
+    def files(name: str) -> set[str]:
+        return {f"{name}.py", f"{name}/__init__.py"} & sources.keys()
+
+    graph = {
+        path: {file for name in _names_imported(text) for file in files(name) or files(name.rpartition("/")[0])}
+        for path, text in sources.items()
+    }
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        return list(error.args[1])
+    return []
+
+
+@pytest.mark.parametrize("room", sorted(set(FLOORS) - {"score_map"}))  # TODO score_map
+def test_files_of_a_room_import_each_other_in_no_circle(room):
+    sources = {name: (_PACKAGE / name).read_text(encoding="utf-8") for name in _MODULES if name.startswith(f"{room}/")}
+    assert _circle(sources) == []
+
+
+def test_a_circle_is_found_though_it_is_of_types_alone():
+    sources = {
+        "store/a.py": "from relabel.store import b",
+        "store/b.py": "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from relabel.store.c import C",
+        "store/c.py": "import relabel.store.a",
+        "store/d.py": "from relabel.store import a, b, c",
+    }
+    assert set(_circle(sources)) == {"store/a.py", "store/b.py", "store/c.py"}
+    del sources["store/b.py"]
+    assert _circle(sources) == []
 
 
 @pytest.mark.parametrize("module", _MODULES)
@@ -206,17 +208,8 @@ def test_the_walk_sees_the_whole_package():
         ("__init__.py", "import zarr", "zarr, which lives in store only"),
         ("plan.py", "\n" * 331, "module of 331 lines"),
         ("plan.py", "def _f():\n" + "    pass\n" * 66, "_f: function of 67 lines"),
-        ("plan.py", "class _C:\n    def f(self):\n" + "        pass\n" * 66, "_C.f: function of 67 lines"),
-        ("plan.py", "def _f(a, b, /, c, *, d, e, f): ...", "6 parameters"),
-        ("plan.py", "def _f(a, b, c, d, *e, **f): ...", "6 parameters"),
-        ("plan.py", "class _C:\n    @staticmethod\n    def f(a, b, c, d, e, f): ...", "6 parameters"),
         ("plan.py", "def _f(a):\n    assert a", ":2: assert"),
         ("plan.py", "import os\nos.sched_getaffinity(0)", "ask cores"),
-        ("plan.py", "def f(): ...", "f: no docstring"),
-        ("plan.py", "class C: ...", "C: no docstring"),
-        ("plan.py", 'class C:\n    """A."""\n    def f(self): ...', "C.f: no docstring"),
-        ("plan.py", "try:\n    pass\nexcept:\n    pass", "blanket except"),
-        ("plan.py", "try:\n    pass\nexcept (OSError, Exception):\n    ...", "blanket except"),
         ("plan.py", "import contextlib\nwith contextlib.suppress(Exception):\n    pass", "blanket suppress"),
         ("teacher/load.py", "import torch\ntorch.load('a')", "torch.load without weights_only=True"),
         ("teacher/load.py", "import torch\ntorch.load('a', weights_only=False)", "torch.load without"),
@@ -236,16 +229,9 @@ def test_breaking_a_rule_is_found(path, source, fault):
         ("store/reader.py", "from . import codecs\nfrom relabel.store.layout import FAILED\nimport zarr"),
         ("__init__.py", "from relabel.loader import open"),
         ("__main__.py", "from relabel.cli import main"),
-        ("cli/commands.py", "import relabel\ndef _f(a, b, c, d, e, f, g): ..."),
-        ("score_map/score_map.py", "class ScoreMap:\n    'A.'\n    def pool(self, a, b, c, d, e, f, g):\n        'B.'"),
+        ("cli/commands.py", "import relabel"),
         ("plan.py", "\n" * 330),
         ("plan.py", "def _f():\n" + "    pass\n" * 65),
-        (
-            "plan.py",
-            "class _C:\n    def f(self, a, b, c, d, e): ...\n    @classmethod\n    def g(cls, a, b, c, d, e): ...",
-        ),
-        ("plan.py", "try:\n    pass\nexcept Exception as error:\n    raise ValueError from error"),
-        ("plan.py", "try:\n    pass\nexcept OSError:\n    pass"),
         ("teacher/load.py", "import torch\ntorch.load('a', map_location='cpu', weights_only=True)"),
     ],
 )
@@ -259,6 +245,12 @@ def test_one_forbidden_import_in_a_real_module_is_found():
     broken = violations("geometry.py", source + "\nfrom relabel.store import StoreReader\n")
     assert len(broken) == 1
     assert "imports relabel.store" in broken[0]
+
+
+def test_contributing_shows_the_floors():
+    page = (_PACKAGE.parent / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (\d) \| ([a-z_, ]+) \|$", page, re.MULTILINE)
+    assert {room: int(floor) for floor, rooms in rows for room in rooms.split(", ")} == FLOORS
 
 
 def test_import_relabel_loads_no_writing_third_party():

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from relabel.images import ImageSource
 
 
-def local(ctx: click.Context, param: click.Parameter, value: Path) -> Path:
+def local(ctx: click.Context, _: click.Parameter, value: Path) -> Path:
     """Refuse a URL where a folder is written; a callback of an argument."""
     if ":/" in str(value):
         raise click.BadParameter(f"{value} is a URL; {ctx.info_name} needs a local folder. Copy it there afterwards")

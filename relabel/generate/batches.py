@@ -147,7 +147,7 @@ class DecodedBatches:
             self._put(None)
         except _StoppedError:
             return
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001
             # Carried to the thread that iterates, and raised there.
             with contextlib.suppress(_StoppedError):
                 self._put(error)

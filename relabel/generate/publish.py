@@ -128,7 +128,7 @@ class Publisher:
                     self._close(job)
                 else:
                     self._do(job)
-            except BaseException as error:
+            except BaseException as error:  # noqa: BLE001 - raised in the thread that asks next
                 self._error = error
             self.busy_seconds += time.perf_counter() - started
 

@@ -205,7 +205,7 @@ class ScoreMap:
         uncovered: Uncovered = ...,
     ) -> SparseLabels: ...
 
-    def pool(
+    def pool(  # noqa: PLR0913 - its keywords are the public way to ask for a label
         self,
         boxes_xyxy: Tensor,
         size: Size | None = None,

@@ -181,7 +181,7 @@ def _on_wide_images(dense: DenseClassifier, name: str, images: Tensor) -> tuple[
     wide = torch.cat([images, images[:, :, :, : images.shape[3] // 2]], dim=3)
     try:
         layout = find_layout(dense.model, name, wide)
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001
         # Models of one size only. Their own square still shows a transposition, by its four corners.
         _log.debug("%s takes no images of %s: %s", name, tuple(wide.shape), error)
         return dense, name, images

@@ -125,7 +125,7 @@ def _in_timms_names(model: nn.Module, tensors: dict[str, Tensor]) -> dict[str, T
         return tensors
     try:
         renamed: dict[str, Tensor] = convert(dict(tensors), model)
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001
         # It knows the names of one publication, and what it makes of others is an error of any kind.
         _log.debug("timm does not rename these weights: %r", error)
         return tensors
