@@ -14,7 +14,7 @@ from relabel.images.files import Files
 _SHOWN = 10
 
 
-def class_folders(root: Path, threads: int, progress: Callable[[int], None]) -> Files:
+def class_folders(root: Path, _: int, progress: Callable[[int], None]) -> Files:
     """All images below a root folder, sorted. Links to folders are followed, but not upwards.
 
     The label of an image is the number of its top-level folder in sorted order, -1 for one in the root itself.

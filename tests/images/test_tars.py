@@ -80,14 +80,8 @@ def read(images: str, first: int = 0, count: int = 10_000) -> list[EncodedImage]
 
 def read_until_error(images: str) -> tuple[list[EncodedImage], str]:
     source, found = open_source(images), []
-<<<<<<< Updated upstream
-    with pytest.raises(SourceError) as caught:  # noqa: PT012 - what came before the error is looked at too
-        for image in source.read(*source.spans()[0][0]):
-            found.append(image)
-=======
     with pytest.raises(SourceError) as caught:
-        found.extend(source.read(source.parts()[0], 0, 10_000))  # what came before the error is looked at too
->>>>>>> Stashed changes
+        found.extend(source.read(*source.spans()[0][0]))  # what came before the error is looked at too
     return found, str(caught.value)
 
 
