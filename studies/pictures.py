@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from PIL import Image
 from torch import Tensor
 from torchvision.transforms import RandomResizedCrop
 
 from relabel import Box
-from relabel.images import EncodedImage, decode_and_fit
+from relabel.images import EncodedImage, decode_and_fit, header_facts
 from relabel.manifest import Preprocessing
 
 _SCALE, _RATIO = (0.08, 1.0), (3 / 4, 4 / 3)
@@ -32,7 +30,7 @@ def photographs(images: Sequence[EncodedImage], like: Preprocessing, batch: int,
         chunk = images[first : first + batch]
         yield Crops(
             torch.stack([decode_and_fit(image.data, [like])[0].pixels for image in chunk]),
-            torch.stack([crop_boxes(_size_hw(image.data), boxes) for image in chunk]),
+            torch.stack([crop_boxes(header_facts(image.data).size_hw, boxes) for image in chunk]),
         )
 
 
@@ -56,8 +54,3 @@ def crop_boxes(image_size_hw: tuple[int, int], count: int) -> Tensor:
         top, left, height, width = RandomResizedCrop.get_params(canvas, list(_SCALE), list(_RATIO))
         boxes.append(Box.from_crop(top, left, height, width, image_size_hw).xyxy)
     return torch.tensor(boxes)
-
-
-def _size_hw(data: bytes) -> tuple[int, int]:
-    with Image.open(io.BytesIO(data)) as image:
-        return image.height, image.width

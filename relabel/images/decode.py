@@ -5,6 +5,7 @@ Called from many threads at once: the heavy parts, decoding and resizing, run ou
 
 from __future__ import annotations
 
+import contextlib
 import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from torchvision.transforms.v2 import functional as F
 
 from relabel.errors import ImageError
 from relabel.geometry import Box, Footprint
+from relabel.images.exif import UPRIGHT, orientation_of
 from relabel.images.jpeg import jpeg_header
 from relabel.manifest import Preprocessing
 
@@ -31,14 +33,41 @@ _Fitted = tuple[Tensor, Footprint]
 
 
 @dataclass(frozen=True, slots=True)
+class ImageFacts:
+    """Of an image as `decode` gives it, without rotation: (height, width) in pixels; and its EXIF orientation, 1 to 8.
+
+    The orientation is 1 where there is none, and of a TIFF, which is turned by its own while it is decoded.
+    """
+
+    size_hw: tuple[int, int]
+    orientation: int
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """Pixels uint8 (3, H, W), RGB; `is_fallback` says that Pillow read a JPEG that torchvision refused."""
+
+    pixels: Tensor
+    orientation: int
+    is_fallback: bool = False
+
+    @property
+    def facts(self) -> ImageFacts:
+        """Size and orientation."""
+        height, width = self.pixels.shape[1:]
+        return ImageFacts((height, width), self.orientation)
+
+
+@dataclass(frozen=True, slots=True)
 class DecodedImage:
-    """Pixels uint8 (3, h, w) at the teacher's size, and the part of the image that they show.
+    """Pixels uint8 (3, h, w) at the teacher's size, the part of the image that they show, and facts of the whole image.
 
     `is_fallback` says that the decoder whose turn it was refused the image, and a slower one read it.
     """
 
     pixels: Tensor
     footprint: Footprint
+    facts: ImageFacts
     is_fallback: bool = False
 
 
@@ -48,8 +77,8 @@ def decode_and_fit(data: bytes, views: Sequence[Preprocessing]) -> list[DecodedI
     Raises:
         ImageError: not an image, cut, or too large; says which.
     """
-    pixels, is_fallback = decode(data)
-    return [DecodedImage(*fitted(pixels, view), is_fallback) for view in views]
+    image = decode(data)
+    return [DecodedImage(*fitted(image.pixels, view), image.facts, image.is_fallback) for view in views]
 
 
 def fitted(pixels: Tensor, view: Preprocessing) -> tuple[Tensor, Footprint]:
@@ -57,8 +86,8 @@ def fitted(pixels: Tensor, view: Preprocessing) -> tuple[Tensor, Footprint]:
     return _FITS[view.fit](pixels, view)
 
 
-def decode(data: bytes) -> tuple[Tensor, bool]:
-    """Pixels uint8 (3, H, W), RGB, of an encoded image, and whether Pillow read a JPEG that torchvision refused.
+def decode(data: bytes) -> Decoded:
+    """The pixels of an encoded image.
 
     Grey, palette and CMYK images are converted, transparency is dropped, and of 16 bits the upper 8 are kept. JPEGs
     have the same pixels from both decoders.
@@ -73,7 +102,7 @@ def decode(data: bytes) -> tuple[Tensor, bool]:
             refuse_too_large(header.height, header.width)
             pixels = _by_torchvision(data)
             if pixels is not None:
-                return pixels, False
+                return Decoded(pixels, header.orientation)
         return _by_pillow(data, is_refused=header is not None)
     except ImageError:
         raise
@@ -82,8 +111,8 @@ def decode(data: bytes) -> tuple[Tensor, bool]:
         raise ImageError(f"not a readable image: {_reason(error)}") from error
 
 
-def size_hw(data: bytes) -> tuple[int, int]:
-    """(height, width) of an encoded image, from its header alone and without EXIF rotation.
+def header_facts(data: bytes) -> ImageFacts:
+    """What an encoded image's header says of it, which is what `decode` finds.
 
     Raises:
         ImageError: not an image; says why.
@@ -91,9 +120,13 @@ def size_hw(data: bytes) -> tuple[int, int]:
     try:
         header = jpeg_header(data)
         if header is not None:
-            return header.height, header.width
+            return ImageFacts((header.height, header.width), header.orientation)
         with _open(data) as image:
-            return image.height, image.width
+            if image.format == "PNG" and "exif" not in image.info and b"eXIf" in data:
+                # It stands behind the pixels.
+                refuse_too_large(image.height, image.width)
+                image.load()
+            return ImageFacts((image.height, image.width), _orientation(image))
     except ImageError:
         raise
     except Exception as error:
@@ -121,7 +154,7 @@ def _by_torchvision(data: bytes) -> Tensor | None:
     return pixels
 
 
-def _by_pillow(data: bytes, *, is_refused: bool) -> tuple[Tensor, bool]:
+def _by_pillow(data: bytes, *, is_refused: bool) -> Decoded:
     """Any image's pixels; a JPEG's from torchvision, unless it has refused it already."""
     with _open(data) as image:
         _refuse_unusable(image)
@@ -129,9 +162,9 @@ def _by_pillow(data: bytes, *, is_refused: bool) -> tuple[Tensor, bool]:
         if is_jpeg and not is_refused:
             pixels = _by_torchvision(data)
             if pixels is not None:
-                return pixels, False
+                return Decoded(pixels, _orientation(image))
         # libjpeg refuses a few files that Pillow reads; where both refuse, Pillow's reason is the clearer one.
-        return _to_tensor(image), is_jpeg
+        return Decoded(_to_tensor(image), _orientation(image), is_jpeg)
 
 
 def _open(data: bytes) -> Image.Image:
@@ -142,6 +175,18 @@ def _open(data: bytes) -> Image.Image:
         if factory is not None and accepts is not None and accepts(data[:16]) is True:
             return factory(io.BytesIO(data), "")
     raise ImageError(f"not a readable image: {'unknown format' if data else 'the file is empty'}")
+
+
+def _orientation(image: Image.Image) -> int:
+    """From the blocks that Pillow found, not by its reader of them, which warns of damage or fails."""
+    if image.format == "TIFF":
+        return UPRIGHT
+    exif, xmp, hexadecimal = (image.info.get(name) for name in ("exif", "xmp", "Raw profile type exif"))
+    if not isinstance(exif, bytes) and isinstance(hexadecimal, str):
+        # As ImageMagick wrote it into PNGs for long: a name and a length come first.
+        with contextlib.suppress(ValueError):
+            exif = bytes.fromhex("".join(hexadecimal.split("\n")[3:]))
+    return orientation_of(exif if isinstance(exif, bytes) else b"", xmp if isinstance(xmp, bytes) else b"")
 
 
 def _refuse_unusable(image: Image.Image) -> None:

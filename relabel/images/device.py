@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 from torchvision.io import ImageReadMode, decode_jpeg
 
-from relabel.images.decode import DecodedImage, as_tensor, fitted
+from relabel.images.decode import Decoded, DecodedImage, as_tensor, fitted
+from relabel.images.exif import UPRIGHT
 from relabel.images.jpeg import jpeg_header
 from relabel.manifest import Preprocessing
 
@@ -29,7 +30,8 @@ def decode_and_fit_on(
     for group in _groups(images):
         for i, pixels in zip(group, _decoded([as_tensor(images[i]) for i in group], device), strict=True):
             if pixels is not None:
-                found[i] = _fitted(pixels, views)
+                header = jpeg_header(images[i])
+                found[i] = _fitted(Decoded(pixels, header.orientation if header else UPRIGHT), views)
     return found
 
 
@@ -75,9 +77,9 @@ def _decoded(encoded: list[Tensor], device: torch.device) -> list[Tensor | None]
     return decoded
 
 
-def _fitted(pixels: Tensor, views: Sequence[Preprocessing]) -> list[DecodedImage] | None:
+def _fitted(image: Decoded, views: Sequence[Preprocessing]) -> list[DecodedImage] | None:
     try:
-        return [DecodedImage(*fitted(pixels, view)) for view in views]
+        return [DecodedImage(*fitted(image.pixels, view), image.facts) for view in views]
     except RuntimeError:
         # A GPU cannot shrink thousands of pixels to a few: the filter is too wide for its kernel.
         return None

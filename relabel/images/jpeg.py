@@ -4,20 +4,25 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from relabel.images.exif import EXIF, UPRIGHT, XMP, orientation_of
+
 _FRAMES = frozenset({0xC0, 0xC1, 0xC2})
 """Baseline, extended sequential and progressive, all of them Huffman coded: what libjpeg and nvJPEG decode alike."""
 
+_APP1 = 0xE1
+"""Exif and XMP."""
 _BEFORE_FRAME = frozenset({0xC4, 0xDB, 0xDD, *range(0xE0, 0xF0), 0xFE})
 """Tables, the restart interval, applications' own and comments."""
 
 
 @dataclass(frozen=True, slots=True)
 class JpegHeader:
-    """Size in pixels, and whether it holds brightness and two colours (`is_colour`), or brightness alone."""
+    """Size in pixels, whether it holds brightness and two colours or brightness alone, and EXIF orientation, 1 to 8."""
 
     height: int
     width: int
     is_colour: bool
+    orientation: int = UPRIGHT
 
 
 def jpeg_header(data: bytes) -> JpegHeader | None:
@@ -29,12 +34,17 @@ def jpeg_header(data: bytes) -> JpegHeader | None:
     if data[:2] != b"\xff\xd8" or data[-2:] != b"\xff\xd9":
         return None
     place = 2
+    exif = xmp = b""
     while place + 10 < len(data) and data[place] == 0xFF:
         marker, length = data[place + 1], int.from_bytes(data[place + 2 : place + 4], "big")
         if marker in _FRAMES:
-            return _frame(data[place + 4 : place + 2 + length])
+            return _frame(data[place + 4 : place + 2 + length], orientation_of(exif, xmp))
         if marker not in _BEFORE_FRAME or (marker == 0xEE and _is_rgb(data[place + 4 : place + 16])):
             return None
+        if marker == _APP1 and not exif and data.startswith(EXIF, place + 4):
+            exif = data[place + 4 : place + 2 + length]
+        elif marker == _APP1 and data.startswith(XMP, place + 4):
+            xmp = data[place + 4 : place + 2 + length]
         place += 2 + length
     return None
 
@@ -44,10 +54,10 @@ def _is_rgb(segment: bytes) -> bool:
     return segment[:5] == b"Adobe" and segment[11:] == b"\0"
 
 
-def _frame(segment: bytes) -> JpegHeader | None:
+def _frame(segment: bytes, orientation: int) -> JpegHeader | None:
     """Of the frame's segment: bits, height, width, and the number, sampling and table of each component."""
     components = segment[6::3]
     if len(segment) != 6 + 3 * segment[5] or segment[0] != 8 or components not in (b"\1", b"\1\2\3"):
         return None
     height, width = int.from_bytes(segment[1:3], "big"), int.from_bytes(segment[3:5], "big")
-    return JpegHeader(height, width, is_colour=len(components) == 3) if height and width else None
+    return JpegHeader(height, width, len(components) == 3, orientation) if height and width else None

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from relabel.errors import ImageError, SourceError
 from relabel.geometry import Footprint
-from relabel.images import EncodedImage, ImageSource, image_hash, size_hw
+from relabel.images import EncodedImage, ImageSource, header_facts, image_hash
 from relabel.importers.archive import Rows
 from relabel.importers.files import Files, added
 from relabel.importers.planes import Layout, convert
@@ -150,7 +150,7 @@ def _told(image: EncodedImage, *, is_centre: bool) -> _Told:
     told = _Told(image_hash(image.data), image.label)
     if is_centre:
         try:
-            told.footprint = Footprint.center_square(size_hw(image.data))
+            told.footprint = Footprint.center_square(header_facts(image.data).size_hw)
         except ImageError as error:
             told.error = str(error)
     return told

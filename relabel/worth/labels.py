@@ -162,7 +162,7 @@ class _Run:
     def _decoded(self, chunk: Sequence[tuple[SampledRow, EncodedImage]]) -> Iterator[tuple[SampledRow, Tensor, bytes]]:
         for row, image in chunk:
             try:
-                yield row, decode(image.data)[0], image.data
+                yield row, decode(image.data).pixels, image.data
             except ImageError as error:
                 self._unreadable.append(row.finding(f"the image was labelled, and cannot be decoded now: {error}"))
 

@@ -23,7 +23,7 @@ from PIL import EpsImagePlugin, Image
 from relabel.errors import ImageError
 from relabel.geometry import Footprint
 from relabel.images import decode_and_fit, image_hash
-from relabel.images.decode import MAX_MEGAPIXELS, decode
+from relabel.images.decode import MAX_MEGAPIXELS, Decoded, decode
 from relabel.manifest import Fit, Preprocessing
 
 FITS: tuple[Fit, ...] = ("squash", "center", "letterbox")
@@ -254,7 +254,7 @@ class TestViews:
         alone = [decode_and_fit(data, [view])[0] for view in views]
         calls: list[bytes] = []
 
-        def counting(data: bytes) -> tuple[torch.Tensor, bool]:
+        def counting(data: bytes) -> Decoded:
             calls.append(data)
             return decode(data)
 

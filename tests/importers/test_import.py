@@ -377,7 +377,7 @@ def test_a_key_without_a_folder_that_fits_several_maps_is_refused(lists, photos,
 @pytest.mark.parametrize("suffix", ["png", "jpg", "webp"])
 def test_the_size_of_an_image_is_height_and_width(suffix, tmp_path):
     photos = make_photos(tmp_path, [f"a.{suffix}"], [(20, 30)])
-    assert relabel.images.size_hw((photos / f"a.{suffix}").read_bytes()) == (20, 30)
+    assert relabel.images.header_facts((photos / f"a.{suffix}").read_bytes()).size_hw == (20, 30)
 
 
 def test_an_unreadable_image_has_no_centre_square(lists, photos, tmp_path):
