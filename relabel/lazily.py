@@ -21,10 +21,7 @@ def lazily(package: str) -> tuple[Callable[[str], object], Callable[[], list[str
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
         # `from relabel import published` names a module.
         is_module = rooms[name] == package
-        room = import_module(f"{package}.{name}" if is_module else rooms[name])
-        value = room if is_module else getattr(room, name)
-        setattr(sys.modules[package], name, value)
-        return value
+        return import_module(f"{package}.{name}") if is_module else getattr(import_module(rooms[name]), name)
 
     names = sorted(rooms)
     return load, lambda: names, names

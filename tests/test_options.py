@@ -113,6 +113,7 @@ def test_what_has_no_meaning_is_said_beside_the_options_name(arguments: list[str
         {"line": 99.6},
         {"line": True},
         {"angles": ()},
+        {"angles": (float("inf"),)},
         {"angles": "12"},
         {"size_hw": (1, 2, 3)},
         {"size_hw": (1.0, 2.0)},
