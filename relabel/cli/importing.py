@@ -21,7 +21,7 @@ from relabel.manifest import Archive
 @store_to_write
 @images_option
 @files_option
-@options(ImportOptions)
+@options(ImportOptions, but=("archive",))
 @as_json
 def import_(
     archive: Archive, folder: Path, store: Path, images: str | None, files: Path | None, as_json: bool, **given: Any

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Annotated, Literal, NamedTuple, get_args
+from typing import Annotated, Literal, NamedTuple
 
 from relabel.errors import InvalidValueError
 from relabel.manifest import Archive, Fit, Orientation
@@ -33,7 +33,7 @@ PUBLISHED: dict[Archive, Published] = {
 class ImportOptions(RunOptions):
     """How an archive of a published format, `archive`, becomes a store; what is None is as published, or as found."""
 
-    archive: Archive
+    archive: Annotated[Archive, Option("Whose format it has.", "map")]
     extension: Annotated[
         str, Option("Without --images: what ends a key, after the file's name.", "map", metavar=".EXT")
     ] = ".JPEG"
@@ -47,7 +47,7 @@ class ImportOptions(RunOptions):
         Option("What a map covers, the whole image or its central square.", "map", unset="as published"),
     ] = None
     orientation: Annotated[
-        Orientation, Option("How the archive's maps are stored, [.., y, x] or [.., x, y].", group="map")
+        Orientation, Option("How the archive's maps are stored, [.., y, x] or [.., x, y].", "map")
     ] = "yx"
     teacher_name: Annotated[
         str | None, Option("What the manifest calls the teacher.", "map", unset="as its authors do", metavar="NAME")
@@ -55,8 +55,6 @@ class ImportOptions(RunOptions):
 
     def __post_init__(self) -> None:
         check_options(self)
-        if self.archive not in get_args(Archive):
-            raise InvalidValueError(f"archive must be one of {get_args(Archive)}; got {self.archive!r}")
         if self.extension and (self.extension[0] != "." or "/" in self.extension or not self.extension.isprintable()):
             raise InvalidValueError(f"extension is what ends an image's name, such as .JPEG; got {self.extension!r}")
 
