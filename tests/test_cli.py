@@ -21,13 +21,10 @@ from stores import make_store, random_logits
 import relabel.summary
 import relabel.verify
 from relabel.cli import main
-from relabel.cli.options import made_each
 from relabel.cli.ranks import rank_and_world_size
 from relabel.cli.text import failure_lines, shards_text, table
-from relabel.errors import InvalidValueError
 from relabel.findings import Finding
 from relabel.plan import Failure
-from relabel.teacher import TeacherSpec
 from relabel.verify import ShardsReport
 
 ROOT = Path(__file__).parents[1]
@@ -288,69 +285,27 @@ def test_columns_of_numbers_are_aligned_to_the_right() -> None:
     assert table(("n", "name"), [(5, "a"), (10, "bb")]).splitlines() == [" n  name", "--  ----", " 5  a", "10  bb"]
 
 
-def options(*arguments: str) -> dict[str, Any]:
-    """What `relabel generate` understands, without running it."""
-    command = main.commands["generate"]
-    return command.make_context("generate", ["--teacher", "t", *arguments]).params
-
-
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        ["photos", "store", "--image-size", "320", "480"],
-        ["--image-size", "320", "480", "photos", "store"],
-        ["photos", "--image-size", "320", "480", "store"],
-        ["photos", "store", "--image-size", "320x480"],
-        ["--image-size=320x480", "photos", "store"],
-        ["--planes", "5", "--image-size", "320", "480", "--profile", "7", "photos", "store"],
-        ["photos", "store", "--grid", "7", "9", "--image-size", "320", "480", "--mean", "0.5", "0.5", "0.4"],
-    ],
-)
-def test_the_ways_to_give_a_height_and_a_width(arguments: list[str]) -> None:
-    given = options(*arguments)
-    assert (given["images"], given["store"], given["image_size_hw"]) == ("photos", Path("store"), ((320, 480),))
-
-
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        ["photos", "store", "--image-size", "320"],
-        ["photos", "store", "--image-size=320"],
-        ["--image-size", "320", "photos", "store"],
-        ["--image-size", "320", "--", "photos", "store"],
-    ],
-)
-def test_one_number_is_a_square(arguments: list[str]) -> None:
-    given = options(*arguments)
-    assert (given["images"], given["store"], given["image_size_hw"]) == ("photos", Path("store"), ((320, 320),))
-
-
 @pytest.mark.parametrize(
     ("arguments", "name", "value"),
     [
-        (["--scales", "1.0", "1.25", "2", "photos", "store"], "scales", (1.0, 1.25, 2.0)),
-        (["photos", "store", "--scales", "0.5,1"], "scales", (0.5, 1.0)),
-        (["--mean", "0.5", "0.4", ".3", "--std=1,1,1", "photos", "store"], "mean", (0.5, 0.4, 0.3)),
+        (["photos", "store", "--image-size", "320", "480"], "image_size_hw", ((320, 480),)),
+        (["--image-size", "320", "480", "photos", "store"], "image_size_hw", ((320, 480),)),
+        (["photos", "--image-size", "320", "480", "store"], "image_size_hw", ((320, 480),)),
+        (["--image-size=320x480", "photos", "store"], "image_size_hw", ((320, 480),)),
+        (["--planes", "5", "--image-size", "3", "4", "--profile", "7", "photos", "store"], "image_size_hw", ((3, 4),)),
+        (["photos", "store", "--grid", "7", "9", "--mean", "0.5", "0.5", "0.4"], "grid_hw", (7, 9)),
         (["photos", "store", "--grid", "7"], "grid_hw", (7, 7)),
-        (["photos", "store", "--batch-size", "auto"], "batch_size", "auto"),
-        (["photos", "store"], "batch_size", None),
+        (["--image-size", "320", "--", "photos", "store"], "image_size_hw", ((320, 320),)),
+        (["--scales", "1.0", "1.25", "2", "photos", "store"], "scales", (1.0, 1.25, 2.0)),
+        (["--mean", "0.5", "0.4", ".3", "--std=1,1,1", "photos", "store"], "mean", (0.5, 0.4, 0.3)),
         (["--image-size", "64", "96", "--image-size", "32", "photos", "store"], "image_size_hw", ((64, 96), (32, 32))),
     ],
 )
-def test_options_of_several_numbers(arguments: list[str], name: str, value: object) -> None:
-    given = options(*arguments)
+def test_numbers_may_follow_one_another_wherever_an_option_stands(
+    arguments: list[str], name: str, value: object
+) -> None:
+    given = main.commands["generate"].make_context("generate", ["--teacher", "t", *arguments]).params
     assert (given["images"], given["store"], given[name]) == ("photos", Path("store"), value)
-
-
-def test_an_option_given_once_serves_all_teachers_and_given_for_each_its_own(tmp_path: Path) -> None:
-    weights = tmp_path / "b.safetensors"
-    weights.touch()
-    given = options("photos", "store", "--image-size", "64", "--checkpoint", "pretrained", "--checkpoint", str(weights))
-    first, second = made_each(TeacherSpec, {**given, "name": ("a", "b")}, 2)
-    assert (first.name, first.checkpoint, first.image_size_hw) == ("a", None, (64, 64))
-    assert (second.name, second.checkpoint, second.image_size_hw) == ("b", weights, (64, 64))
-    with pytest.raises(InvalidValueError, match="3 teachers and 2 times --checkpoint: give it once for each"):
-        made_each(TeacherSpec, {**given, "name": ("a", "b", "c")}, 3)
 
 
 def test_a_teacher_is_shown_before_anything_is_labeled() -> None:

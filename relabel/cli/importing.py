@@ -10,7 +10,7 @@ import click
 from relabel.cli.arguments import files_option, images_option, local, source_of, store_to_write
 from relabel.cli.options import Command, made, options
 from relabel.cli.output import as_json, finish, plain
-from relabel.cli.text import aligned, failure_lines, printable
+from relabel.cli.text import aligned, run_text
 from relabel.importers import ImportOptions, ImportSummary
 from relabel.manifest import Archive
 
@@ -40,25 +40,8 @@ def import_(
     from relabel.importers import import_archive
 
     summary = import_archive(folder, store, made(ImportOptions, given, archive=archive), source_of(images, files))
-    finish(plain(summary) if as_json else _text(summary, str(store)), is_good=summary.is_good)
-
-
-def _text(summary: ImportSummary, store: str) -> str:
-    if summary.had_nothing_to_do:
-        lines = [f"{printable(store)}: nothing to do, all {summary.shards} shards were there already"]
-    else:
-        lines = [
-            f"{printable(store)}: {summary.shards_published} shards published, {summary.shards_skipped} were there "
-            f"already, of {summary.shards}",
-            f"{summary.images} images in {summary.seconds:.1f} s, {summary.images_per_second:.1f} images/s",
-        ]
-    lines.append(aligned(_facts(summary)))
-    lines += failure_lines(summary.failures, summary.failures_unlisted)
-    if summary.failed_earlier:
-        lines.append(f"{summary.failed_earlier} images of the shards that were there already failed earlier")
-    if not summary.is_good:
-        lines.append(f"more failed than --max-failures {summary.max_failures:g} accepts, or a shard is not published")
-    return "\n".join(lines)
+    text = run_text(summary, str(store), parts=[aligned(_facts(summary))])
+    finish(plain(summary) if as_json else text, is_good=summary.is_good)
 
 
 def _facts(summary: ImportSummary) -> dict[str, str]:

@@ -7,7 +7,7 @@ import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from relabel.cli.text import aligned, findings_text, printable
+from relabel.cli.text import aligned, findings_text, printable, table
 
 if TYPE_CHECKING:
     # `relabel --help` must not wait for torch and timm.
@@ -55,16 +55,14 @@ def labels_text(report: LabelsReport) -> str:
 
 def _table(lines: Sequence[LabelLine]) -> str:
     """Columns of numbers to the right, an empty line between groups."""
-    rows = [_row(line) for line in lines]
-    widths = [max(len(row[i]) for row in [_HEADER, *rows]) for i in range(len(_HEADER))]
-    texts = [_joined(row, widths) for row in rows]
+    header, rule, *texts = table(
+        _HEADER, [_row(line) for line in lines], right=[i > 0 for i in range(len(_HEADER))]
+    ).splitlines()
     groups = [[text for line, text in zip(lines, texts, strict=True) if line.kind in kinds] for kinds in _GROUPS]
     # A heading of several columns may be wider than its first.
-    above = (
-        f"{'':<{widths[0]}}  {'from the teacher':<{sum(widths[1:4]) + 6}}{'from all logits':<{sum(widths[4:6]) + 4}}"
-    )
-    body = "\n\n".join("\n".join(group) for group in groups if group)
-    return "\n".join([above.rstrip(), _joined(_HEADER, widths), "  ".join("-" * width for width in widths), body])
+    widths = [len(dashes) + 2 for dashes in rule.split()]
+    above = f"{'':<{widths[0]}}{'from the teacher':<{sum(widths[1:4])}}{'from all logits':<{sum(widths[4:6])}}"
+    return "\n".join([above.rstrip(), header, rule, "\n\n".join("\n".join(group) for group in groups if group)])
 
 
 def _row(line: LabelLine) -> tuple[str, ...]:
@@ -79,12 +77,6 @@ def _row(line: LabelLine) -> tuple[str, ...]:
         _number(line.entropy, 2),
         _number(line.bytes_an_image, 0),
     )
-
-
-def _joined(row: Sequence[str], widths: Sequence[int]) -> str:
-    first, *others = row
-    cells = [text.rjust(width) for text, width in zip(others, widths[1:], strict=True)]
-    return "  ".join([first.ljust(widths[0]), *cells]).rstrip()
 
 
 def _number(value: float, digits: int) -> str:

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     # `relabel --help` must not wait for torch and timm.
     from relabel.findings import Finding
     from relabel.generate.options import GenerateSummary
+    from relabel.importers.options import ImportSummary
     from relabel.manifest import Manifest
     from relabel.plan import Failure
     from relabel.summary import StoreSummary
@@ -17,15 +18,15 @@ if TYPE_CHECKING:
 _SHOWN = 20
 
 
-def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """Columns of text under a header, numbers to the right."""
+def table(header: Sequence[str], rows: Sequence[Sequence[object]], *, right: Sequence[bool] | None = None) -> str:
+    """Columns of text under a header, to the right where that is said; else where all are numbers."""
     cells = [[*map(str, header)], *([printable(str(value)) for value in row] for row in rows)]
-    numeric = [all(isinstance(row[i], (int, float)) for row in rows) for i in range(len(header))]
+    right = right or [all(isinstance(row[i], (int, float)) for row in rows) for i in range(len(header))]
     widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
     lines = [
         "  ".join(
-            text.rjust(width) if right else text.ljust(width)
-            for text, width, right in zip(row, widths, numeric, strict=True)
+            text.rjust(width) if is_right else text.ljust(width)
+            for text, width, is_right in zip(row, widths, right, strict=True)
         ).rstrip()
         for row in cells
     ]
@@ -53,30 +54,33 @@ def failure_lines(failures: Sequence[Failure], unlisted: int) -> list[str]:
     return lines + [f"and {count - _SHOWN} more; the store's `error` array has them all"] * (count > _SHOWN)
 
 
-def generate_text(summary: GenerateSummary, store: str, *, timings: bool = False) -> str:
-    """The end of a run."""
-    shares = summary.waits.shares(summary.seconds)
+def run_text(
+    summary: GenerateSummary | ImportSummary, store: str, *, note: str = "", parts: Sequence[str] = (), again: str = ""
+) -> str:
+    """The end of a run that writes a store, with what only one kind of run has to say."""
     if summary.had_nothing_to_do:
         lines = [f"{printable(store)}: nothing to do, all {summary.shards} shards were there already"]
     else:
         lines = [
             f"{printable(store)}: {summary.shards_published} shards published, {summary.shards_skipped} were there "
             f"already, of {summary.shards}",
-            f"{summary.images} images in {summary.seconds:.1f} s, {summary.images_per_second:.1f} images/s; waited for "
-            + ", ".join(f"{name} {share:.0%}" for name, share in shares.items()),
+            f"{summary.images} images in {summary.seconds:.1f} s, {summary.images_per_second:.1f} images/s{note}",
         ]
-    if timings:
-        rows = [(stage, f"{waited:.0%}", f"{busy:.0%}") for stage, waited, busy in summary.timings_table()]
-        lines.append(table(("stage", "waited for", "at work"), rows))
-    lines += failure_lines(summary.failures, summary.failures_unlisted)
+    lines += [*parts, *failure_lines(summary.failures, summary.failures_unlisted)]
     if summary.failed_earlier:
-        lines.append(
-            f"{summary.failed_earlier} images of the shards that were there already failed earlier; mend them "
-            "and run again with --retry-failed"
-        )
+        lines.append(f"{summary.failed_earlier} images of the shards that were there already failed earlier{again}")
     if not summary.is_good:
         lines.append(f"more failed than --max-failures {summary.max_failures:g} accepts, or a shard is not published")
     return "\n".join(lines)
+
+
+def generate_text(summary: GenerateSummary, store: str, *, timings: bool = False) -> str:
+    """The end of a run of the teacher."""
+    shares = summary.waits.shares(summary.seconds)
+    note = "; waited for " + ", ".join(f"{name} {share:.0%}" for name, share in shares.items())
+    rows = [(stage, f"{waited:.0%}", f"{busy:.0%}") for stage, waited, busy in summary.timings_table()]
+    parts = [table(("stage", "waited for", "at work"), rows)] if timings else []
+    return run_text(summary, store, note=note, parts=parts, again="; mend them and run again with --retry-failed")
 
 
 def shards_text(report: ShardsReport) -> str:
