@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -10,6 +11,7 @@ from relabel.errors import TeacherError
 from relabel.geometry import Grid
 from relabel.teacher.heads.class_tokens import reads_strange_tokens
 from relabel.teacher.heads.dense import FeatureLayout
+from relabel.teacher.heads.door import dense_of
 from relabel.teacher.heads.hooked import dense_by_hook
 
 DEPTH, CLASSES, CELLS = 8, 5, 6
@@ -101,3 +103,19 @@ def test_class_attention_to_too_many_locations_is_refused(monkeypatch):
     monkeypatch.setattr("relabel.teacher.heads.hooked.MOST_REPEATED", CELLS - 1)
     with pytest.raises(TeacherError, match="class tokens that passed other layers than the locations"):
         dense_by_hook(Transformer([True]), "mine", IMAGES)
+
+
+@pytest.mark.parametrize(
+    ("reads", "is_told"), [(lambda tokens: tokens[:, 0], True), (lambda t: t[:, 1:].mean(1), False)]
+)
+def test_a_map_whose_mean_hardly_says_what_the_model_says_is_told_of(reads, is_told, caplog):
+    model = Transformer([False], reads)
+    model.token.data *= 3
+    dense, proof = dense_of(model, "mine", IMAGES)
+    own, mean = model(IMAGES), dense(IMAGES).mean((2, 3))
+    assert proof.agreement == pytest.approx(min(np.corrcoef(a, b)[0, 1] for a, b in zip(own, mean, strict=True)))
+    assert (proof.agreement < 0.5) == is_told
+    assert (
+        f"of mine hardly says what the model itself says of noise (correlation over the classes {proof.agreement:.2f})"
+        in caplog.text
+    ) == is_told

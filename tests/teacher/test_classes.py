@@ -45,6 +45,13 @@ def test_a_file_says_which_classes_in_which_order(tmp_path):
     kept = kept_classes(path, 1000, IMAGENET_1K, None, "teacher")
     assert kept.numbers == (7, 2, 0, 5)
     assert kept.names == ("a dog", "a cat, of kinds", "a fish", "5")
+    named = tuple(f"class {number}" for number in range(1000))
+    assert kept_classes(path, 1000, IMAGENET_1K, named, "teacher").names == (
+        "a dog",
+        "a cat, of kinds",
+        "a fish",
+        "class 5",
+    )
     answer = torch.randn(2, 1000, 3, 4, generator=torch.Generator().manual_seed(0))
     model = KeptClasses(lambda images: answer, kept.numbers, torch.device("cpu"))
     torch.testing.assert_close(model(torch.zeros(2, 3, 8, 8)), answer[:, [7, 2, 0, 5]], atol=0, rtol=0)

@@ -83,6 +83,12 @@ def test_its_preprocessing_is_what_the_model_says_of_it(load):
     assert load(said, image_size_hw=(48, 48)).preprocessing.image_size_hw == (48, 48)
 
 
+@pytest.mark.parametrize(("said", "names"), [(["a", "b", "c"], ("a", "b", "c")), (["a", "b"], None), (None, None)])
+def test_it_may_name_its_classes_one_for_each(said, names, load, caplog):
+    assert load(_said(class_names=said)).class_names == names
+    assert ("names 2 classes and answers 3" in caplog.text) == (said == ["a", "b"])
+
+
 @pytest.mark.parametrize(
     "said",
     [
@@ -93,10 +99,12 @@ def test_its_preprocessing_is_what_the_model_says_of_it(load):
         {"image_size_hw": 224},
         {"image_size_hw": (0, 224)},
         {"interpolation": "nearest"},
+        {"class_names": "abc"},
+        {"class_names": [1, 2, 3]},
     ],
 )
 def test_preprocessing_without_meaning_is_refused(said, load):
-    with pytest.raises((TeacherError, ValueError), match=r"says of its images|must be|std above 0"):
+    with pytest.raises((TeacherError, ValueError), match=r"says of its images|must be|std above 0|not strings"):
         load(_said(**said))
 
 

@@ -83,6 +83,24 @@ def test_pretrained_weights_are_timms_and_named_so(monkeypatch):
 
 
 @pytest.mark.parametrize(
+    ("num_classes", "said", "names"),
+    [
+        (1000, None, ("tench, Tinca tinca", "goldfish, Carassius auratus")),
+        (3, None, None),
+        (3, ["ant", "bee", "cow"], ("ant", "bee")),
+    ],
+)
+def test_pretrained_weights_name_their_classes_as_their_configuration_or_imagenet_does(
+    num_classes, said, names, monkeypatch
+):
+    overlay = {"label_names": said} if said else None
+    model = _create("test_resnet", num_classes=num_classes, pretrained_cfg_overlay=overlay)
+    monkeypatch.setattr(timm, "create_model", lambda name, pretrained: model)
+    found = load_teacher(TeacherSpec(name="test_resnet", device="cpu")).class_names
+    assert (found and found[:2]) == names
+
+
+@pytest.mark.parametrize(
     ("arguments", "why"),
     [
         ({"num_classes": 0}, "has no classifier"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import pickle
 
@@ -69,6 +70,27 @@ def test_a_checkpoint_is_the_same_teacher_however_it_was_saved(how, weights, tmp
     assert found.record == expected.record
     images = torch.randint(0, 256, (1, 3, 160, 160), dtype=torch.uint8)
     torch.testing.assert_close(found(images), expected(images), rtol=0, atol=0)
+
+
+NAMES = [f"class {number}" for number in range(CLASSES)]
+
+
+@pytest.mark.parametrize(
+    ("name", "save", "names"),
+    [
+        ("a.safetensors", lambda w, path: save_file(w, path, {"class_names": json.dumps(NAMES)}), NAMES),
+        ("a.safetensors", lambda w, path: save_file(w, path, {"class_names": "a, b", "format": "pt"}), None),
+        ("a.pt", lambda w, path: torch.save({"state_dict": w, "class_names": NAMES}, path), NAMES),
+        ("a.pt", lambda w, path: torch.save({"model": w, "classes": tuple(NAMES)}, path), NAMES),
+        ("a.pt", lambda w, path: torch.save({"model": w, "classes": CLASSES}, path), None),
+        ("a.pt", lambda w, path: torch.save({"model": w, "classes": NAMES[1:]}, path), None),
+    ],
+    ids=["JSON", "no JSON", "class_names", "classes", "a number", "too few"],
+)
+def test_a_checkpoint_may_name_its_classes(name, save, names, weights, tmp_path):
+    path = tmp_path / name
+    save(weights, path)
+    assert _load(path).class_names == (names and tuple(names))
 
 
 def test_a_float16_safetensors_file_is_the_same_teacher(weights, tmp_path):

@@ -12,7 +12,7 @@ from relabel.teacher.heads.class_tokens import STRANGE, reads_strange_tokens
 from relabel.teacher.heads.dense import WAY_OUT, DenseClassifier, find_layout, refusal
 from relabel.teacher.heads.families import adapted
 from relabel.teacher.heads.hooked import dense_by_hook
-from relabel.teacher.proof import Proof, proved
+from relabel.teacher.proof import DOUBTFUL, Proof, proved
 
 _log = logging.getLogger(__name__)
 
@@ -29,6 +29,17 @@ def dense_of(model: nn.Module, name: str, images: Tensor, place: str = "") -> tu
     Raises:
         TeacherError: no way can be proved; says what the first one lacks.
     """
+    dense, proof = _proved(model, name, images, place)
+    if proof.agreement < DOUBTFUL:
+        _log.warning(
+            "the mean of the map of %s hardly says what the model itself says of noise (correlation over the classes "
+            "%.2f): with trained weights, label a few images and look at `relabel verify labels` before many",
+            *(name, proof.agreement),
+        )
+    return dense, proof
+
+
+def _proved(model: nn.Module, name: str, images: Tensor, place: str) -> tuple[DenseClassifier, Proof]:
     first: TeacherError | None = None
     family = None if place else adapted(model)
     halves = family or (None if place else _in_halves(model))
