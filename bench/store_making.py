@@ -9,14 +9,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from relabel import ScoreMap
 from relabel.manifest import DataRecord, Manifest, Preprocessing, ScoreRecord, TeacherRecord
 from relabel.store import LABELED, RowBatch, RowTable, StoreWriter, codecs, create_or_open
-from relabel.store.layout import class_dtype
+from relabel.store.digest import shard_digest
 
-SYNTHETIC = TeacherRecord(name="synthetic", weights="none", weights_digest="none", head="none")
+SYNTHETIC = TeacherRecord(source="other", name="synthetic", weights="unknown", weights_digest="none", head="none")
 PIXELS = Preprocessing(image_size_hw=(480, 480), mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
 
 
@@ -42,15 +41,6 @@ def manifest_of(maps: ScoreMap, shards: int, rows_per_shard: int) -> Manifest:
     )
 
 
-def rows_of(maps: ScoreMap) -> RowBatch:
-    """Maps as a store takes them: coded, numpy, ids unsigned."""
-    coded = maps.coded()
-    scores = torch.cat([coded.planes, coded.rest.unsqueeze(1)], dim=1)
-    profile = torch.zeros(len(coded), 1, dtype=torch.int8) if coded.profile is None else coded.profile
-    ids = coded.classes.numpy().astype(class_dtype(maps.num_classes))
-    return RowBatch(classes=ids, scores=scores.numpy(), profile=profile.numpy())
-
-
 def table_of(keys: list[str]) -> RowTable:
     """The row arrays of labelled images with these keys; hashes and classes are random, as real ones look."""
     random = np.random.default_rng(len(keys))
@@ -58,6 +48,8 @@ def table_of(keys: list[str]) -> RowTable:
         keys=keys,
         image_hashes=random.integers(0, 2**64, len(keys), np.uint64),
         labels=random.integers(0, 1000, len(keys), np.int32),
+        sizes_hw=random.integers(100, 2000, (len(keys), 2), np.uint32),
+        orientations=np.ones(len(keys), np.uint8),
         statuses=np.full(len(keys), LABELED, np.uint8),
         errors=[""] * len(keys),
     )
@@ -72,7 +64,7 @@ def write(path: Path, maps: ScoreMap, keys: Iterable[list[str]]) -> StoreWriter:
     """A store of the maps over and over, one shard for each list of keys; the lists are of one length."""
     shards = list(keys)
     writer = create_or_open(path, manifest_of(maps, len(shards), len(shards[0])))
-    rows = rows_of(maps)
+    rows = RowBatch.of(maps, writer.manifest.scores)
     for number, names in enumerate(shards):
         with writer.claim(number) as shard:
             # Another map each time round, so that neighbours in one shard are no neighbours in the next.
@@ -89,13 +81,20 @@ def write_logical(path: Path, like: StoreWriter, shards: int) -> None:
     names = tuple(f"images {i * rows} to {(i + 1) * rows}" for i in range(shards))
     record = replace(data, shards=names, counts=(rows,) * shards)
     writer = create_or_open(path, replace(like.manifest, data=record))
+    identity = writer.manifest.identity()
     for shard in range(shards):
+        files: list[tuple[str, bytes]] = []
         for spec in like.arrays.values():
             target = writer.path / spec.name / spec.file_name(shard)
             if spec.name == "key":
-                target.write_bytes(codecs.zstd_compress()(codecs.encode_strings(keys_of(shard * rows, rows))))
-            else:
+                target.write_bytes(codecs.ZSTD.encode(codecs.encode_strings(keys_of(shard * rows, rows))))
+            elif spec.name != "digest":
                 _link(like.path / spec.name / spec.file_name(shard % len(data.shards)), target)
+            if spec.name != "digest":
+                files.append((spec.name, target.read_bytes()))
+        digest = writer.arrays["digest"]
+        bound = codecs.CRC32C.encode(shard_digest(identity, shard, files).tobytes())
+        (writer.path / digest.name / digest.file_name(shard)).write_bytes(bound)
 
 
 def size_by_array(path: Path) -> dict[str, int]:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from relabel.errors import InvalidValueError
-from relabel.geometry import CellWeights
+from relabel.geometry.cells import CellWeights
 
 Space = Literal["logit", "probability"]
 

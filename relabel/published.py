@@ -18,15 +18,13 @@ import torch
 from torch import Tensor
 
 from relabel.errors import InvalidValueError
-from relabel.geometry import CellWeights, Grid, cell_boxes, checked_boxes, published_weights
+from relabel.geometry import WHOLE, Grid
+from relabel.geometry.cells import CellWeights, cell_boxes, checked_boxes, published_weights, swapped
 from relabel.pooling import pool_maps
 from relabel.score_map import ScoreMap, Size
 from relabel.score_map.checks import bins_hw, check_flip
 from relabel.score_map.coding import is_code
 from relabel.score_map.filling import whole_maps
-
-_SWAPPED = [1, 0, 3, 2]
-_WHOLE = (0.0, 0.0, 1.0, 1.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,10 +130,9 @@ def mirrored(maps: ScoreMap, flip: Tensor) -> ScoreMap:
     """
     check_flip(flip, len(maps))
     there = flip.to(maps.planes.device, torch.bool)
-    footprint = maps.footprint
-    if footprint is not None:
-        other_way = torch.stack([1 - footprint[:, 2], footprint[:, 1], 1 - footprint[:, 0], footprint[:, 3]], dim=1)
-        footprint = torch.where(flip.to(footprint.device, torch.bool)[:, None], other_way, footprint)
+    corners = maps.footprints_xyxy()
+    other_way = torch.stack([1 - corners[:, 2], corners[:, 1], 1 - corners[:, 0], corners[:, 3]], dim=1)
+    footprint = torch.where(flip.to(corners.device, torch.bool)[:, None], other_way, corners)
     planes = torch.where(there[:, None, None, None], maps.planes.flip(3), maps.planes)
     rest = torch.where(there[:, None, None], maps.rest.flip(2), maps.rest)
     return replace(maps, planes=planes, rest=rest, footprint=footprint)
@@ -152,11 +149,10 @@ def _pooled(maps: ScoreMap, boxes_xyxy: Tensor, size_hw: tuple[int, int], as_shi
     boxes = checked_boxes(boxes_xyxy).float()
     if len(boxes) != len(maps):
         raise InvalidValueError(f"{len(maps)} maps need as many boxes; got {len(boxes)}")
-    whole = boxes.new_tensor([_WHOLE])
     if as_shipped:
-        in_cells = cell_boxes(boxes[:, _SWAPPED], whole, Grid(maps.grid.width, maps.grid.width))
+        in_cells = cell_boxes(swapped(boxes), WHOLE, Grid(maps.grid.width, maps.grid.width))
     else:
-        in_cells = cell_boxes(boxes, whole if maps.footprint is None else maps.footprint.to(boxes), maps.grid)
+        in_cells = cell_boxes(boxes, maps.footprint, maps.grid)
     weights = published_weights(in_cells, maps.grid, size_hw)
     filled = whole_maps(maps, "zero")
     there = (w.to(filled.rest.device, filled.rest.dtype) for w in (weights.rows, weights.cols, weights.covered))

@@ -127,7 +127,7 @@ def _draw_image(axes: Axes, image: LabeledImage) -> None:
 def _draw_planes(row: Sequence[Axes], image: LabeledImage, names: Sequence[str]) -> Any:
     height, width = image.pixels.shape[:2]
     maps = image.score_map.decoded()
-    x0, y0, x1, y1 = (0.0, 0.0, 1.0, 1.0) if maps.footprint is None else maps.footprint[0].tolist()
+    x0, y0, x1, y1 = maps.footprints_xyxy()[0].tolist()
     extent = (x0 * width - 0.5, x1 * width - 0.5, y1 * height - 0.5, y0 * height - 0.5)
     shade = image.pixels.mean(axis=2)
     for number, axes in enumerate(row[: maps.planes.shape[1]]):

@@ -16,7 +16,8 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as F
 
 from bench.sampling import sample
-from relabel.geometry import Grid, cell_boxes, resampling_weights, roi_weights
+from relabel.geometry import WHOLE, Grid
+from relabel.geometry.cells import cell_boxes, resampling_weights, roi_weights
 from relabel.teacher import Teacher, TeacherSpec, load_teacher
 from studies.pictures import Crops, mosaics, photographs
 
@@ -56,7 +57,7 @@ class Answers:
     def weights(self) -> Tensor:
         """(B, 2n, H * W): what each cell counts in each box, by RoIAlign."""
         count, boxes, _ = self.boxes.shape
-        in_cells = cell_boxes(self.boxes.reshape(-1, 4), _WHOLE, self.grid)
+        in_cells = cell_boxes(self.boxes.reshape(-1, 4), WHOLE, self.grid)
         weights = roi_weights(in_cells, self.grid, (1, 1), clamp_uncovered=False)
         return (weights.rows[:, 0, :, None] * weights.cols[:, 0, None, :]).reshape(count, boxes, -1)
 

@@ -20,7 +20,7 @@ from numcodecs import zstd
 
 from bench import measure
 from relabel import ScoreMap
-from relabel.score_map import STEP
+from relabel.manifest import STEP
 from relabel.worth.fidelity import divergence
 from relabel.worth.ways import Labeler, cell_labelers, map_bytes
 from studies import map_ways as ways

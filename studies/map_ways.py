@@ -38,8 +38,7 @@ class Kept:
 def zstd_bytes(codes: Tensor) -> NDArray[np.float64]:
     """(B,) bytes of a zstd frame an image, as the store makes them."""
     frames = [
-        codecs.zstd_compress()(one.tobytes())
-        for one in (codes.to(torch.int32) % 256).to(torch.uint8).contiguous().numpy()
+        codecs.ZSTD.encode(one.tobytes()) for one in (codes.to(torch.int32) % 256).to(torch.uint8).contiguous().numpy()
     ]
     return np.array([len(frame) for frame in frames], np.float64)
 

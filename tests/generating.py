@@ -101,9 +101,8 @@ def convolutions() -> nn.Module:
 
 def make_teacher(forward: Callable[[Tensor], Tensor] = answer, *, fit: Fit = "squash", **given: Any) -> Teacher:
     """A teacher around a function of normalised images."""
-    record = {"name": "by hand", "weights": "none", "weights_digest": "0" * 64, "head": "given"} | given.pop(
-        "record", {}
-    )
+    own = {"source": "function", "name": "by hand", "weights": "own", "weights_digest": "0" * 64, "head": "given"}
+    record = own | given.pop("record", {})
     defaults: dict[str, Any] = {
         "num_classes": CLASSES,
         "grid": GRID,
@@ -144,7 +143,7 @@ def rows_by_key(store: Path) -> dict[str, dict[str, Any]]:
             if table.statuses[row] == LABELED:
                 batch = reader.read(np.array([shard * reader.rows_per_shard + row]))
                 values |= {name: getattr(batch, name)[0].tolist() for name in ("classes", "scores", "profile")}
-                if batch.footprint is not None:
+                if isinstance(batch.footprint, np.ndarray):
                     values["footprint"] = batch.footprint[0].tolist()
             found[key.removesuffix(".png")] = values
     return found

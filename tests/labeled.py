@@ -110,6 +110,8 @@ def rewritten(
                     keys=table.keys[:used],
                     image_hashes=table.image_hashes[:used],
                     labels=table.labels[:used],
+                    sizes_hw=table.sizes_hw[:used],
+                    orientations=table.orientations[:used],
                     statuses=table.statuses[:used],
                     errors=table.errors[:used],
                 )

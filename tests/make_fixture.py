@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from store.samples import Sample, sample, write
 
 from relabel import __version__
-from relabel.manifest import FORMAT
+from relabel.manifest import FORMAT, PER_ROW
 
 
 def with_holes() -> Sample:
@@ -26,7 +26,7 @@ def with_holes() -> Sample:
 
 SAMPLES = {
     "uint8-zstd": lambda: sample(seed=1),
-    "uint8-raw-footprints": lambda: sample(compression="none", footprint=None, seed=2),
+    "uint8-raw-footprints": lambda: sample(compression="none", footprint=PER_ROW, seed=2),
     "float16-zstd-holes": with_holes,
 }
 
@@ -36,7 +36,7 @@ def dense(data: Sample) -> NDArray[np.float64]:
     record = data.manifest.scores
     classes, scores, profile = (a.astype(np.float64) for n, a in data.maps(data.labeled).items() if n != "footprint")
     if record.dtype == "uint8":
-        scores = np.where(scores == 255, np.nan, scores / -8)
+        scores = np.where(scores == 255, np.nan, -scores * record.step)
     planes, rest, offsets = scores[:, :-1], scores[:, -1], profile / 8
     values = np.empty((len(scores), record.num_classes, *record.grid_hw))
     for n in range(len(scores)):

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from relabel.manifest import DataRecord, Manifest, Preprocessing, ScoreRecord, TeacherRecord, fingerprint
+from relabel.geometry import WHOLE, Footprint
+from relabel.manifest import PER_ROW, DataRecord, Manifest, Preprocessing, ScoreRecord, TeacherRecord, fingerprint
 from relabel.score_map import ScoreMap
-from relabel.store import FAILED, LABELED, RowBatch, RowTable, create_or_open
+from relabel.store import Row, RowBatch, RowTable, create_or_open
+from relabel.store.codecs import CRC32C
+from relabel.store.digest import shard_digest
 
 
 def random_logits(count: int, classes: int, grid_hw: tuple[int, int], seed: int = 0) -> Tensor:
@@ -23,15 +29,8 @@ def random_logits(count: int, classes: int, grid_hw: tuple[int, int], seed: int 
     return torch.nn.functional.interpolate(coarse, grid_hw, mode="bilinear") + fine
 
 
-def coded_batch(maps: ScoreMap) -> RowBatch:
-    """Score maps as a store takes them."""
-    coded = maps.coded()
-    return RowBatch(
-        classes=coded.classes.numpy().astype(np.uint16),
-        scores=torch.cat([coded.planes, coded.rest[:, None]], 1).numpy(),
-        profile=coded.profile.numpy(),
-        footprint=None if maps.footprint is None else maps.footprint.numpy().astype(np.float32),
-    )
+RAW_LOGITS: dict[str, Any] = {"scores": "logit", "dtype": "float16", "select": "cell", "profile": 0}
+"""Arguments of `make_store` for a store of the kind that published archives become."""
 
 
 def make_store(
@@ -50,10 +49,10 @@ def make_store(
     keys = [key for shard in shards for key in shard]
     each = footprint is not None and footprint.ndim == 2
     planes, profile = score_record.pop("planes", 3), score_record.pop("profile", 4)
-    maps = ScoreMap.from_logits(logits, planes, profile, footprint=footprint if each else None)
-    whole = (0.0, 0.0, 1.0, 1.0) if footprint is None else tuple(footprint.tolist())
+    one = WHOLE if footprint is None or each else Footprint(*footprint.tolist())
+    maps = ScoreMap.from_logits(logits, planes, profile, footprint=footprint if each else one)
     manifest = Manifest(
-        teacher=TeacherRecord(name="by hand", weights="none", weights_digest="0" * 64, head="given"),
+        teacher=TeacherRecord(source="other", name="by hand", weights="unknown", weights_digest="0" * 64, head="given"),
         preprocessing=Preprocessing(
             image_size_hw=(32, 32),
             mean=(0.5,) * 3,
@@ -74,23 +73,46 @@ def make_store(
             rows_per_shard=max(map(len, shards)),
             fingerprint=fingerprint(keys),
         ),
-        footprint=None if each else whole,
+        footprint=PER_ROW if each else one,
     )
     writer = create_or_open(path, manifest)
-    batch = coded_batch(maps)
+    batch = RowBatch.of(replace(maps, holes=manifest.scores.has_holes), manifest.scores)
     first = 0
     for number, shard in enumerate(shards):
         good = np.array([i for i, key in enumerate(shard) if key not in failed], np.int64)
         with writer.claim(number) as claimed:
             claimed.add(good, batch.take(first + good))
-            claimed.publish(
-                RowTable(
-                    keys=list(shard),
-                    image_hashes=np.arange(first, first + len(shard), dtype=np.uint64),
-                    labels=np.arange(first, first + len(shard), dtype=np.int32) % logits.shape[1],
-                    statuses=np.array([FAILED if key in failed else LABELED for key in shard], np.uint8),
-                    errors=["not a readable image: cut" if key in failed else "" for key in shard],
+            table = [
+                Row(
+                    key=key,
+                    image_hash=first + i,
+                    label=(first + i) % logits.shape[1],
+                    size_hw=(60, 90),
+                    orientation=1,
+                    error="not a readable image: cut" if key in failed else "",
                 )
-            )
+                for i, key in enumerate(shard)
+            ]
+            claimed.publish(RowTable.of(table))
         first += len(shard)
     return maps
+
+
+def seal(store: Path) -> None:
+    """Make the manifest's identity and every digest those of what lies there now: a fault is then found by itself."""
+    group = json.loads((store / "zarr.json").read_text())
+    body = group["attributes"]["relabel"]
+    del body["identity"]
+    told = {name: value for name, value in body.items() if name != "versions"}
+    identity = hashlib.sha256(json.dumps(told, sort_keys=True, separators=(",", ":")).encode())
+    body["identity"] = identity.hexdigest()
+    (store / "zarr.json").write_text(json.dumps(group))
+    names = ["classes", "scores", "profile", "footprint", "key", "image_hash", "label"]
+    for file in store.glob("digest/c.*"):
+        shard = int(file.name.split(".")[1])
+        files = [
+            (name, found.read_bytes())
+            for name in [*names, "size_hw", "orientation", "error", "status"]
+            for found in (store / name).glob(f"c.{shard}.*")
+        ]
+        file.write_bytes(CRC32C.encode(shard_digest(identity.digest(), shard, files).tobytes()))

@@ -16,7 +16,7 @@ import pytest
 import zarr
 from click.testing import CliRunner, Result
 from PIL import Image
-from stores import make_store, random_logits
+from stores import make_store, random_logits, seal
 
 import relabel.summary
 import relabel.verify
@@ -140,6 +140,7 @@ def test_each_finding_is_a_line_and_the_exit_code_1(store: Path) -> None:
     group = zarr.open_group(store, mode="r+")
     group["label"][0, 1] = -7
     group["key"][1, 0] = "d.jpg"
+    seal(store)
     result = run("verify", "shards", store, "--quiet")
     assert result.exit_code == 1
     assert result.stdout.splitlines()[:4] == [
@@ -161,7 +162,7 @@ def test_progress_goes_to_stderr(store: Path) -> None:
 
 def test_inspect_prints_what_a_store_is(store: Path) -> None:
     facts = dict(line.split(None, 1) for line in run("inspect", store).stdout.splitlines() if len(line.split()) > 1)
-    assert facts["teacher"] == "by hand (none, sha256 000000000000), given head, float32"
+    assert facts["teacher"] == "by hand (unknown weights, sha256 000000000000), given head, float32"
     assert facts["map"] == "grid 2x3 of the whole image"
     assert facts["classes"] == "12: 3 planes, 4 profile classes an image"
     assert facts["images"] == "2 labelled, 1 failed"
@@ -258,6 +259,7 @@ def test_control_characters_of_data_files_never_reach_the_terminal(store: Path, 
     (store / "label" / "c.9\x1b[2J").write_bytes(b"")
     manifest = (store / "zarr.json").read_text()
     (store / "zarr.json").write_text(manifest.replace('"by hand"', json.dumps(hostile)))
+    seal(store)
     outputs = [run("verify", "shards", store, "--quiet"), run("inspect", store), run("inspect", tmp_path / "\x07")]
     assert [output.exit_code for output in outputs] == [1, 0, 2]
     for output in outputs:

@@ -13,10 +13,8 @@ from hypothesis import strategies as st
 from torchvision.ops import roi_align
 
 from relabel.errors import InvalidValueError, LabelError
-from relabel.geometry import (
-    Box,
-    Footprint,
-    Grid,
+from relabel.geometry import Box, Footprint, Grid
+from relabel.geometry.cells import (
     at_least_one_cell,
     cell_boxes,
     checked_boxes,

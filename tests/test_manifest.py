@@ -5,17 +5,53 @@ from __future__ import annotations
 import copy
 import json
 from dataclasses import replace
+from typing import get_args
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from relabel.errors import InvalidValueError, StoreError
-from relabel.manifest import DataRecord, Manifest, Preprocessing, ScoreRecord, TeacherRecord, fingerprint
+from relabel.geometry import Footprint
+from relabel.manifest import (
+    PER_ROW,
+    DataRecord,
+    KeptRecord,
+    Manifest,
+    MemberRecord,
+    Preprocessing,
+    ScoreRecord,
+    TeacherRecord,
+    TeacherSource,
+    Weights,
+    fingerprint,
+)
 
 fractions = st.floats(0, 1, exclude_max=True)
 positive = st.floats(1e-3, 1e3)
 words = st.text(max_size=8)
+counts = st.integers(0, 99)
+
+
+PIXELS = Preprocessing(image_size_hw=(224, 320), mean=(0.5, 0.4, 0.3), std=(0.2, 0.2, 0.2))
+
+
+@st.composite
+def teachers(draw):
+    weights = draw(st.sampled_from(get_args(Weights)))
+    return TeacherRecord(
+        source=draw(st.sampled_from(get_args(TeacherSource))),
+        name=draw(words),
+        weights=weights,
+        seed=draw(st.integers(0, 2**63)) if weights == "random" else None,
+        weights_digest=draw(words),
+        head=draw(words),
+        precision=draw(words),
+        kept=draw(st.none() | st.builds(KeptRecord, selection=words, count=counts, of=counts, digest=words)),
+    )
+
+
+members = st.builds(MemberRecord, teacher=teachers(), preprocessing=st.just(PIXELS))
 
 
 @st.composite
@@ -24,9 +60,7 @@ def manifests(draw):
     counts = draw(st.lists(st.integers(0, 9), min_size=1, max_size=4))
     shards = draw(st.lists(words, min_size=len(counts), max_size=len(counts)))
     return Manifest(
-        teacher=TeacherRecord(
-            name=draw(words), weights=draw(words), weights_digest=draw(words), head=draw(words), precision=draw(words)
-        ),
+        teacher=draw(teachers()),
         preprocessing=Preprocessing(
             image_size_hw=(draw(st.integers(1, 999)), draw(st.integers(1, 999))),
             mean=(draw(positive), draw(positive)),
@@ -47,8 +81,13 @@ def manifests(draw):
             counts=draw(st.sampled_from([(), tuple(counts)])),
             rows_per_shard=9,
             fingerprint=draw(words),
+            class_names=draw(st.none() | st.lists(words, max_size=3).map(tuple)),
         ),
-        footprint=draw(st.none() | st.tuples(fractions, fractions, st.just(1.0), st.just(1.0))),
+        footprint=draw(st.just(PER_ROW) | st.builds(Footprint, fractions, fractions, st.just(1.0), st.just(1))),
+        others=draw(
+            st.lists(st.builds(MemberRecord, teacher=teachers(), preprocessing=st.just(PIXELS)), max_size=2).map(tuple)
+        ),
+        flip_average=draw(st.booleans()),
         class_names=draw(st.none() | st.tuples(*[words] * classes)),
         versions=draw(st.dictionaries(words, words, max_size=3)),
     )
@@ -56,7 +95,9 @@ def manifests(draw):
 
 def example():
     return Manifest(
-        teacher=TeacherRecord(name="resnet18", weights="random, seed 0", weights_digest="ab" * 32, head="linear"),
+        teacher=TeacherRecord(
+            source="timm", name="resnet18", weights="random", seed=0, weights_digest="ab" * 32, head="linear"
+        ),
         preprocessing=Preprocessing(image_size_hw=(224, 320), mean=(0.5, 0.4, 0.3), std=(0.2, 0.2, 0.2)),
         scores=ScoreRecord(num_classes=10, planes=4, profile=3, grid_hw=(7, 10)),
         data=DataRecord(kind="webdataset", shards=("a", "b"), counts=(5, 2), rows_per_shard=5, fingerprint="0f" * 16),
@@ -110,7 +151,7 @@ def test_damage_anywhere_is_a_store_error_or_a_manifest_that_shows_it(data):
         (("surprise",), 1, "surprise"),
         (("others",), "", "others is '', not a list"),
         (("others",), {}, "others is {}, not a list"),
-        (("others",), [{}], "MemberRecord"),
+        (("others",), [{}], "preprocessing, teacher, which is missing"),
         (("scores", "surprise"), 1, "surprise"),
         (("teacher",), [], "damaged or foreign"),
         (("scores", "planes"), "4", "TypeError"),
@@ -122,14 +163,14 @@ def test_damage_anywhere_is_a_store_error_or_a_manifest_that_shows_it(data):
         (("scores", "grid_hw"), [7], "damaged"),
         (("preprocessing", "fit"), "stretch", "fit"),
         (("preprocessing", "interpolation"), "lanczos", "interpolation"),
-        (("preprocessing", "image_size_hw"), [224], "height, width"),
-        (("preprocessing", "std"), [0.2, 0.2], "one finite value a channel"),
-        (("preprocessing", "mean"), [float("nan"), 0.4, 0.3], "one finite value a channel"),
+        (("preprocessing", "image_size_hw"), [224], "not a list of 2"),
+        (("preprocessing", "std"), [0.2, 0.2], "one finite value per channel"),
+        (("preprocessing", "mean"), [float("nan"), 0.4, 0.3], "one finite value per channel"),
         (("data", "kind"), "parquet", "kind"),
         (("data", "shards"), [], "at least one shard"),
         (("data", "counts"), [5], "2 shards need as many counts"),
         (("data", "counts"), [5, 6], "0 to 5 images"),
-        (("footprint",), [0.0, 0.0, 1.0], "x0, y0, x1, y1"),
+        (("footprint",), [0.0, 0.0, 1.0], "not a list of 4"),
         (("footprint",), [2.0, 0.0, 3.0, 1.0], "footprint"),
         (("class_names",), ["a"], "10 classes need as many class names; got 1"),
         (("versions",), ["ab", "cde"], "damaged"),
@@ -159,12 +200,12 @@ def test_the_difference_has_a_line_for_each_field_mine_first():
         mine,
         teacher=replace(mine.teacher, name="resnet50"),
         preprocessing=replace(mine.preprocessing, image_size_hw=(224, 224)),
-        footprint=None,
+        footprint=PER_ROW,
     )
     assert mine.difference(other) == [
         "teacher.name: 'resnet18' != 'resnet50'",
         "preprocessing.image_size_hw: [224, 320] != [224, 224]",
-        "footprint: [0.0, 0.0, 1.0, 1.0] != None",
+        "footprint: [0.0, 0.0, 1.0, 1.0] != 'per row'",
     ]
 
 

@@ -11,17 +11,18 @@ from hypothesis import strategies as st
 from torchvision.ops import roi_align
 
 from relabel.errors import InvalidValueError, LabelError
+from relabel.geometry import WHOLE
 from relabel.score_map import ScoreMap
 
 SPACES = ["logit", "probability"]
-WHOLE = torch.tensor([[0.0, 0.0, 1.0, 1.0]])
+BOX = torch.tensor([[0.0, 0.0, 1.0, 1.0]])
 CLASSES = 40
 
 
 def random_maps(count, grid_hw, *, planes=6, profile=10, dtype=torch.float32, footprint=None, seed=0, scale=3.0):
     generator = torch.Generator().manual_seed(seed)
     logits = torch.randn(count, CLASSES, *grid_hw, generator=generator, dtype=dtype) * scale
-    boxes = None if footprint is None else torch.tensor([footprint], dtype=dtype).expand(count, 4)
+    boxes = WHOLE if footprint is None else torch.tensor([footprint], dtype=dtype).expand(count, 4)
     return ScoreMap.from_logits(logits, planes, profile, footprint=boxes)
 
 
@@ -132,8 +133,8 @@ def test_a_constant_added_to_all_logits_of_a_cell_changes_nothing(height, width,
 def test_the_whole_image_is_the_mean_of_its_cells_of_log_probabilities_or_of_probabilities(grid_hw):
     maps = random_maps(3, grid_hw, planes=CLASSES, profile=0)
     dense = maps.to_dense()
-    torch.testing.assert_close(maps.pool(WHOLE.expand(3, 4)), dense.mean((2, 3)).softmax(1))
-    found = maps.pool(WHOLE.expand(3, 4), space="probability")
+    torch.testing.assert_close(maps.pool(BOX.expand(3, 4)), dense.mean((2, 3)).softmax(1))
+    found = maps.pool(BOX.expand(3, 4), space="probability")
     torch.testing.assert_close(found, dense.exp().mean((2, 3)))
 
 
@@ -187,7 +188,7 @@ def test_x_is_x_and_y_is_y():
     """A class that lives in the top right corner cell wins in that corner alone."""
     logits = torch.zeros(1, 2, 3, 5)
     logits[0, 1, 0, 4] = 9.0
-    tokens = ScoreMap.from_logits(logits).pool(WHOLE, (3, 5))[0, 1]
+    tokens = ScoreMap.from_logits(logits).pool(BOX, (3, 5))[0, 1]
     assert (tokens > 0.6).nonzero().tolist() == [[0, 4]]
     corner = ScoreMap.from_logits(logits).pool(torch.tensor([[0.8, 0.0, 1.0, 1 / 3]]))
     assert corner[0, 1] > 0.99
@@ -207,9 +208,9 @@ def test_half_precision_planes_give_float32_labels(dtype):
     half = ScoreMap(
         maps.classes, maps.planes.to(dtype), maps.rest.to(dtype), maps.profile.to(dtype), num_classes=CLASSES
     )
-    found = half.pool(WHOLE.expand(2, 4))
+    found = half.pool(BOX.expand(2, 4))
     assert found.dtype == torch.float32
-    torch.testing.assert_close(found, maps.pool(WHOLE.expand(2, 4)), atol=5e-3, rtol=0)
+    torch.testing.assert_close(found, maps.pool(BOX.expand(2, 4)), atol=5e-3, rtol=0)
 
 
 def test_a_trainers_autocast_rounds_nothing(device):
@@ -235,14 +236,14 @@ def test_labels_do_not_depend_on_where_maps_and_boxes_are(device):
 def test_a_confident_coded_map_excludes_no_class_that_is_possible():
     """A probability of 0.97 has code 0, as 1 has; in probability space the other 3 % must not vanish with it."""
     logits = torch.tensor([0.97, 0.02, 0.01]).log().reshape(1, 3, 1, 1)
-    label = ScoreMap.from_logits(logits, planes=1, profile=1).coded().pool(WHOLE, space="probability")
+    label = ScoreMap.from_logits(logits, planes=1, profile=1).coded().pool(BOX, space="probability")
     assert (label[0, 1:] > 0.005).all()
 
 
 @pytest.mark.parametrize("space", ["log", None, "Logit"])
 def test_an_unknown_space_is_refused(space):
     with pytest.raises(InvalidValueError, match="'logit', 'probability'"):
-        random_maps(1, (2, 2)).pool(WHOLE, space=space)
+        random_maps(1, (2, 2)).pool(BOX, space=space)
 
 
 def test_a_crop_outside_the_footprint_raises_or_takes_the_nearest_cells():
@@ -259,7 +260,7 @@ def test_a_crop_outside_the_footprint_raises_or_takes_the_nearest_cells():
 
 
 def test_sparse_labels_are_printed_by_shape():
-    sparse = random_maps(2, (3, 3)).pool(WHOLE.expand(2, 4), (2, 2), sparse=True)
+    sparse = random_maps(2, (3, 3)).pool(BOX.expand(2, 4), (2, 2), sparse=True)
     assert repr(sparse) == f"SparseLabels((2, 16, 2, 2) of {CLASSES} classes, torch.float32)"
 
 
@@ -278,14 +279,14 @@ def test_a_temperature_raises_the_label_to_a_power(space, temperature):
 
 def test_a_high_temperature_brings_back_classes_that_had_no_probability_left():
     maps = ScoreMap.from_logits(torch.tensor([0.0, -150.0]).reshape(1, 2, 1, 1), 2, 0)
-    found = maps.pool(WHOLE, temperature=150.0)
+    found = maps.pool(BOX, temperature=150.0)
     torch.testing.assert_close(found, torch.tensor([[0.0, -1.0]]).softmax(1))
 
 
 @pytest.mark.parametrize("temperature", [0.0, -1.0, float("nan"), float("inf")])
 def test_a_temperature_that_is_none_is_refused(temperature):
     with pytest.raises(InvalidValueError, match="temperature must be above 0"):
-        random_maps(1, (2, 2)).pool(WHOLE, temperature=temperature)
+        random_maps(1, (2, 2)).pool(BOX, temperature=temperature)
 
 
 def test_a_flip_mirrors_what_is_covered_of_the_tokens_too():

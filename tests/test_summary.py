@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import zarr
-from stores import make_store, random_logits
+from stores import RAW_LOGITS, make_store, random_logits
 
 from relabel import summary
 from relabel.errors import StoreError
@@ -85,7 +85,7 @@ def test_a_plane_that_is_not_stored_holds_no_mass_and_none_is_below_zero(
 
 
 def test_raw_logits_have_no_mass(tmp_path: Path) -> None:
-    make_store(tmp_path / "s.zarr", SHARDS, LOGITS, scores="logit")
+    make_store(tmp_path / "s.zarr", SHARDS, LOGITS, **RAW_LOGITS)
     found = summarise(tmp_path / "s.zarr")
     assert found.unstored_mass is None
     assert found.sampled == 6

@@ -11,7 +11,7 @@ import click
 from relabel.cli.arguments import find_functions
 from relabel.cli.options import Command, made, made_each, options
 from relabel.cli.output import as_json, finish
-from relabel.cli.text import aligned
+from relabel.cli.text import aligned, kept_text
 from relabel.teacher import EnsembleSpec, TeacherSpec
 
 if TYPE_CHECKING:
@@ -75,11 +75,11 @@ def _facts(member: Teacher) -> dict[str, object]:
     height, width = pixels.image_size_hw
     numbers_of = [", ".join(f"{value:g}" for value in values) for values in (pixels.mean, pixels.std)]
     return {
-        "teacher": f"{record.name} ({record.weights}, sha256 {record.weights_digest[:12]})",
+        "teacher": record.described,
         "input": f"{height} x {width} pixels, {pixels.fit}, {pixels.interpolation}, "
         f"mean {numbers_of[0]}, std {numbers_of[1]}",
         "map": f"grid {member.grid}, a cell is {height / member.grid.height:g} x {width / member.grid.width:g} pixels",
-        "classes": f"{member.num_classes} ({record.classes}"
+        "classes": f"{member.num_classes} ({'all' if record.kept is None else kept_text(record.kept)}"
         + (f"; {member.class_names[0]}; ...)" if member.class_names else ")"),
         "head": f"{record.head}: "
         + (

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from relabel.geometry import Footprint
+
 if TYPE_CHECKING:
     # `relabel --help` must not wait for torch and timm.
     from relabel.findings import Finding
     from relabel.generate.options import GenerateSummary
     from relabel.importers.options import ImportSummary
-    from relabel.manifest import Manifest
+    from relabel.manifest import KeptRecord, Manifest
     from relabel.plan import Failure
     from relabel.summary import StoreSummary
     from relabel.verify import ShardsReport
@@ -112,8 +114,11 @@ def store_text(summary: StoreSummary, store: str) -> str:
     """What a store is."""
     m, scores = summary.manifest, summary.manifest.scores
     height, width = m.preprocessing.image_size_hw
-    footprint = "the whole image" if m.footprint == (0, 0, 1, 1) else m.footprint or "each image's own part"
-    step = f" in steps of {scores.step:g} nats" if scores.dtype == "uint8" else ""
+    if isinstance(m.footprint, Footprint):
+        footprint = "the whole image" if m.footprint.is_whole else str(m.footprint)
+    else:
+        footprint = "each image's own part"
+    step = "" if scores.step is None else f" in steps of {scores.step:g} nats"
     facts = {
         "store": store,
         "teacher": _teacher(m),
@@ -121,7 +126,7 @@ def store_text(summary: StoreSummary, store: str) -> str:
         **_averaged(m),
         "map": f"grid {scores.grid_hw[0]}x{scores.grid_hw[1]} of {footprint}",
         "classes": f"{scores.num_classes}: {scores.planes} planes, {scores.profile} profile classes an image",
-        **({} if m.teacher.classes == "all" else {"kept": f"{m.teacher.classes} of the teacher's classes"}),
+        **({} if m.teacher.kept is None else {"kept": kept_text(m.teacher.kept)}),
         "scores": f"{scores.scores}, {scores.dtype}{step}, {scores.compression}",
         "shards": f"{summary.shards_published} of {len(m.data.shards)} published, {m.data.rows_per_shard} rows each",
         "images": f"{summary.labeled} labelled, {summary.failed} failed",
@@ -139,17 +144,18 @@ def _teacher(manifest: Manifest) -> str:
     teacher, imported = manifest.teacher, manifest.imported
     if imported is not None:
         return f"{teacher.name}, as is said: imported from {imported.archive} files, stored {imported.orientation}"
-    return (
-        f"{teacher.name} ({teacher.weights}, sha256 {teacher.weights_digest[:12]}), {teacher.head} head, "
-        f"{teacher.precision}"
-    )
+    return f"{teacher.described}, {teacher.head} head, {teacher.precision}"
+
+
+def kept_text(kept: KeptRecord) -> str:
+    """Which of a teacher's classes a map speaks of."""
+    return f"{kept.selection}: {kept.count} of the teacher's {kept.of} classes, sha256 {kept.digest[:12]}"
 
 
 def _averaged(manifest: Manifest) -> dict[str, str]:
     """What a map is the average of, where it is one."""
     others = [
-        f"{o.teacher.name} ({o.teacher.weights}, sha256 {o.teacher.weights_digest[:12]}) at "
-        f"{o.preprocessing.image_size_hw[0]} x {o.preprocessing.image_size_hw[1]} pixels"
+        f"{o.teacher.described} at {o.preprocessing.image_size_hw[0]} x {o.preprocessing.image_size_hw[1]} pixels"
         for o in manifest.others
     ]
     parts = others + (["the mirrored image"] if manifest.flip_average else [])

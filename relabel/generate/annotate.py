@@ -15,17 +15,18 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from relabel.errors import TeacherError
+from relabel.geometry import WHOLE
 from relabel.manifest import ScoreRecord
 from relabel.plan import even_batches
 from relabel.score_map import ScoreMap
 from relabel.store import RowBatch
+from relabel.store.maps import coded_tensors
 from relabel.teacher import Ensemble
 
 _log = logging.getLogger(__name__)
 
 _LARGEST = 1e30
 """Logits beyond this are as bad as infinite ones: their sums over classes and cells would be."""
-_LEAST_HALF = torch.finfo(torch.float16).min
 _NO_MEMORY = ("CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED", "can't allocate memory")
 """What the libraries below torch, and its allocator on the CPU, say when memory runs out."""
 
@@ -38,10 +39,11 @@ class _Part:
     events: tuple[torch.cuda.Event, torch.cuda.Event] | None
     host_seconds: float
 
-    def arrays(self) -> dict[str, NDArray[np.generic]]:
+    def fetched(self) -> dict[str, Tensor]:
+        """The tensors, once they are on the CPU."""
         if self.events is not None:
             self.events[1].synchronize()
-        return {name: tensor.numpy() for name, tensor in self.tensors.items()}
+        return self.tensors
 
     def seconds(self) -> float:
         """How long the device took."""
@@ -65,25 +67,23 @@ class PendingScores:
     """Score maps of a batch on their way from the device, in one part or more."""
 
     parts: tuple[_Part, ...]
-    id_dtype: str
+    record: ScoreRecord
 
     def wait(self) -> AnnotatedBatch:
         """The maps, once they are there."""
-        found = [part.arrays() for part in self.parts]
+        found = [part.fetched() for part in self.parts]
         # Without a copy where there is one part, as there nearly always is.
-        joined = {name: np.concatenate([f[name] for f in found]) if found[1:] else found[0][name] for name in found[0]}
-        finite = joined.pop("finite").astype(np.bool_, copy=False)
-        # torch neither sorts nor gathers by unsigned ids, so they become unsigned only here.
-        ids = joined.pop("classes").astype(self.id_dtype)
-        batch = RowBatch(classes=ids, scores=joined["scores"], profile=joined["profile"].astype(np.int8, copy=False))
+        joined = {name: torch.cat([f[name] for f in found]) if found[1:] else found[0][name] for name in found[0]}
+        finite = joined.pop("finite").numpy()
+        batch = RowBatch.fetched(joined, self.record, WHOLE)
         return AnnotatedBatch(batch, finite, sum(part.seconds() for part in self.parts))
 
 
 class Annotator:
-    """Teachers and the coding of their score maps; `id_dtype` is that of the store's array of classes."""
+    """Teachers, and how a store keeps their score maps."""
 
-    def __init__(self, ensemble: Ensemble, record: ScoreRecord, id_dtype: str) -> None:
-        self._ensemble, self._record, self._id_dtype = ensemble, record, id_dtype
+    def __init__(self, ensemble: Ensemble, record: ScoreRecord) -> None:
+        self._ensemble, self._record = ensemble, record
         device = ensemble.device
         # Pixels travel while the device computes; in its own stream their copy would wait for the batch before.
         is_cuda = device.type == "cuda"
@@ -129,12 +129,12 @@ class Annotator:
                 self._fitting,
                 self._fitting,
             )
-        return PendingScores(tuple(parts), self._id_dtype)
+        return PendingScores(tuple(parts), self._record)
 
     def try_whole(self, views: Sequence[Tensor]) -> PendingScores | None:
         """The same in one part, or None if that does not fit."""
         part = self._started(tuple(views))
-        return None if part is None else PendingScores((part,), self._id_dtype)
+        return None if part is None else PendingScores((part,), self._record)
 
     def _started(self, views: tuple[Tensor, ...]) -> _Part | None:
         try:
@@ -177,16 +177,7 @@ class Annotator:
         # A map of zeros in its place keeps its neighbours in the batch exact; it is recorded as failed, not stored.
         logits = torch.where(finite[:, None, None, None], logits, 0)
         maps = ScoreMap.from_logits(logits, self._record.planes, self._record.profile)
-        coded = maps.coded(self._record.step)
-        kept = coded if self._record.dtype == "uint8" else maps
-        scores = torch.cat([kept.planes, kept.rest.unsqueeze(1)], dim=1)
-        if self._record.dtype == "float16":
-            # Beyond its range a half is infinite, and an infinite score is none.
-            scores = scores.clamp(min=_LEAST_HALF).half()
-        profile = coded.profile
-        if profile is None:
-            profile = torch.zeros(len(coded), 1, dtype=torch.int8, device=logits.device)
-        return {"classes": coded.classes, "scores": scores, "profile": profile, "finite": finite}
+        return coded_tensors(maps, self._record) | {"finite": finite}
 
 
 def _timed_event() -> torch.cuda.Event:

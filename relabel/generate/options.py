@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Literal, get_args
 
 from relabel.errors import InvalidValueError
-from relabel.manifest import CodeType, Compression
+from relabel.manifest import LEAST_STEP, MOST_STEP, PLANES, PROFILE, STEP, CodeType, Compression
 from relabel.options import Option, RunOptions, check_options
 from relabel.plan import Failure
 
@@ -23,12 +23,15 @@ class GenerateOptions(RunOptions):
     How images are batched moves a teacher's sums in their last bits, so a score may round to the code beside.
     """
 
-    planes: Annotated[int, Option("K, classes kept at every cell.", "map", least=1, metavar="K")] = 16
-    profile: Annotated[int, Option("M, further classes kept as offsets.", "map", least=0, metavar="M")] = 64
+    planes: Annotated[int, Option("K, classes kept at every cell.", "map", least=1, metavar="K")] = PLANES
+    profile: Annotated[int, Option("M, further classes kept as offsets.", "map", least=0, metavar="M")] = PROFILE
     dtype: Annotated[CodeType, Option("Coding of the scores.", "map", flag="--scores")] = "uint8"
     step: Annotated[
-        float, Option("Nats per code of uint8 scores; finer is larger.", "map", least=1 / 16, most=1, metavar="NATS")
-    ] = 1 / 4
+        float,
+        Option(
+            "Nats per code of uint8 scores; finer is larger.", "map", least=LEAST_STEP, most=MOST_STEP, metavar="NATS"
+        ),
+    ] = STEP
     compression: Annotated[Compression, Option("Of the score maps.", "map")] = "zstd"
     batch_size: Annotated[
         int | Literal["auto"],

@@ -6,10 +6,10 @@ from dataclasses import replace
 from importlib import metadata
 
 from relabel.generate.options import GenerateOptions
+from relabel.geometry import WHOLE
 from relabel.images import ImageSource, Listing
-from relabel.manifest import DataRecord, Manifest, MemberRecord, ScoreRecord
+from relabel.manifest import PER_ROW, DataRecord, Manifest, MemberRecord, ScoreRecord
 from relabel.progress import Progress
-from relabel.score_map import STEP
 from relabel.teacher import Ensemble
 
 
@@ -34,13 +34,12 @@ def manifest_of(ensemble: Ensemble, data: DataRecord, options: GenerateOptions) 
             grid_hw=ensemble.grid.size_hw,
             dtype=options.dtype,
             compression=options.compression,
-            # It means nothing for halves, whose stores must not differ by it.
-            step=options.step if options.dtype == "uint8" else STEP,
+            step=options.step if options.dtype == "uint8" else None,
         ),
         data=data,
         others=tuple(MemberRecord(teacher=m.record, preprocessing=m.preprocessing) for m in others),
         flip_average=ensemble.flip_average,
-        footprint=(0.0, 0.0, 1.0, 1.0) if first.preprocessing.fit == "squash" else None,
+        footprint=WHOLE if first.preprocessing.fit == "squash" else PER_ROW,
         class_names=ensemble.class_names,
         versions={name: _version(name) for name in ("relabel", "torch", "torchvision", "timm")},
     )

@@ -14,8 +14,7 @@ from numpy.typing import NDArray
 
 from relabel.generate.batches import DecodedBatch, RowInfo
 from relabel.plan import Failure, ShardTask
-from relabel.store import FAILED as FAILED_STATUS
-from relabel.store import LABELED, RowBatch, RowTable, ShardWriter
+from relabel.store import Row, RowBatch, RowTable, ShardWriter
 
 NOT_FINITE = "the teacher's scores are not finite (NaN or infinity)"
 
@@ -49,16 +48,8 @@ class OpenShard:
 
     def publish(self) -> None:
         """Write and rename all files of the shard."""
-        errors = [row.error for row in self.rows]
-        self.writer.publish(
-            RowTable(
-                keys=[row.key for row in self.rows],
-                image_hashes=np.array([row.hash for row in self.rows], np.uint64),
-                labels=np.array([row.label for row in self.rows], np.int32),
-                statuses=np.array([FAILED_STATUS if error else LABELED for error in errors], np.uint8),
-                errors=errors,
-            )
-        )
+        rows = [Row(key=r.key, image_hash=r.hash, label=r.label, error=r.error) for r in self.rows]
+        self.writer.publish(RowTable.of(rows))
 
 
 class Publisher:

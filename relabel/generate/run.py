@@ -20,6 +20,7 @@ from relabel.generate.peers import Peers
 from relabel.generate.planning import listed, manifest_of
 from relabel.generate.publish import OpenShard, Publisher
 from relabel.images import ImageSource, open_source
+from relabel.manifest import PER_ROW
 from relabel.plan import Failure, ShardTask, missing, share
 from relabel.progress import Progress
 from relabel.store import FAILED, NO_IMAGE, StoreReader, StoreWriter, create_or_open
@@ -60,7 +61,7 @@ def generate(
     todo = missing(mine, published)
     # Of the shards that are there: skipping them must not make an earlier run's failures look mended.
     earlier = [statuses for task, statuses in _statuses(writer, mine) if task not in todo]
-    annotator = Annotator(ensemble, writer.manifest.scores, writer.arrays["classes"].dtype)
+    annotator = Annotator(ensemble, writer.manifest.scores)
     plan = BatchPlan(
         views=ensemble.views,
         batch_size=_batch_size(options, annotator, ensemble, todo, peers),
@@ -207,7 +208,7 @@ class _Run:
     def _open(self, task: ShardTask, publisher: Publisher) -> OpenShard:
         if self._shard is None or self._shard.task != task:
             writer = self._writer.claim(task.shard, again=self._again)
-            self._shard = publisher.open(OpenShard(task, writer, self._writer.manifest.footprint is None))
+            self._shard = publisher.open(OpenShard(task, writer, self._writer.manifest.footprint == PER_ROW))
         return self._shard
 
     def _drain(self, publisher: Publisher, *, keep: int) -> None:

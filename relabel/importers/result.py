@@ -6,11 +6,12 @@ from collections import Counter
 from importlib import metadata
 
 from relabel.errors import InvalidValueError, SourceError
+from relabel.geometry import WHOLE
 from relabel.importers.archive import Rows
 from relabel.importers.files import Scan
 from relabel.importers.options import PUBLISHED, ImportOptions
 from relabel.importers.planes import Layout
-from relabel.manifest import ImportRecord, Manifest, Preprocessing, ScoreRecord, TeacherRecord
+from relabel.manifest import PER_ROW, ImportRecord, Manifest, Preprocessing, ScoreRecord, TeacherRecord
 from relabel.store.layout import class_dtype
 
 
@@ -45,8 +46,9 @@ def manifest_of(rows: Rows, found: Scan, layout: Layout, options: ImportOptions)
     whole = options.whose_footprint == "whole"
     return Manifest(
         teacher=TeacherRecord(
+            source="other",
             name=options.teacher_name or published.teacher,
-            weights="imported",
+            weights="unknown",
             weights_digest="unknown",
             head="imported",
             precision="unknown",
@@ -68,7 +70,7 @@ def manifest_of(rows: Rows, found: Scan, layout: Layout, options: ImportOptions)
             select="cell",
         ),
         data=rows.record,
-        footprint=(0.0, 0.0, 1.0, 1.0) if whole else None,
+        footprint=WHOLE if whole else PER_ROW,
         imported=ImportRecord(archive=options.archive, orientation=layout.orientation, digest=f"{found.digest:032x}"),
         versions={name: _version(name) for name in ("relabel", "torch")},
     )

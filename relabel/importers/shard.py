@@ -16,8 +16,9 @@ from relabel.importers.archive import Rows
 from relabel.importers.files import Files, added
 from relabel.importers.planes import Layout, convert
 from relabel.importers.workers import Workers
+from relabel.manifest import PER_ROW
 from relabel.plan import Failure, ShardTask
-from relabel.store import FAILED, LABELED, RowTable, StoreWriter
+from relabel.store import Row, RowTable, StoreWriter
 
 TOGETHER = 256
 """Files of one call: a process hands back about 3 MB."""
@@ -85,7 +86,7 @@ def _filled(job: ShardJob, task: ShardTask, add: Callable[..., None]) -> tuple[R
         for some in _few(good, job.layout):
             places = found.places[some]
             batch, dropped = found.batch(some)
-            if job.writer.manifest.footprint is None:
+            if job.writer.manifest.footprint == PER_ROW:
                 boxes = [together[place].footprint.xyxy for place in places.tolist()]
                 batch = replace(batch, footprint=np.array(boxes, np.float32))
             add(start + places, batch)
@@ -98,12 +99,12 @@ def _filled(job: ShardJob, task: ShardTask, add: Callable[..., None]) -> tuple[R
     done.failures = [
         Failure(task.shard, rows.keys[first + number], one.error) for number, one in enumerate(told) if one.error
     ]
-    table = RowTable(
-        keys=list(rows.keys[first : first + task.count]),
-        image_hashes=np.array([one.hash for one in told], np.uint64),
-        labels=np.array([one.label for one in told], np.int32),
-        statuses=np.array([FAILED if one.error else LABELED for one in told], np.uint8),
-        errors=[one.error for one in told],
+    keys = rows.keys[first : first + task.count]
+    table = RowTable.of(
+        [
+            Row(key=key, image_hash=one.hash, label=one.label, error=one.error)
+            for key, one in zip(keys, told, strict=True)
+        ]
     )
     return table, done
 
@@ -141,7 +142,7 @@ def _images(job: ShardJob, task: ShardTask) -> Iterator[_Told]:
                 f"{task.source} changed during the run: it holds {image.key!r}, which was not listed there"
             )
         count += 1
-        yield _told(image, is_centre=job.writer.manifest.footprint is None)
+        yield _told(image, is_centre=job.writer.manifest.footprint == PER_ROW)
     if count != task.count:
         raise SourceError(f"{task.source} changed during the run: {count} images, and {task.count} were listed")
 

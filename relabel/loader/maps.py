@@ -68,6 +68,11 @@ class LabelMaps:
         return self.manifest.scores.num_classes
 
     @property
+    def class_names(self) -> tuple[str, ...] | None:
+        """C names, as the teacher calls its classes; None where they are not known."""
+        return self.manifest.class_names
+
+    @property
     def grid(self) -> Grid:
         """The size of a map in cells."""
         return Grid(*self.manifest.scores.grid_hw)
@@ -127,18 +132,7 @@ class LabelMaps:
         """
         if isinstance(rows, slice):
             rows = np.arange(*rows.indices(self._reader.num_shards * self._reader.rows_per_shard))
-        batch = self._reader.read(self._numbers(rows))
-        scores = torch.from_numpy(batch.scores)
-        return ScoreMap(
-            torch.from_numpy(batch.classes),
-            scores[:, :-1],
-            scores[:, -1],
-            torch.from_numpy(batch.profile),
-            num_classes=self.num_classes,
-            footprint=self._footprint(batch.footprint, len(batch)),
-            holes=self.manifest.scores.select == "cell",
-            step=self.manifest.scores.step,
-        )
+        return self._reader.read(self._numbers(rows)).maps(self.manifest.scores)
 
     def _numbers(self, rows: Rows) -> NDArray[np.int64]:
         # Never converted: a mask, a fraction, and a key of digits would all become the number of some row.
@@ -149,14 +143,6 @@ class LabelMaps:
                 f"{numbers.shape}. For keys maps[maps.rows(keys)], for a mask maps[mask.nonzero()[:, 0]]"
             )
         return numbers.astype(np.int64, copy=False)
-
-    def _footprint(self, stored: NDArray[np.float32] | None, count: int) -> Tensor | None:
-        if stored is not None:
-            return torch.from_numpy(stored)
-        one = self.manifest.footprint
-        if one is None or one == (0.0, 0.0, 1.0, 1.0):
-            return None
-        return torch.tensor([one]).expand(count, 4)
 
     def _status(self) -> NDArray[np.uint8]:
         if self._statuses is None:

@@ -1,8 +1,8 @@
 """Score maps: what a teacher said of every cell of an image, kept as whole planes of the image's top classes."""
 
 from relabel.score_map.checks import Size
-from relabel.score_map.coding import NOT_STORED, OFFSET_STEP, STEP
+from relabel.score_map.coding import NOT_STORED, OFFSET_STEP, encode_offsets
 from relabel.score_map.filling import Fill
 from relabel.score_map.score_map import ScoreMap, Uncovered
 
-__all__ = ["NOT_STORED", "OFFSET_STEP", "STEP", "Fill", "ScoreMap", "Size", "Uncovered"]
+__all__ = ["NOT_STORED", "OFFSET_STEP", "Fill", "ScoreMap", "Size", "Uncovered", "encode_offsets"]

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from relabel.errors import InvalidValueError
+from relabel.geometry import Footprint
+from relabel.manifest import LEAST_STEP, MOST_STEP
 from relabel.score_map.coding import NOT_STORED, is_code, is_step
-
-if TYPE_CHECKING:
-    from relabel.score_map.score_map import ScoreMap
-
+from relabel.score_map.tensors import MapTensors
 
 Size = int | tuple[int, int]
 
@@ -40,7 +38,7 @@ def check_flip(flip: Tensor, count: int) -> None:
         raise InvalidValueError(f"flip must be ({count},), one a box; got {got}")
 
 
-def check(maps: ScoreMap) -> None:
+def check(maps: MapTensors) -> None:
     """Refuse shapes, dtypes and, on the CPU, values that have no meaning together.
 
     Looking at values on a device would wait for it; `relabel verify shards` looks at every stored one.
@@ -51,11 +49,11 @@ def check(maps: ScoreMap) -> None:
         check_classes(maps.classes, maps.num_classes)
     if len(maps) and maps.planes.device.type == "cpu":
         _check_scores(maps)
-    if maps.footprint is not None and maps.footprint.device.type == "cpu":
+    if not isinstance(maps.footprint, Footprint) and maps.footprint.device.type == "cpu":
         _check_footprint(maps.footprint)
 
 
-def _check_shapes(maps: ScoreMap) -> None:
+def _check_shapes(maps: MapTensors) -> None:
     planes, classes = maps.planes, maps.classes
     if planes.ndim != 4 or classes.ndim != 2:
         raise InvalidValueError(
@@ -76,7 +74,7 @@ def _check_shapes(maps: ScoreMap) -> None:
         "footprint": (maps.footprint, (batch, 4)),
     }
     for name, (tensor, shape) in expected.items():
-        if tensor is not None and tuple(tensor.shape) != shape:
+        if isinstance(tensor, Tensor) and tuple(tensor.shape) != shape:
             raise InvalidValueError(
                 f"{name} must be {shape} beside planes {tuple(planes.shape)} and classes {tuple(classes.shape)}; "
                 f"got {tuple(tensor.shape)}"
@@ -85,7 +83,7 @@ def _check_shapes(maps: ScoreMap) -> None:
         raise InvalidValueError(f"{profiled} profile classes need a profile of (B, {profiled + 1}) offsets; got none")
 
 
-def _check_dtypes(maps: ScoreMap) -> None:
+def _check_dtypes(maps: MapTensors) -> None:
     planes, rest, classes = maps.planes, maps.rest, maps.classes
     _check_step(maps.step)
     if planes.dtype != rest.dtype or not (is_code(planes) or planes.is_floating_point()):
@@ -96,8 +94,13 @@ def _check_dtypes(maps: ScoreMap) -> None:
         raise InvalidValueError(f"class ids are integers, never floats; got {classes.dtype}")
     if maps.profile is not None and not (maps.profile.dtype == torch.int8 or maps.profile.is_floating_point()):
         raise InvalidValueError(f"a profile is floating, in nats, or int8 codes; got {maps.profile.dtype}")
-    if maps.footprint is not None and not maps.footprint.is_floating_point():
-        raise InvalidValueError(f"a footprint is floating, fractions of the whole image; got {maps.footprint.dtype}")
+    if isinstance(maps.footprint, Footprint):
+        return
+    if not isinstance(maps.footprint, Tensor) or not maps.footprint.is_floating_point():
+        what = maps.footprint.dtype if isinstance(maps.footprint, Tensor) else f"a {type(maps.footprint).__name__}"
+        raise InvalidValueError(
+            f"a footprint is one Footprint for all maps, or floating (B, 4), fractions of the whole image; got {what}"
+        )
 
 
 def check_classes(classes: Tensor, num_classes: int) -> None:
@@ -127,10 +130,10 @@ def check_codable(planes: Tensor, step: float) -> None:
 
 def _check_step(step: float) -> None:
     if not is_step(step):
-        raise InvalidValueError(f"the step of codes lies in [1/16, 1] nats; got {step}")
+        raise InvalidValueError(f"the step of codes lies in [{LEAST_STEP:g}, {MOST_STEP:g}] nats; got {step}")
 
 
-def _check_scores(maps: ScoreMap) -> None:
+def _check_scores(maps: MapTensors) -> None:
     planes, rest = maps.planes, maps.rest
     if is_code(planes):
         rest_misses = int(rest.max()) == NOT_STORED

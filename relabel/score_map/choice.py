@@ -8,7 +8,8 @@ import math
 import torch
 from torch import Tensor
 
-from relabel.geometry import Grid, cell_boxes, roi_weights
+from relabel.geometry import WHOLE, Grid
+from relabel.geometry.cells import cell_boxes, roi_weights
 
 
 def image_planes(logits: Tensor, planes: int, profile: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -68,7 +69,7 @@ def _region_weights(height: int, width: int, dtype: torch.dtype, device: torch.d
         for column in range(3)
     ]
     parts = [(0.0, 0.0, 1.0, 1.0), *((x, y, x + side, y + side) for x, y, side in windows)]
-    boxes = cell_boxes(torch.tensor(parts), torch.tensor([0.0, 0.0, 1.0, 1.0]), grid)
+    boxes = cell_boxes(torch.tensor(parts), WHOLE, grid)
     weights = roi_weights(boxes, grid, (1, 1), clamp_uncovered=False)
     cells = (weights.rows[:, 0, :, None] * weights.cols[:, 0, None, :]).flatten(1)
     return cells.T.contiguous().to(device, dtype)

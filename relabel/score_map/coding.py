@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from relabel.score_map.score_map import ScoreMap
+from relabel.manifest import LEAST_STEP, MOST_STEP, STEP
+from relabel.score_map.tensors import MapTensors
 
-STEP = 1 / 8
-"""Nats a code where nothing else is said, as in stores whose manifest names no step: a score is ``-code * step``."""
+_Maps = TypeVar("_Maps", bound=MapTensors)
+
 OFFSET_STEP = 1 / 8
-"""Nats a code of an offset, always: it moves all of its class's scores together, which no pooling averages out."""
+"""Nats per code of an offset, always: it moves all of its class's scores together, which no pooling averages out."""
 NOT_STORED = 255
 """The code of a score that is not stored."""
 
@@ -25,8 +25,8 @@ def is_code(tensor: Tensor) -> bool:
 
 
 def is_step(step: float) -> bool:
-    """Whether codes can have this step: codes of less than 1/16 end before -16 nats, beyond 1 they tell too little."""
-    return isinstance(step, (int, float)) and 1 / 16 <= step <= 1
+    """Whether codes can have this step."""
+    return isinstance(step, (int, float)) and LEAST_STEP <= step <= MOST_STEP
 
 
 def unit_of(scores: Tensor, step: float) -> float:
@@ -56,7 +56,7 @@ def decode_offsets(offsets: Tensor, dtype: torch.dtype) -> Tensor:
     return offsets.to(dtype) * (1 if offsets.is_floating_point() else OFFSET_STEP)
 
 
-def encode_maps(maps: ScoreMap, step: float) -> ScoreMap:
+def encode_maps(maps: _Maps, step: float) -> _Maps:
     """Floating maps as codes."""
     return replace(
         maps,
@@ -67,7 +67,7 @@ def encode_maps(maps: ScoreMap, step: float) -> ScoreMap:
     )
 
 
-def decode_maps(maps: ScoreMap) -> ScoreMap:
+def decode_maps(maps: _Maps) -> _Maps:
     """Coded maps as float32, NaN where not stored."""
     return replace(
         maps,

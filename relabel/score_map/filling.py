@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import torch
 
 from relabel.pooling import WholeMaps
-from relabel.score_map.coding import decode_offsets, is_code, unit_of
-
-if TYPE_CHECKING:
-    from relabel.score_map.score_map import ScoreMap
+from relabel.score_map.coding import decode_maps, decode_offsets, is_code, unit_of
+from relabel.score_map.tensors import MapTensors
 
 Fill = Literal["rest", "zero"]
 
 
-def whole_maps(maps: ScoreMap, fill: Fill = "rest") -> WholeMaps:
+def whole_maps(maps: MapTensors, fill: Fill = "rest") -> WholeMaps:
     """The maps without holes: codes stay codes where nothing is missing, all else becomes float32 or float64."""
     dtype = torch.float64 if maps.planes.dtype == torch.float64 else torch.float32
     offsets = maps.planes.new_zeros(len(maps), 1, dtype=dtype)
@@ -23,7 +21,7 @@ def whole_maps(maps: ScoreMap, fill: Fill = "rest") -> WholeMaps:
         offsets = decode_offsets(maps.profile, dtype)
     if not maps.holes:
         return WholeMaps(maps.planes, maps.rest, offsets, maps.num_classes, unit_of(maps.planes, maps.step))
-    decoded = maps.decoded() if is_code(maps.planes) else maps
+    decoded = decode_maps(maps) if is_code(maps.planes) else maps
     planes, rest = decoded.planes.to(dtype), decoded.rest.to(dtype)
     if fill == "zero":
         # A raw logit of 0, the published meaning of a class that a cell does not list.

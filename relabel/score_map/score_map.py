@@ -7,26 +7,29 @@ needs it there. A score map keeps the top classes *of the image* at every cell i
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Literal, overload
 
 import torch
 from torch import Tensor
 
 from relabel.errors import InvalidValueError
-from relabel.geometry import CellWeights, Grid, at_least_one_cell, cell_boxes, checked_boxes, roi_weights
+from relabel.geometry import WHOLE, Footprint
+from relabel.geometry.cells import CellWeights, at_least_one_cell, cell_boxes, checked_boxes, roi_weights
 from relabel.labels import SparseLabels
+from relabel.manifest import PLANES, PROFILE
 from relabel.pooling import Space, soft_labels
 from relabel.score_map.checks import Size, bins_hw, check, check_classes, check_codable, check_flip
 from relabel.score_map.choice import cell_planes, image_planes
-from relabel.score_map.coding import STEP, decode_maps, encode_maps, is_code
+from relabel.score_map.coding import decode_maps, encode_maps, is_code
 from relabel.score_map.filling import Fill, whole_maps
+from relabel.score_map.tensors import MapTensors
 
 Uncovered = Literal["raise", "nearest"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class ScoreMap:
+class ScoreMap(MapTensors):
     """Score maps of B images of one grid, on one device.
 
     Floating tensors are log-probabilities (NaN = not stored). uint8 planes and rest, and an int8 profile, are codes:
@@ -39,10 +42,10 @@ class ScoreMap:
         profile: (B, M + 1), offsets to `rest`: of the M profile classes, then of each remaining class; None is M = 0,
             and nothing but `rest` known of the classes without a plane.
         num_classes: C.
-        footprint: (B, 4) xyxy, the part of the image that each map covers; None is the whole image. It stays on the
-            CPU, where boxes are turned into weights without waiting for a device.
+        footprint: the part of the image that the maps cover: one `Footprint` for all, by default the whole image, or
+            (B, 4) xyxy, one each. It stays on the CPU, where boxes become weights without waiting for a device.
         holes: whether a plane may miss cells, as maps made from per-cell top-k files do.
-        step: nats a code of `planes` and `rest`, 1/16 to 1; means nothing for floating ones.
+        step: nats per code of `planes` and `rest`, 1/16 to 1; means nothing for floating ones.
 
     Raises:
         InvalidValueError: shapes or dtypes disagree, or no such step; or, looked at on the CPU only, a class lies
@@ -50,20 +53,8 @@ class ScoreMap:
             misses the image.
     """
 
-    classes: Tensor
-    planes: Tensor
-    rest: Tensor
-    profile: Tensor | None = None
-    num_classes: int = field(kw_only=True)
-    footprint: Tensor | None = field(default=None, kw_only=True)
-    holes: bool = field(default=False, kw_only=True)
-    step: float = field(default=STEP, kw_only=True)
-
     def __post_init__(self) -> None:
         check(self)
-
-    def __len__(self) -> int:
-        return self.planes.shape[0]
 
     def __repr__(self) -> str:
         _, count, height, width = self.planes.shape
@@ -72,14 +63,14 @@ class ScoreMap:
             f"{self.num_classes}, grid {height}x{width}, {self.planes.dtype}, {self.planes.device})"
         )
 
-    @property
-    def grid(self) -> Grid:
-        """The size of the maps in cells."""
-        return Grid(self.planes.shape[2], self.planes.shape[3])
-
     @classmethod
     def from_logits(
-        cls, logits: Tensor, planes: int = 16, profile: int = 64, *, footprint: Tensor | None = None
+        cls,
+        logits: Tensor,
+        planes: int = PLANES,
+        profile: int = PROFILE,
+        *,
+        footprint: Footprint | Tensor = WHOLE,
     ) -> ScoreMap:
         """Keep the `planes` classes that matter most in each image as planes, and the next `profile` as offsets.
 
@@ -91,7 +82,7 @@ class ScoreMap:
             logits: (B, C, H, W) floating, any constant may be added at a cell. On any device; nothing waits for it.
             planes: K, at least 1.
             profile: M; K + M is cut to C where there are fewer classes.
-            footprint: (B, 4) or None, see `ScoreMap`.
+            footprint: one for all or (B, 4), see `ScoreMap`.
 
         Raises:
             InvalidValueError: a wrong shape or number; on the CPU, logits that are not finite.
@@ -151,7 +142,7 @@ class ScoreMap:
         """The same maps as codes (uint8 and int8), clamped to [-254 * step, 0] and [-16, 15.875] nats.
 
         Args:
-            step: nats a code of a score, 1/16 to 1; None is the maps' own, which is 1/8 unless they came with another.
+            step: nats per code of a score, 1/16 to 1; None is the maps' own, 1/4 unless they came with another.
                 Maps that are codes of another step already are coded anew.
 
         Raises:
@@ -281,11 +272,11 @@ class ScoreMap:
         if isinstance(index, int):
             raise InvalidValueError(f"a ScoreMap is of a batch: for image {index} give [{index}:{index + 1}]")
         footprint = self.footprint
-        if footprint is not None:
+        if isinstance(footprint, Tensor):
             footprint = footprint[index.to(footprint.device) if isinstance(index, Tensor) else index]
         return self._each(lambda tensor: tensor[index], footprint)
 
-    def _each(self, change: Callable[[Tensor], Tensor], footprint: Tensor | None) -> ScoreMap:
+    def _each(self, change: Callable[[Tensor], Tensor], footprint: Footprint | Tensor) -> ScoreMap:
         return replace(
             self,
             classes=change(self.classes),
@@ -303,9 +294,7 @@ class ScoreMap:
         boxes = checked_boxes(boxes_xyxy)
         if len(boxes) != len(self):
             raise InvalidValueError(f"{len(self)} maps need as many boxes; got {len(boxes)}")
-        whole = torch.tensor([[0.0, 0.0, 1.0, 1.0]])
-        footprint = whole if self.footprint is None else self.footprint
-        in_cells = cell_boxes(boxes, footprint.to(boxes), self.grid)
+        in_cells = cell_boxes(boxes, self.footprint, self.grid)
         if one_cell:
             in_cells = at_least_one_cell(in_cells)
         weights = roi_weights(in_cells, self.grid, size_hw, clamp_uncovered=uncovered == "nearest")

@@ -2,15 +2,17 @@
 
 from relabel.store.create import create_or_open
 from relabel.store.layout import FAILED, LABELED, NO_IMAGE
+from relabel.store.maps import RowBatch
 from relabel.store.metadata import read_manifest
 from relabel.store.reader import StoreReader
-from relabel.store.rows import RowBatch, RowTable
+from relabel.store.rows import Row, RowTable
 from relabel.store.writer import ShardWriter, StoreWriter
 
 __all__ = [
     "FAILED",
     "LABELED",
     "NO_IMAGE",
+    "Row",
     "RowBatch",
     "RowTable",
     "ShardWriter",

@@ -1,4 +1,4 @@
-"""The codecs of format 1, from the libraries that zarr-python uses itself; loaded at first use."""
+"""The codecs of format 1, a class each, from the libraries that zarr-python uses itself; loaded at first use."""
 
 from __future__ import annotations
 
@@ -7,13 +7,17 @@ import itertools
 import threading
 from collections.abc import Callable, Sequence
 from types import ModuleType
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from relabel.store.layout import ZSTD_LEVEL
+from relabel.manifest import Compression
 
+_ZSTD_LEVEL = 3
+_ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
+_ZSTD_FLAGS, _ZSTD_CHECKSUM = 0b0001_1100, 0b0000_0100
+"""In a frame's descriptor: the bits that format 1 fixes, and of those the one that is set."""
 DECODING_ERRORS = (RuntimeError, ValueError, OverflowError, MemoryError, SystemError)
 """What the codecs raise on damaged data; a damaged length may ask for more memory than there is."""
 # Of a message and the crc32c behind it, whatever the message.
@@ -43,65 +47,110 @@ def crc32c() -> Callable[[Any], int]:
     return value
 
 
-@functools.cache
-def zstd_compress() -> Callable[[Any], bytes]:
-    """A function from bytes to a zstd frame with a checksum; safe in threads."""
-    return functools.partial(_numcodecs().zstd.compress, level=ZSTD_LEVEL, checksum=True)
+class Codec(Protocol):
+    """How bytes of an array become a chunk that carries its own checksum, and back.
 
-
-@functools.cache
-def zstd_decompress() -> Callable[..., Any]:
-    """``decompress(frame, into=None)``; raises one of `DECODING_ERRORS` where the frame or its checksum is wrong."""
-    into: Callable[..., Any] = _numcodecs().zstd.decompress
-    return into
-
-
-def with_crc32c(data: bytes) -> bytes:
-    """The data, then its crc32c in 4 bytes, little endian."""
-    return data + crc32c()(data).to_bytes(4, "little")
-
-
-def without_crc32c(data: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """A view of the data before the crc32c behind it; raises ValueError where they disagree."""
-    if len(data) < 4 or crc32c()(data) != _CRC32C_RESIDUE:
-        raise ValueError("its checksum does not agree")
-    return data[:-4]
-
-
-def decode_zstd(frames: Sequence[bytes], into: NDArray[Any]) -> None:
-    """Decompress n frames into the n rows of an array; raises one of `DECODING_ERRORS`.
-
-    zstd takes frames one behind another as one message, and so makes its context once and not n times, which takes
-    as long as the decoding. numcodecs trusts the length of the first frame; behind one without a length it takes the
-    array's. So that no row can slide into the next, every frame must say that it has the length of a row.
+    `metadata` is the codec's entry in an array's zarr.json, behind that of `bytes`.
     """
-    length = into[:1].nbytes
-    if frames and all(map(bytes.startswith, frames, itertools.repeat(_frame_header(length)))):
-        zstd_decompress()(b"".join([_EMPTY_FRAME, *frames]), into)
-        return
-    for frame, row in zip(frames, into, strict=True):
-        # Other writers may leave the length out; and into a larger array numcodecs decodes a shorter frame silently.
-        row.reshape(-1).view(np.uint8)[:] = np.frombuffer(decode_zstd_bytes(frame, length), np.uint8)
+
+    metadata: dict[str, Any]
+
+    def zarr_codec(self) -> Any:
+        """The same codec of zarr-python."""
+
+    def encode(self, data: bytes) -> bytes:
+        """A chunk; called in threads."""
+
+    def content(self, chunk: Any, length: int | None = None) -> Any:
+        """A chunk's bytes, which must have that length if one is given; raises one of `DECODING_ERRORS`."""
+
+    def decode(self, chunks: Sequence[bytes], into: NDArray[Any]) -> None:
+        """Decode n chunks into the n rows of an array; raises one of `DECODING_ERRORS`."""
+
+    def check(self, chunk: bytes) -> None:
+        """Raise ValueError for a chunk that `decode` may read and format 1 does not write."""
 
 
-def decode_zstd_bytes(frame: Any, length: int) -> bytes:
-    """The content of a frame, which must have that length; raises one of `DECODING_ERRORS`."""
-    content: bytes = zstd_decompress()(frame)
-    if len(content) != length:
-        raise ValueError(f"{len(content)} bytes instead of {length}")
-    return content
+class Zstd:
+    """A zstd frame with its content's checksum."""
+
+    metadata: dict[str, Any] = {"name": "zstd", "configuration": {"level": _ZSTD_LEVEL, "checksum": True}}  # noqa: RUF012
+
+    def zarr_codec(self) -> Any:
+        """See `Codec`."""
+        from zarr.codecs import ZstdCodec
+
+        return ZstdCodec(level=_ZSTD_LEVEL, checksum=True)
+
+    def encode(self, data: bytes) -> bytes:
+        """See `Codec`."""
+        frame: bytes = _numcodecs().zstd.compress(data, level=_ZSTD_LEVEL, checksum=True)
+        return frame
+
+    def content(self, chunk: Any, length: int | None = None) -> bytes:
+        """See `Codec`."""
+        content: bytes = _numcodecs().zstd.decompress(chunk)
+        if length is not None and len(content) != length:
+            raise ValueError(f"{len(content)} bytes instead of {length}")
+        return content
+
+    def decode(self, chunks: Sequence[bytes], into: NDArray[Any]) -> None:
+        """See `Codec`.
+
+        zstd takes frames one behind another as one message, and so makes its context once and not n times, which takes
+        as long as the decoding. numcodecs trusts the length of the first frame; behind one without a length it takes
+        the array's. So that no row can slide into the next, every frame must say that it has the length of a row.
+        """
+        length = into[:1].nbytes
+        if chunks and all(map(bytes.startswith, chunks, itertools.repeat(_frame_header(length)))):
+            _numcodecs().zstd.decompress(b"".join([_EMPTY_FRAME, *chunks]), into)
+            return
+        for chunk, row in zip(chunks, into, strict=True):
+            # Other writers may leave the length out; and into a larger array numcodecs decodes a shorter one silently.
+            row.reshape(-1).view(np.uint8)[:] = np.frombuffer(self.content(chunk, length), np.uint8)
+
+    def check(self, chunk: bytes) -> None:
+        """See `Codec`: a decoder lets pass a frame without a checksum, and a bit of its header."""
+        if len(chunk) < 5 or not chunk.startswith(_ZSTD_MAGIC) or chunk[4] & _ZSTD_FLAGS != _ZSTD_CHECKSUM:
+            raise ValueError("it is not a zstd frame with a checksum")
 
 
-def decode_raw(chunks: Sequence[bytes], into: NDArray[Any]) -> None:
-    """Copy n chunks, each with a crc32c behind it, into the n rows of an array; raises ValueError."""
-    check, length = crc32c(), into[:1].nbytes + 4
-    for chunk in chunks:
-        if len(chunk) != length:
-            raise ValueError(f"{len(chunk)} bytes instead of {length}")
-        if check(chunk) != _CRC32C_RESIDUE:
+class Crc32c:
+    """The bytes themselves, and behind them their crc32c in 4 bytes, little endian."""
+
+    metadata: dict[str, Any] = {"name": "crc32c"}  # noqa: RUF012
+
+    def zarr_codec(self) -> Any:
+        """See `Codec`."""
+        from zarr.codecs import Crc32cCodec
+
+        return Crc32cCodec()
+
+    def encode(self, data: bytes) -> bytes:
+        """See `Codec`."""
+        return data + crc32c()(data).to_bytes(4, "little")
+
+    def content(self, chunk: Any, length: int | None = None) -> Any:
+        """See `Codec`; a view where the chunk is an array."""
+        if length is not None and len(chunk) != length + 4:
+            raise ValueError(f"{len(chunk)} bytes instead of {length + 4}")
+        if len(chunk) < 4 or crc32c()(chunk) != _CRC32C_RESIDUE:
             raise ValueError("its checksum does not agree")
-    data = np.frombuffer(b"".join(chunks), np.uint8).reshape(len(chunks), length)[:, :-4]
-    into.reshape(len(chunks), -1).view(np.uint8)[:] = data
+        return chunk[:-4]
+
+    def decode(self, chunks: Sequence[bytes], into: NDArray[Any]) -> None:
+        """See `Codec`."""
+        length = into[:1].nbytes
+        data = np.frombuffer(b"".join([self.content(chunk, length) for chunk in chunks]), np.uint8)
+        into.reshape(len(chunks), -1).view(np.uint8)[:] = data.reshape(len(chunks), length)
+
+    def check(self, chunk: bytes) -> None:
+        """See `Codec`: there is no other way to write it."""
+
+
+ZSTD, CRC32C = Zstd(), Crc32c()
+CODECS: dict[Compression, Codec] = {"zstd": ZSTD, "none": CRC32C}
+"""Of score maps, by the name of the compression in the manifest."""
 
 
 def encode_strings(values: Sequence[str]) -> bytes:
@@ -122,7 +171,7 @@ def decode_strings(data: bytes) -> NDArray[np.object_]:
 @functools.lru_cache(4)
 def _frame_header(length: int) -> bytes:
     """How a frame of that much content begins: magic number, flags (with a checksum), perhaps a window, the length."""
-    frame = zstd_compress()(bytes(length))
+    frame = ZSTD.encode(bytes(length))
     has_window = not frame[4] >> 5 & 1
     length_bytes = (0 if has_window else 1, 2, 4, 8)[frame[4] >> 6]
     return frame[: 5 + has_window + length_bytes]

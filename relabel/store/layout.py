@@ -5,27 +5,25 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
-from relabel.manifest import Manifest
+from relabel.manifest import PER_ROW, Manifest
+from relabel.store.codecs import CODECS, CRC32C, ZSTD, Codec
 
 NO_IMAGE, LABELED, FAILED = 0, 1, 2
 """The values of `status`."""
 ABSENT = 2**64 - 1
 """Both halves of the index entry of an inner chunk that is not stored."""
-ZSTD_LEVEL = 3
-
-Packing = Literal["sharded", "raw", "zstd"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ArraySpec:
-    """One array of a store, (S, R, *tail).
+    """One array of a store: (S, R, *tail), or (S, *tail) where it is not `per_row`.
 
-    `packing` is "sharded" (one inner chunk a row, with an index), "raw" (one chunk a shard, with a crc32c) or "zstd"
-    (one compressed chunk a shard). `dtype` is a numpy dtype name, or "string". `fill` is a value that no row has.
+    A shard is one chunk, or where `is_sharded` a zarr shard of an inner chunk per row, with an index. `codec` is that
+    of a chunk. `dtype` is a numpy dtype name, or "string". `fill` is a value that no row has.
     """
 
     name: str
@@ -33,12 +31,14 @@ class ArraySpec:
     dims: tuple[str, ...] = ()
     dtype: str
     fill: float | str
-    packing: Packing
+    codec: Codec = ZSTD
+    is_sharded: bool = False
+    per_row: bool = True
     attributes: dict[str, Any] = field(default_factory=dict)
 
     def file_name(self, shard: int) -> str:
         """The file of a shard, below the array's folder."""
-        return ".".join(["c", str(shard), "0", *("0" for _ in self.tail)])
+        return ".".join(["c", str(shard), *["0"] * (self.per_row + len(self.tail))])
 
     def temporary_name(self, shard: int) -> str:
         """Where a shard's file is written before it is renamed to `file_name`."""
@@ -49,8 +49,13 @@ class ArraySpec:
         """The dtype as it is stored, little endian; numeric arrays only."""
         return np.dtype(self.dtype).newbyteorder("<")
 
+    def shape(self, manifest: Manifest) -> tuple[int, ...]:
+        """Of the whole array."""
+        rows = (manifest.data.rows_per_shard,) if self.per_row else ()
+        return (len(manifest.data.shards), *rows, *self.tail)
+
     def row_bytes(self) -> int:
-        """The bytes of one row, uncompressed; numeric arrays only."""
+        """The bytes of one row (of the shard, if not `per_row`), uncompressed; numeric arrays only."""
         return math.prod(self.tail) * self.little.itemsize
 
 
@@ -64,7 +69,6 @@ def arrays_of(manifest: Manifest) -> dict[str, ArraySpec]:
     scores = manifest.scores
     height, width = scores.grid_hw
     ids = class_dtype(scores.num_classes)
-    coded = scores.dtype == "uint8"
     specs = [
         ArraySpec(
             name="classes",
@@ -72,16 +76,19 @@ def arrays_of(manifest: Manifest) -> dict[str, ArraySpec]:
             dims=("class",),
             dtype=ids,
             fill=np.iinfo(ids).max,
-            packing="raw",
+            codec=CRC32C,
         ),
         ArraySpec(
             name="scores",
             tail=(scores.planes + 1, height, width),
             dims=("plane", "y", "x"),
             dtype=scores.dtype,
-            fill=255 if coded else float("nan"),
-            packing="sharded",
-            attributes={"scale_factor": -scores.step, "add_offset": 0.0, "_FillValue": 255} if coded else {},
+            fill=float("nan") if scores.step is None else 255,
+            codec=CODECS[scores.compression],
+            is_sharded=True,
+            attributes={}
+            if scores.step is None
+            else {"scale_factor": -scores.step, "add_offset": 0.0, "_FillValue": 255},
         ),
         ArraySpec(
             name="profile",
@@ -89,19 +96,22 @@ def arrays_of(manifest: Manifest) -> dict[str, ArraySpec]:
             dims=("offset",),
             dtype="int8",
             fill=0,
-            packing="raw",
+            codec=CRC32C,
             attributes={"scale_factor": 0.125, "add_offset": 0.0},
         ),
-        ArraySpec(name="key", dtype="string", fill="", packing="zstd"),
-        ArraySpec(name="image_hash", dtype="uint64", fill=0, packing="zstd"),
-        ArraySpec(name="label", dtype="int32", fill=-1, packing="zstd"),
-        ArraySpec(name="error", dtype="string", fill="", packing="zstd"),
-        ArraySpec(name="status", dtype="uint8", fill=NO_IMAGE, packing="zstd"),
+        ArraySpec(name="footprint", tail=(4,), dims=("xyxy",), dtype="float32", fill=float("nan")),
+        ArraySpec(name="key", dtype="string", fill=""),
+        ArraySpec(name="image_hash", dtype="uint64", fill=0),
+        ArraySpec(name="label", dtype="int32", fill=-1),
+        ArraySpec(name="size_hw", tail=(2,), dims=("hw",), dtype="uint32", fill=0),
+        ArraySpec(name="orientation", dtype="uint8", fill=0),
+        ArraySpec(name="error", dtype="string", fill=""),
+        ArraySpec(
+            name="digest", tail=(2, 32), dims=("reach", "byte"), dtype="uint8", fill=0, codec=CRC32C, per_row=False
+        ),
+        ArraySpec(name="status", dtype="uint8", fill=NO_IMAGE),
     ]
-    if manifest.footprint is None:
-        box = ArraySpec(name="footprint", tail=(4,), dims=("xyxy",), dtype="float32", fill=float("nan"), packing="zstd")
-        specs.insert(3, box)
-    return {spec.name: spec for spec in specs}
+    return {spec.name: spec for spec in specs if spec.name != "footprint" or manifest.footprint == PER_ROW}
 
 
 def published_shards(manifest: Manifest, status_files: Iterable[str]) -> frozenset[int]:
@@ -112,67 +122,54 @@ def published_shards(manifest: Manifest, status_files: Iterable[str]) -> frozens
 
 def array_metadata(spec: ArraySpec, manifest: Manifest) -> dict[str, Any]:
     """The zarr.json of an array, in every field that a reader depends on."""
-    shape = [len(manifest.data.shards), manifest.data.rows_per_shard, *spec.tail]
-    chunk = [1, *shape[1:]]
+    shape = spec.shape(manifest)
     return {
         "zarr_format": 3,
         "node_type": "array",
-        "shape": shape,
+        "shape": [*shape],
         "data_type": spec.dtype,
-        "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": chunk}},
+        "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [1, *shape[1:]]}},
         "chunk_key_encoding": {"name": "default", "configuration": {"separator": "."}},
         "fill_value": "NaN" if spec.fill != spec.fill else spec.fill,
-        "codecs": _codecs(spec, manifest, chunk),
-        "dimension_names": ["shard", "row", *spec.dims],
+        "codecs": _codecs(spec),
+        "dimension_names": [*_dimensions(spec)],
         "attributes": spec.attributes,
     }
 
 
-def _codecs(spec: ArraySpec, manifest: Manifest, chunk: list[int]) -> list[dict[str, Any]]:
-    crc32c = {"name": "crc32c"}
-    zstd = {"name": "zstd", "configuration": {"level": ZSTD_LEVEL, "checksum": True}}
+def _dimensions(spec: ArraySpec) -> tuple[str, ...]:
+    return ("shard", *(("row",) if spec.per_row else ()), *spec.dims)
+
+
+def _codecs(spec: ArraySpec) -> list[dict[str, Any]]:
+    little: dict[str, Any] = {"name": "bytes", "configuration": {"endian": "little"}}
     if spec.dtype == "string":
-        return [{"name": "vlen-utf8", "configuration": {}}, zstd]
+        return [{"name": "vlen-utf8", "configuration": {}}, spec.codec.metadata]
     # One byte has no order, and zarr says none.
-    wide = np.dtype(spec.dtype).itemsize > 1
-    plain = {"name": "bytes", "configuration": {"endian": "little"}} if wide else {"name": "bytes"}
-    if spec.packing == "raw":
-        return [plain, crc32c]
-    if spec.packing == "zstd":
-        return [plain, zstd]
-    index = [{"name": "bytes", "configuration": {"endian": "little"}}, crc32c]
-    return [
-        {
-            "name": "sharding_indexed",
-            "configuration": {
-                "chunk_shape": [1, 1, *chunk[2:]],
-                "codecs": [plain, crc32c if manifest.scores.compression == "none" else zstd],
-                "index_codecs": index,
-                "index_location": "end",
-            },
-        }
-    ]
+    chunk = [little if np.dtype(spec.dtype).itemsize > 1 else {"name": "bytes"}, spec.codec.metadata]
+    if not spec.is_sharded:
+        return chunk
+    inner = {"chunk_shape": [1, 1, *spec.tail], "codecs": chunk}
+    index = {"index_codecs": [little, CRC32C.metadata], "index_location": "end"}
+    return [{"name": "sharding_indexed", "configuration": inner | index}]
 
 
 def create_arrays(path: str, manifest: Manifest) -> None:
     """Create a store's group and arrays with zarr-python, the reference; no shard is written."""
     import zarr
-    from zarr.codecs import Crc32cCodec, ZstdCodec
 
     group = zarr.create_group(path, zarr_format=3, attributes=manifest.to_json())
-    zstd = ZstdCodec(level=ZSTD_LEVEL, checksum=True)
     for spec in arrays_of(manifest).values():
-        rows = (manifest.data.rows_per_shard, *spec.tail)
-        raw = spec.packing == "raw" or (spec.packing == "sharded" and manifest.scores.compression == "none")
+        shape = spec.shape(manifest)
         group.create_array(
             spec.name,
-            shape=(len(manifest.data.shards), *rows),
-            shards=(1, *rows) if spec.packing == "sharded" else None,
-            chunks=(1, 1, *spec.tail) if spec.packing == "sharded" else (1, *rows),
+            shape=shape,
+            shards=(1, *shape[1:]) if spec.is_sharded else None,
+            chunks=(1, 1, *spec.tail) if spec.is_sharded else (1, *shape[1:]),
             dtype=str if spec.dtype == "string" else spec.dtype,
             fill_value=spec.fill,
-            compressors=[Crc32cCodec() if raw else zstd],
-            dimension_names=("shard", "row", *spec.dims),
+            compressors=[spec.codec.zarr_codec()],
+            dimension_names=_dimensions(spec),
             chunk_key_encoding={"name": "default", "separator": "."},
             attributes=spec.attributes,
         )

@@ -11,12 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from relabel.errors import DamagedStoreError, LabelError, RelabelError, StoreError
+from relabel.manifest import PER_ROW
 from relabel.store import codecs
 from relabel.store.descriptors import OpenFiles
 from relabel.store.files import StoreFiles, store_files
 from relabel.store.layout import ABSENT, FAILED, LABELED, arrays_of, published_shards
+from relabel.store.maps import RowBatch
 from relabel.store.metadata import check_arrays, load_manifest
-from relabel.store.rows import RowBatch, RowTable
+from relabel.store.rows import RowTable
 from relabel.store.shard import MappedShard, ShardFiles
 
 _SHOWN = 8
@@ -83,6 +85,8 @@ class StoreReader:
             mapped = self._map(group.shard)
             for name in beside:
                 out[name][group.places] = getattr(mapped, name)[group.rows]
+        if self.manifest.footprint != PER_ROW:
+            return RowBatch(scores=self._read_scores(groups, rows, order), footprint=self.manifest.footprint, **out)
         return RowBatch(scores=self._read_scores(groups, rows, order), **out)
 
     def table(self, shard: int) -> RowTable:
@@ -98,6 +102,8 @@ class StoreReader:
             keys=files.strings("key", shard),
             image_hashes=files.column("image_hash", shard),
             labels=files.column("label", shard),
+            sizes_hw=files.column("size_hw", shard),
+            orientations=files.column("orientation", shard),
             statuses=files.column("status", shard),
             errors=files.strings("error", shard),
         )
@@ -211,7 +217,7 @@ class StoreReader:
             raise self._shard_files.unreadable("scores", group.shard, error) from error
 
     def _decode(self, chunks: list[bytes], rows: NDArray[np.int64], into: NDArray[Any]) -> None:
-        decode = codecs.decode_raw if self.manifest.scores.compression == "none" else codecs.decode_zstd
+        decode = self.arrays["scores"].codec.decode
         try:
             decode(chunks, into)
         except codecs.DECODING_ERRORS:

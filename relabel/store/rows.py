@@ -1,56 +1,52 @@
-"""What goes into a store and comes out of it: numpy arrays of coded rows."""
+"""What a shard knows of its rows besides their maps."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from relabel.errors import InvalidValueError
+from relabel.geometry import WHOLE, Footprint
+from relabel.store.layout import FAILED, LABELED
 
 
-@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
-class RowBatch:
-    """n coded score maps.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """What is known of one image besides its map.
 
     Attributes:
-        classes: (n, K + M) uint16 or uint32.
-        scores: (n, K + 1, H, W) uint8 codes or float16, the planes, then the rest.
-        profile: (n, M + 1) int8 codes.
-        footprint: (n, 4) float32 xyxy, or None where the manifest has one for all.
+        key: which image.
+        image_hash: of its encoded bytes; 0 where they are not known.
+        label: its ground truth class, -1 where unknown.
+        size_hw: (height, width) of the decoded image, (0, 0) where not known.
+        orientation: its EXIF orientation, 1 to 8; 0 where not known.
+        footprint: the part of it that its map covers.
+        error: why it has no map; empty where it has one.
     """
 
-    classes: NDArray[Any]
-    scores: NDArray[Any]
-    profile: NDArray[np.int8]
-    footprint: NDArray[np.float32] | None = None
-
-    def __post_init__(self) -> None:
-        arrays = [a for a in (self.classes, self.scores, self.profile, self.footprint) if a is not None]
-        if len({len(array) for array in arrays}) != 1 or self.scores.ndim != 4:
-            raise InvalidValueError(f"a batch of rows needs arrays of one length; got {[a.shape for a in arrays]}")
-
-    def __len__(self) -> int:
-        return len(self.classes)
-
-    def take(self, index: NDArray[np.intp]) -> RowBatch:
-        """Some of the rows."""
-        footprint = None if self.footprint is None else self.footprint[index]
-        return RowBatch(
-            classes=self.classes[index], scores=self.scores[index], profile=self.profile[index], footprint=footprint
-        )
+    key: str
+    image_hash: int = 0
+    label: int = -1
+    size_hw: tuple[int, int] = (0, 0)
+    orientation: int = 0
+    footprint: Footprint = WHOLE
+    error: str = ""
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class RowTable:
-    """What a shard knows of its first n rows besides their maps.
+    """What a shard knows of its first n rows.
 
     Attributes:
         keys: n strings.
-        image_hashes: (n,) uint64.
+        image_hashes: (n,) uint64, 0 where not known.
         labels: (n,) int32, -1 where unknown.
+        sizes_hw: (n, 2) uint32, height and width of the decoded image in pixels; 0 where not known.
+        orientations: (n,) uint8, EXIF's 1 to 8; 0 where not known.
         statuses: (n,) uint8: 0 no image, 1 labelled, 2 failed.
         errors: n strings, empty unless the status is 2.
     """
@@ -58,20 +54,60 @@ class RowTable:
     keys: list[str]
     image_hashes: NDArray[np.uint64]
     labels: NDArray[np.int32]
+    sizes_hw: NDArray[np.uint32]
+    orientations: NDArray[np.uint8]
     statuses: NDArray[np.uint8]
     errors: list[str]
 
     def __post_init__(self) -> None:
-        expected = {"image_hashes": np.uint64, "labels": np.int32, "statuses": np.uint8}
-        dtypes = {name: getattr(self, name).dtype for name in expected}
-        if dtypes != expected:
+        dtypes = {name: getattr(self, name).dtype for name in _DTYPES}
+        if dtypes != _DTYPES:
             raise InvalidValueError(
-                f"a table of rows needs {', '.join(f'{n} of {np.dtype(t)}' for n, t in expected.items())}; "
+                f"a table of rows needs {', '.join(f'{n} of {np.dtype(t)}' for n, t in _DTYPES.items())}; "
                 f"got {', '.join(map(str, dtypes.values()))}"
             )
-        lengths = {len(c) for c in (self.keys, self.image_hashes, self.labels, self.statuses, self.errors)}
-        if len(lengths) != 1:
-            raise InvalidValueError(f"a table of rows needs columns of one length; got {sorted(lengths)}")
+        lengths = {len(getattr(self, field.name)) for field in fields(self)}
+        if len(lengths) != 1 or self.sizes_hw.shape != (len(self.keys), 2):
+            raise InvalidValueError(
+                f"a table of rows needs columns of one length, and sizes (n, 2); got {sorted(lengths)} and "
+                f"{self.sizes_hw.shape}"
+            )
 
     def __len__(self) -> int:
         return len(self.keys)
+
+    @classmethod
+    def of(cls, rows: Sequence[Row]) -> RowTable:
+        """The table of rows that each hold an image."""
+        return cls(
+            keys=[row.key for row in rows],
+            image_hashes=np.array([row.image_hash for row in rows], np.uint64),
+            labels=np.array([row.label for row in rows], np.int32),
+            sizes_hw=np.array([row.size_hw for row in rows], np.uint32).reshape(-1, 2),
+            orientations=np.array([row.orientation for row in rows], np.uint8),
+            statuses=np.array([FAILED if row.error else LABELED for row in rows], np.uint8),
+            errors=[row.error for row in rows],
+        )
+
+    @property
+    def columns(self) -> dict[str, Any]:
+        """The columns by the name of their array in a store."""
+        return {array: getattr(self, name) for array, name in _ARRAYS.items()}
+
+
+_DTYPES: dict[str, Any] = {
+    "image_hashes": np.uint64,
+    "labels": np.int32,
+    "sizes_hw": np.uint32,
+    "orientations": np.uint8,
+    "statuses": np.uint8,
+}
+_ARRAYS = {
+    "key": "keys",
+    "image_hash": "image_hashes",
+    "label": "labels",
+    "size_hw": "sizes_hw",
+    "orientation": "orientations",
+    "error": "errors",
+    "status": "statuses",
+}

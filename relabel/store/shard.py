@@ -58,7 +58,7 @@ class ShardFiles:
         """All rows of a numeric array that is one compressed chunk a shard, (R, *tail)."""
         spec, data = self.arrays[name], self._bytes(name, shard)
         try:
-            content = codecs.decode_zstd_bytes(data, self.rows * spec.row_bytes())
+            content = spec.codec.content(data, self.rows * spec.row_bytes())
         except codecs.DECODING_ERRORS as error:
             raise self.damaged(name, shard, error) from error
         # A copy, because bytes give an array that cannot be written to, which torch warns of.
@@ -68,7 +68,7 @@ class ShardFiles:
         """All rows of an array of strings."""
         data = self._bytes(name, shard)
         try:
-            values: list[str] = codecs.decode_strings(codecs.zstd_decompress()(data)).tolist()
+            values: list[str] = codecs.decode_strings(self.arrays[name].codec.content(data)).tolist()
         except codecs.DECODING_ERRORS as error:
             raise self.damaged(name, shard, error) from error
         if len(values) != self.rows:
@@ -110,14 +110,14 @@ class ShardFiles:
 
     def _raw(self, name: str, shard: int) -> NDArray[Any]:
         spec, whole = self.arrays[name], self._mapped(name, shard)
-        expected = self.rows * spec.row_bytes() + 4
-        if len(whole) != expected:
-            raise self.damaged(name, shard, f"{len(whole)} bytes instead of {expected}")
-        return self._checked(name, shard, whole).view(spec.little).reshape(self.rows, *spec.tail)
+        content = self._checked(name, shard, whole, self.rows * spec.row_bytes())
+        return content.view(spec.little).reshape(self.rows, *spec.tail)
 
-    def _checked(self, name: str, shard: int, data: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    def _checked(self, name: str, shard: int, data: NDArray[np.uint8], length: int | None = None) -> NDArray[np.uint8]:
+        """What lies before the checksum of mapped bytes; these arrays, and the index, are never compressed."""
         try:
-            return codecs.without_crc32c(data)
+            content: NDArray[np.uint8] = codecs.CRC32C.content(data, length)
+            return content
         except ValueError as error:
             raise self.damaged(name, shard, error) from error
 

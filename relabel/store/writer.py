@@ -17,13 +17,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from relabel.errors import InvalidValueError, StoreBusyError, StoreError
-from relabel.manifest import Manifest
+from relabel.geometry import Footprint
+from relabel.manifest import PER_ROW, Manifest
 from relabel.store import codecs
+from relabel.store.digest import shard_digest
 from relabel.store.disk import disk_errors, sync, write_all
 from relabel.store.files import LocalFiles
 from relabel.store.layout import ABSENT, LABELED, ArraySpec, arrays_of, published_shards
 from relabel.store.locks import FileLock, lock_file
-from relabel.store.rows import RowBatch, RowTable
+from relabel.store.maps import RowBatch
+from relabel.store.rows import RowTable
 
 
 class StoreWriter:
@@ -116,12 +119,11 @@ class ShardWriter:
         self._store = store
         self._manifest = store.manifest
         self._lock = lock
-        rows = self._manifest.data.rows_per_shard
         self._maps: dict[int, bytes] = {}
         self._columns: dict[str, NDArray[Any]] = {
-            spec.name: np.full((rows, *spec.tail), spec.fill, spec.little)
+            spec.name: np.full(spec.shape(self._manifest)[1:], spec.fill, spec.little)
             for spec in store.arrays.values()
-            if spec.dtype != "string" and spec.packing != "sharded"
+            if spec.dtype != "string" and not spec.is_sharded
         }
 
     def __enter__(self) -> Self:
@@ -154,10 +156,10 @@ class ShardWriter:
         for name in ("classes", "profile", "footprint"):
             if name in self._columns:
                 self._columns[name][numbers] = getattr(batch, name)
-        pack = codecs.with_crc32c if self._manifest.scores.compression == "none" else codecs.zstd_compress()
-        little = np.ascontiguousarray(batch.scores, self._store.arrays["scores"].little)
+        spec = self._store.arrays["scores"]
+        little = np.ascontiguousarray(batch.scores, spec.little)
         for row, scores in zip(numbers, little, strict=True):
-            self._maps[row] = pack(scores.tobytes())
+            self._maps[row] = spec.codec.encode(scores.tobytes())
 
     def publish(self, table: RowTable) -> None:
         """Write and rename every file, `status` last; afterwards the shard is finished.
@@ -171,19 +173,22 @@ class ShardWriter:
         """
         self._require_open()
         self._check_table(table)
-        columns = {"image_hash": table.image_hashes, "label": table.labels, "status": table.statuses}
-        for name, values in columns.items():
-            self._columns[name][: len(table)] = values
-            self._columns[name][len(table) :] = self._store.arrays[name].fill
+        for name, values in table.columns.items():
+            if name in self._columns:
+                self._columns[name][: len(table)] = values
+                self._columns[name][len(table) :] = self._store.arrays[name].fill
         with disk_errors(self._store.path):
+            files = {s.name: self._encoded(s, table) for s in self._store.arrays.values() if s.name != "digest"}
+            self._columns["digest"] = shard_digest(self._manifest.identity(), self.shard, files.items())
+            files["digest"] = self._encoded(self._store.arrays["digest"], table)
             others = [spec for spec in self._store.arrays.values() if spec.name != "status"]
             for spec in others:
-                self._write(spec, self._encoded(spec, table))
+                self._write(spec, files[spec.name])
             # One that is written again is missing from here on, and never half old and half new.
             self._store._retract(self.shard)
             for spec in others:
                 self._rename(spec)
-            self._publish_status()
+            self._publish_status(files["status"])
 
     def close(self) -> None:
         """Let go of the shard; what was not published leaves no temporary file behind."""
@@ -195,17 +200,15 @@ class ShardWriter:
             raise StoreError(f"shard {self.shard} was published or closed before; claim it again to write it")
 
     def _check(self, batch: RowBatch, count: int) -> None:
+        one = self._manifest.footprint
+        if isinstance(batch.footprint, Footprint) != (one != PER_ROW) or (one != PER_ROW and batch.footprint != one):
+            raise InvalidValueError(
+                f"this store has {'a footprint per row' if one == PER_ROW else f'one footprint for all rows, {one}'}; "
+                f"got {batch.footprint if isinstance(batch.footprint, Footprint) else 'one per row'}"
+            )
         for name in ("classes", "scores", "profile", "footprint"):
             spec, array = self._store.arrays.get(name), getattr(batch, name)
-            if spec is None and array is not None:
-                raise InvalidValueError(
-                    f"this store has one {name} for all rows, {self._manifest.footprint}; got one a row"
-                )
-            if spec is None:
-                continue
-            if array is None:
-                raise InvalidValueError(f"this store keeps a {name} for each row; got none")
-            if array.shape != (count, *spec.tail) or array.dtype != spec.dtype:
+            if spec is not None and (array.shape != (count, *spec.tail) or array.dtype != spec.dtype):
                 raise InvalidValueError(
                     f"{name} must be {(count, *spec.tail)} of {spec.dtype}; got {array.shape} of {array.dtype}"
                 )
@@ -223,14 +226,12 @@ class ShardWriter:
                 raise InvalidValueError(f"a store keeps text as UTF-8, which cannot say {text!r}; rename the file")
 
     def _encoded(self, spec: ArraySpec, table: RowTable) -> bytes:
-        if spec.packing == "sharded":
+        if spec.is_sharded:
             return self._shard_bytes()
         if spec.dtype == "string":
-            values = table.keys if spec.name == "key" else table.errors
-            padding = [""] * (self._manifest.data.rows_per_shard - len(values))
-            return codecs.zstd_compress()(codecs.encode_strings([*values, *padding]))
-        data = self._columns[spec.name].tobytes()
-        return codecs.with_crc32c(data) if spec.packing == "raw" else codecs.zstd_compress()(data)
+            padding = [""] * (self._manifest.data.rows_per_shard - len(table))
+            return spec.codec.encode(codecs.encode_strings([*table.columns[spec.name], *padding]))
+        return spec.codec.encode(self._columns[spec.name].tobytes())
 
     def _shard_bytes(self) -> bytes:
         """Inner chunks in the order of their rows, then the index: offset and length of each, and its crc32c."""
@@ -241,7 +242,7 @@ class ShardWriter:
             index[row] = offset, len(self._maps[row])
             parts.append(self._maps[row])
             offset += len(self._maps[row])
-        return b"".join([*parts, codecs.with_crc32c(index.tobytes())])
+        return b"".join([*parts, codecs.CRC32C.encode(index.tobytes())])
 
     def _write(self, spec: ArraySpec, data: bytes) -> None:
         temporary = self._store.temporary(spec, self.shard)
@@ -251,10 +252,9 @@ class ShardWriter:
         finally:
             os.close(descriptor)
 
-    def _publish_status(self) -> None:
-        spec = self._store.arrays["status"]
-        write_all(self._lock.descriptor, codecs.zstd_compress()(self._columns["status"].tobytes()))
-        self._rename(spec)
+    def _publish_status(self, data: bytes) -> None:
+        write_all(self._lock.descriptor, data)
+        self._rename(self._store.arrays["status"])
         self._lock.release()
 
     def _rename(self, spec: ArraySpec) -> None:

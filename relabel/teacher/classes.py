@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from relabel.errors import TeacherError
+from relabel.manifest import KeptRecord
 
 _log = logging.getLogger(__name__)
 
@@ -33,7 +34,7 @@ class Kept:
 
     numbers: tuple[int, ...]
     names: tuple[str, ...] | None
-    record: str
+    record: KeptRecord
 
 
 class KeptClasses(nn.Module):
@@ -114,13 +115,14 @@ def kept_classes(
             "%s lacks %d of the %d classes of %s (%s): they get the lowest score of the others",
             *(teacher, len(lacking), len(listed), wanted, "; ".join(lacking)),
         )
-    digest = hashlib.sha256(" ".join(map(str, numbers)).encode()).hexdigest()[:16]
+    digest = hashlib.sha256(" ".join(map(str, numbers)).encode()).hexdigest()
     called = tuple(
         called or (names[number] if names and number >= 0 else entry)
         for (entry, called), number in zip(listed, numbers, strict=True)
     )
-    described = "file" if Path(wanted).is_file() else _canonical(wanted)
-    return Kept(tuple(numbers), called, f"{described}, {len(listed)} of {num_classes}, sha256 {digest}")
+    selection = "file" if Path(wanted).is_file() else _canonical(wanted)
+    record = KeptRecord(selection=selection, count=len(listed), of=num_classes, digest=digest)
+    return Kept(tuple(numbers), called, record)
 
 
 def _canonical(subset: str) -> str:

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from relabel.errors import TeacherError
-from relabel.geometry import Grid, resampling_weights
+from relabel.geometry import Grid
+from relabel.geometry.cells import resampling_weights
 from relabel.manifest import Preprocessing
 from relabel.teacher.load import load_teacher
 from relabel.teacher.spec import EnsembleSpec, TeacherSpec

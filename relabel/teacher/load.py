@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from relabel.errors import TeacherError
 from relabel.geometry import Grid
-from relabel.manifest import Preprocessing, TeacherRecord
+from relabel.manifest import Preprocessing, TeacherRecord, Weights
 from relabel.teacher.blame import blaming
 from relabel.teacher.classes import KeptClasses, imagenet_classes, kept_classes
 from relabel.teacher.devices import cast_once, find_device, find_precision
@@ -58,8 +58,10 @@ def load_teacher(spec: TeacherSpec) -> Teacher:
         )
     answer = answer_of(forward, spec.name, images[:1])
     record = TeacherRecord(
+        source=spec.source,
         name=spec.name,
         weights=_weights(spec),
+        seed=spec.random_weights,
         weights_digest=fetched.digest or _digest_of_answers(forward, images),
         head=proof.kind,
         precision=precision,
@@ -74,7 +76,7 @@ def load_teacher(spec: TeacherSpec) -> Teacher:
             )
         kept = kept_classes(spec.classes, num_classes, wordnet_ids, class_names, spec.name)
         forward = KeptClasses(forward, kept.numbers, device)
-        record = replace(record, classes=kept.record)
+        record = replace(record, kept=kept.record)
         num_classes, class_names = len(kept.numbers), kept.names
     cast_once(forward, images, precision)
     if spec.channels_last:
@@ -93,10 +95,10 @@ def load_teacher(spec: TeacherSpec) -> Teacher:
     )
 
 
-def _weights(spec: TeacherSpec) -> str:
+def _weights(spec: TeacherSpec) -> Weights:
     if spec.random_weights is not None:
-        return f"random:{spec.random_weights}"
-    return "given" if spec.source == "function" else "pretrained" if spec.checkpoint is None else "checkpoint"
+        return "random"
+    return "own" if spec.source == "function" else "pretrained" if spec.checkpoint is None else "checkpoint"
 
 
 def _dense(fetched: Fetched, name: str, images: Tensor) -> tuple[nn.Module, Proof]:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from relabel.manifest import ScoreRecord
+from relabel.manifest import STEP, ScoreRecord
 from relabel.score_map import NOT_STORED, OFFSET_STEP
 
 _HALF_ROUNDING = 2.0**-8
@@ -44,13 +44,13 @@ def content_findings(maps: Maps, record: ScoreRecord) -> _Found:
     """(number in the batch, what is wrong) for every broken promise of the maps of labelled rows."""
     if maps.classes is not None:
         yield from _class_findings(maps.classes, record)
-    nats, missing = _decoded(maps.scores, record.step)
+    nats, missing = _decoded(maps.scores, record.step or STEP)
     # One look at the whole batch spares nearly every batch the looks at its cells.
     if missing is not None:
         yield from _hole_findings(nats, missing, record)
         # No probability, so that the sums below are of what is there.
         nats[missing | np.isinf(nats)] = -np.inf
-    if record.scores == "log-probability":
+    if not record.is_logit:
         yield from _mass_findings(nats, maps.profile, record)
         if maps.profile is not None:
             yield from _offset_findings(maps.profile, record)
@@ -79,7 +79,7 @@ def _hole_findings(nats: NDArray[np.float32], missing: NDArray[np.bool_], record
     """Scores that are infinite, or missing where none may be."""
     for row in _rows(_any_cell(np.isinf(nats))):
         yield row, "a score is infinite"
-    for row in _rows(_any_cell(missing if record.select == "image" else missing[:, -1])):
+    for row in _rows(_any_cell(missing[:, -1] if record.has_holes else missing)):
         yield row, "a score is not stored (or not a number), and its place may have no hole"
 
 
@@ -90,7 +90,7 @@ def _mass_findings(nats: NDArray[np.float32], profile: NDArray[Any] | None, reco
             yield row, f"a log-probability is above 0: {nats[row].max():.3f}"
         # Enough to be too much, and its exponential does not overflow.
         nats = np.minimum(nats, 1)
-    rounding = record.step / 2 if record.dtype == "uint8" else _HALF_ROUNDING
+    rounding = _HALF_ROUNDING if record.step is None else record.step / 2
     most = math.exp(rounding) + _SLACK
     mass = np.exp(nats[:, :-1]).sum(axis=1)
     above = _any_cell(mass > most)
@@ -116,7 +116,7 @@ def _pooled_mass(nats: NDArray[np.float32], profile: NDArray[Any], record: Score
     offsets = means[:, -1:] + profile * np.float32(OFFSET_STEP)
     weights = np.array([1] * record.profile + [others], np.float32)
     mass = np.exp(means[:, :-1]).sum(axis=1) + np.exp(np.minimum(offsets, 1)) @ weights
-    clamped = _any_cell(nats[:, -1] == np.float32(-record.step) * (NOT_STORED - 1)) & (record.dtype == "uint8")
+    clamped = _any_cell(nats[:, -1] == np.float32(-(record.step or 0)) * (NOT_STORED - 1)) & (record.step is not None)
     pooled: NDArray[np.float32] = np.where(clamped, 0, mass)
     return pooled
 

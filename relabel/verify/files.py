@@ -12,11 +12,8 @@ from numpy.typing import NDArray
 from relabel.errors import DamagedStoreError
 from relabel.store import StoreReader, codecs
 from relabel.store.descriptors import OpenFile
+from relabel.store.digest import shard_digest
 from relabel.store.layout import ABSENT, ArraySpec
-
-_ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
-_ZSTD_FLAGS, _ZSTD_CHECKSUM = 0b0001_1100, 0b0000_0100
-"""In a frame's descriptor: the bits that format 1 fixes, and of those the one that is set."""
 
 
 def read_column(reader: StoreReader, name: str, shard: int) -> NDArray[Any]:
@@ -32,13 +29,37 @@ def read_column(reader: StoreReader, name: str, shard: int) -> NDArray[Any]:
     except OSError as error:
         raise DamagedStoreError(f"{file} cannot be read: {error.strerror}") from error
     try:
-        plain = _without_crc32c(data) if spec.packing == "raw" else _decompressed(data)
+        spec.codec.check(data)
+        plain = spec.codec.content(data)
         column = _strings(plain) if spec.dtype == "string" else _numbers(plain, spec)
     except codecs.DECODING_ERRORS as error:
         raise DamagedStoreError(f"{file} is damaged: {error}") from error
     if len(column) != reader.rows_per_shard:
         raise DamagedStoreError(f"{file} is damaged: it holds {len(column)} rows instead of {reader.rows_per_shard}")
     return column
+
+
+def stored_digest(reader: StoreReader, shard: int) -> bytes:
+    """What a shard's `digest` holds, 64 bytes.
+
+    Raises:
+        DamagedStoreError: it cannot be read, or is damaged.
+    """
+    spec = reader.arrays["digest"]
+    try:
+        content: bytes = spec.codec.content(reader.files.local(_file(spec, shard)).read_bytes(), spec.row_bytes())
+    except OSError as error:
+        raise DamagedStoreError(f"{_file(spec, shard)} cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise DamagedStoreError(f"{_file(spec, shard)} is damaged: {error}") from error
+    return content
+
+
+def found_digest(reader: StoreReader, shard: int) -> bytes:
+    """What it should hold, by the files that are there; all of them can be read."""
+    specs = [spec for name, spec in reader.arrays.items() if name != "digest"]
+    files = ((spec.name, reader.files.local(_file(spec, shard)).read_bytes()) for spec in specs)
+    return shard_digest(reader.manifest.identity(), shard, files).tobytes()
 
 
 class ScoreFile:
@@ -55,14 +76,13 @@ class ScoreFile:
 
     def __init__(self, reader: StoreReader, shard: int) -> None:
         self._spec = reader.arrays["scores"]
-        self._raw = reader.manifest.scores.compression == "none"
         self._name = _file(self._spec, shard)
         try:
             self._file = OpenFile(reader.files.local(self._name))
             size = os.fstat(self._file.descriptor).st_size - 16 * reader.rows_per_shard - 4
             if size < 0:
                 raise DamagedStoreError(f"{self._name} is damaged: it is too short for the index of its rows")
-            index = _without_crc32c(self._file.read(16 * reader.rows_per_shard + 4, size))
+            index = codecs.CRC32C.content(self._file.read(16 * reader.rows_per_shard + 4, size))
             self._index = np.frombuffer(index, "<u8").reshape(reader.rows_per_shard, 2)
         except OSError as error:
             raise DamagedStoreError(f"{self._name} cannot be read: {error.strerror}") from error
@@ -90,32 +110,13 @@ class ScoreFile:
 
     def _decode(self, rows: NDArray[np.intp], into: NDArray[Any]) -> None:
         chunks = [self._file.read(length, offset) for offset, length in self._index[rows].tolist()]
-        if self._raw:
-            codecs.decode_raw(chunks, into)
-            return
-        for frame in chunks:
-            _check_frame(frame)
-        codecs.decode_zstd(chunks, into)
+        for chunk in chunks:
+            self._spec.codec.check(chunk)
+        self._spec.codec.decode(chunks, into)
 
 
 def _file(spec: ArraySpec, shard: int) -> str:
     return f"{spec.name}/{spec.file_name(shard)}"
-
-
-def _without_crc32c(data: bytes) -> bytes:
-    return codecs.without_crc32c(np.frombuffer(data, np.uint8)).tobytes()
-
-
-def _decompressed(frame: bytes) -> bytes:
-    _check_frame(frame)
-    data: bytes = codecs.zstd_decompress()(frame)
-    return data
-
-
-def _check_frame(frame: bytes) -> None:
-    """Raise ValueError for what a decoder lets pass: a frame without a checksum, and a bit of its header."""
-    if len(frame) < 5 or not frame.startswith(_ZSTD_MAGIC) or frame[4] & _ZSTD_FLAGS != _ZSTD_CHECKSUM:
-        raise ValueError("it is not a zstd frame with a checksum")
 
 
 def _strings(data: bytes) -> NDArray[np.object_]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from relabel.manifest import PER_ROW
 from relabel.store import StoreReader
 from relabel.verify.rows import contradicts
 
@@ -57,12 +58,10 @@ def _manifest_findings(reader: StoreReader) -> Iterator[str]:
             "they must be equal"
         )
     fit, one = manifest.preprocessing.fit, manifest.footprint
-    if one is None and fit == "squash":
+    if one == PER_ROW and fit == "squash":
         yield "the manifest says that whole images were squashed, and that each row has a footprint of its own"
-    if one is not None and contradicts(np.array([one]), fit)[0]:
-        yield f"the manifest says that images were fitted by {fit!r}, and that the maps cover {one} of them"
-    if manifest.scores.scores == "logit" and manifest.scores.dtype == "uint8":
-        yield "the manifest says that scores are raw logits, and codes (uint8) are of log-probabilities"
+    if one != PER_ROW and contradicts(np.array([one.xyxy]), fit)[0]:
+        yield f"the manifest says that images were fitted by {fit!r}, and that the maps cover {one.xyxy} of them"
 
 
 def _stray_files(reader: StoreReader) -> Iterator[str]:

@@ -22,13 +22,17 @@ from relabel.progress import Progress
 from relabel.store import FAILED, LABELED, NO_IMAGE, StoreReader
 from relabel.verify.compare import compare_images
 from relabel.verify.content import Maps, content_findings
-from relabel.verify.files import ScoreFile, read_column
+from relabel.verify.files import ScoreFile, found_digest, read_column, stored_digest
 from relabel.verify.keys import KeyTable, ShardRows, shard_rows
 from relabel.verify.metadata import metadata_findings
 from relabel.verify.rows import Columns, row_findings
 
 _BATCH = 128
 """Rows whose scores are looked at together: few enough for a core's cache."""
+_FOREIGN = (
+    "each file is whole, and they do not belong together, or not to this shard of this store: its digest says "
+    "otherwise. One of them is of another shard or of another run, or was changed; label the shard again"
+)
 
 
 @dataclass(slots=True)
@@ -150,11 +154,15 @@ def _check_shard(reader: StoreReader, shard: int, advance: Callable[[int], None]
         advance(reader.rows_per_shard)
         return check
     for spec in reader.arrays.values():
-        if spec.packing != "sharded":
+        if not spec.is_sharded and spec.per_row:
             try:
                 columns[spec.name] = read_column(reader, spec.name, shard)
             except RelabelError as error:
                 found(-1, str(error))
+    try:
+        digest = stored_digest(reader, shard)
+    except RelabelError as error:
+        found(-1, str(error))
     for row, what in row_findings(columns, reader.arrays, reader.manifest.preprocessing.fit):
         found(row, what)
     for row, what in _map_findings(reader, shard, columns, advance):
@@ -164,6 +172,9 @@ def _check_shard(reader: StoreReader, shard: int, advance: Callable[[int], None]
         check.images = np.bincount(status[status <= FAILED], minlength=3)
         for what in _count_findings(reader, shard, int((status != NO_IMAGE).sum())):
             found(-1, what)
+    # Of a shard that is damaged otherwise it is no news.
+    if not check.findings and found_digest(reader, shard) != digest:
+        found(-1, _FOREIGN)
     check.rows = shard_rows(columns, shard * reader.rows_per_shard)
     return check
 

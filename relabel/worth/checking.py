@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -41,22 +41,8 @@ class ScoreSummary:
 
 def stored_maps(reader: StoreReader, rows: NDArray[np.int64]) -> ScoreMap:
     """The maps of rows, as codes or halves, with their footprints."""
-    batch = reader.read(rows)
-    scores = torch.from_numpy(batch.scores)
-    footprint = None if batch.footprint is None else torch.from_numpy(batch.footprint)
-    one = reader.manifest.footprint
-    if footprint is None and one is not None and one != (0.0, 0.0, 1.0, 1.0):
-        footprint = torch.tensor([one]).expand(len(rows), 4)
-    return ScoreMap(
-        torch.from_numpy(batch.classes.astype(np.int64)),
-        scores[:, :-1],
-        scores[:, -1],
-        torch.from_numpy(batch.profile),
-        num_classes=reader.manifest.scores.num_classes,
-        footprint=footprint,
-        holes=reader.manifest.scores.select == "cell",
-        step=reader.manifest.scores.step,
-    )
+    maps = reader.read(rows).maps(reader.manifest.scores)
+    return replace(maps, classes=maps.classes.long())
 
 
 class ScoreCheck:
@@ -107,9 +93,7 @@ class ScoreCheck:
         )
 
     def _same_footprint(self, answers: Answers, image: int, size_hw: tuple[int, int]) -> bool:
-        stored = answers.stored.footprint
-        whole = torch.tensor([0.0, 0.0, 1.0, 1.0])
-        mine = whole if stored is None else stored[image]
+        mine = answers.stored.footprints_xyxy()[image]
         allowed = torch.full((4,), _FOOTPRINT)
         if self._reader.manifest.imported is not None:
             # An import takes the centre exactly, a re-run cuts whole pixels.
@@ -124,14 +108,13 @@ class ScoreCheck:
         return StoredPlanes(
             planes=one.planes[0].float(),
             classes=one.classes[0, :count],
-            step=self._record.step if self._record.dtype == "uint8" else None,
-            is_logit=self._record.scores == "logit",
+            step=self._record.step,
+            is_logit=self._record.is_logit,
         )
 
 
 def _other_footprint(answers: Answers, image: int) -> str:
-    stored = answers.stored.footprint
-    mine = [0.0, 0.0, 1.0, 1.0] if stored is None else stored[image].tolist()
+    mine = answers.stored.footprints_xyxy()[image].tolist()
     now = answers.footprints[image].tolist()
     return f"its map is said to cover {_box(mine)} of the image, and the re-run's covers {_box(now)}"
 

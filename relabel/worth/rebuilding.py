@@ -18,7 +18,6 @@ from relabel.teacher.spec import Precision
 from relabel.worth.options import RerunOptions
 
 _SHOWN = 12
-_RANDOM = "random:"
 
 
 def recorded_members(manifest: Manifest) -> list[MemberRecord]:
@@ -35,7 +34,7 @@ def rerun_spec(manifest: Manifest, options: RerunOptions) -> EnsembleSpec:
     """
     members = _renamed(recorded_members(manifest), options.teachers)
     # One teacher at several sizes is several members, and one to whoever types its name.
-    identities = [(m.teacher.name, m.teacher.weights_digest, m.teacher.classes) for m in members]
+    identities = [(m.teacher.name, m.teacher.weights_digest, m.teacher.kept) for m in members]
     distinct = list(dict.fromkeys(identities))
     places = list(range(len(members))) if options.teachers else [distinct.index(identity) for identity in identities]
     count = max(places) + 1
@@ -63,7 +62,7 @@ def _renamed(members: list[MemberRecord], names: Sequence[str]) -> list[MemberRe
     like = [members[min(i, len(members) - 1)] for i in range(len(names))]
     return [
         # Nothing that was recorded of the one says anything of the other.
-        replace(member, teacher=replace(member.teacher, name=name, weights="pretrained", classes="all"))
+        replace(member, teacher=replace(member.teacher, name=name, weights="pretrained", seed=None, kept=None))
         for member, name in zip(like, names, strict=True)
     ] or members
 
@@ -73,12 +72,8 @@ def _weights(member: MemberRecord, checkpoint: Path | None, seed: int | None, *,
     weights = member.teacher.weights
     if is_given or seed is not None:
         return {"checkpoint": checkpoint, "random_weights": seed}
-    if weights.startswith(_RANDOM) and weights.removeprefix(_RANDOM).isdecimal():
-        return {"random_weights": int(weights.removeprefix(_RANDOM))}
-    if weights in ("pretrained", "given"):
-        return {}
-    if weights and Path(weights).is_file():
-        return {"checkpoint": Path(weights)}
+    if weights in ("pretrained", "own", "random"):
+        return {"random_weights": member.teacher.seed}
     raise TeacherError(
         f"the manifest says that {member.teacher.name} ran with the weights {weights!r} (sha256 "
         f"{member.teacher.weights_digest[:_SHOWN]}), and not where they are: give --checkpoint FILE, or --teacher NAME "
@@ -102,13 +97,13 @@ def _pixels(member: MemberRecord, device: torch.device) -> dict[str, Any]:
 
 def _classes(member: MemberRecord) -> str | None:
     """The subset of classes that a record names; files are not kept in it."""
-    described = member.teacher.classes.partition(",")[0]
-    if described == "file":
+    kept = member.teacher.kept
+    if kept is not None and kept.selection == "file":
         raise TeacherError(
-            f"the manifest says that {member.teacher.name} kept the classes of a file ({member.teacher.classes}): give "
-            "it as --classes FILE"
+            f"the manifest says that {member.teacher.name} kept {kept.count} of {kept.of} classes by a file (sha256 "
+            f"{kept.digest[:_SHOWN]}): give it as --classes FILE"
         )
-    return None if described == "all" else described
+    return None if kept is None else kept.selection
 
 
 def _precision(member: MemberRecord, device: torch.device) -> Precision:

@@ -9,12 +9,14 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from relabel.manifest import ScoreRecord
+from relabel.geometry import WHOLE
+from relabel.geometry.cells import swapped
+from relabel.manifest import STEP, Compression, ScoreRecord
 from relabel.pooling import Space
 from relabel.published import relabel_targets
 from relabel.score_map import Fill, ScoreMap
 from relabel.score_map.coding import decode_scores, encode_offsets, encode_scores
-from relabel.store import codecs
+from relabel.store.codecs import CODECS, ZSTD
 from relabel.store.layout import class_dtype
 
 Kind = Literal["teacher", "limit", "stored", "size", "whole image", "swapped", "published", "truth"]
@@ -25,8 +27,6 @@ SMOOTHING = 0.1
 _DEFAULT = (16, 64)
 INDEX_BYTES = 16
 """Of a chunk in the index of its shard: its offset and its length."""
-_WHOLE = (0.0, 0.0, 1.0, 1.0)
-_SWAPPED = [1, 0, 3, 2]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,7 +90,7 @@ def labelers(answers: Answers, record: ScoreRecord) -> Iterator[Labeler]:
         way = Way(name=_sized(planes, profile), kind="size", space="logit", planes=planes, profile=profile)
         yield Labeler(way=way, labels=_pooler(kept, "logit"), bytes_each=map_bytes(kept, record.compression))
     yield from _of_boxes(answers.stored, record)
-    yield from cell_labelers(answers.logits, answers.footprints, record.step)
+    yield from cell_labelers(answers.logits, answers.footprints, record.step or STEP)
     yield from _of_truths(answers)
 
 
@@ -107,9 +107,9 @@ def sizes(record: ScoreRecord) -> list[tuple[int, int]]:
     return sorted({size for size in fitting if size != stored}, reverse=True)
 
 
-def map_bytes(maps: ScoreMap, compression: str) -> list[int]:
+def map_bytes(maps: ScoreMap, compression: Compression) -> list[int]:
     """What each image's scores, classes and profile take in a store, with the entry in the index."""
-    pack = codecs.zstd_compress() if compression == "zstd" else codecs.with_crc32c
+    pack = CODECS[compression].encode
     count = maps.classes.shape[1]
     beside = INDEX_BYTES + count * torch.empty(0, dtype=getattr(torch, class_dtype(maps.num_classes))).element_size()
     beside += 1 + count - maps.planes.shape[1]
@@ -142,11 +142,11 @@ def _of_boxes(stored: ScoreMap, record: ScoreRecord) -> Iterator[Labeler]:
     """The stored map with other boxes than the crop's."""
     fill: Fill = "zero" if record.scores == "logit" and record.select == "cell" else "rest"
     pool = _pooler(stored, "logit", fill)
-    whole = torch.tensor([_WHOLE]).expand(len(stored), 4)
+    whole = torch.tensor([WHOLE.xyxy]).expand(len(stored), 4)
     way = Way(name="stored, one label for the whole image", kind="whole image", space="logit")
     yield Labeler(way=way, labels=lambda boxes: pool(whole.to(boxes)))
     way = Way(name="stored, box with x and y swapped", kind="swapped", space="logit")
-    yield Labeler(way=way, labels=lambda boxes: pool(boxes[:, _SWAPPED]))
+    yield Labeler(way=way, labels=lambda boxes: pool(swapped(boxes)))
 
 
 def cell_labelers(logits: Tensor, footprints: Tensor, step: float) -> Iterator[Labeler]:
@@ -178,7 +178,7 @@ def cell_labelers(logits: Tensor, footprints: Tensor, step: float) -> Iterator[L
     maps = ScoreMap.from_cell_topk(classes, filled[:, :-1], num_classes=num_classes, rest=filled[:, -1])
     maps = replace(maps, footprint=footprints)
     bytes_each = [
-        sum(len(codecs.zstd_compress()(part.numpy().tobytes())) for part in (one, ids.short())) + 2 * INDEX_BYTES
+        sum(len(ZSTD.encode(part.numpy().tobytes())) for part in (one, ids.short())) + 2 * INDEX_BYTES
         for one, ids in zip(codes, classes, strict=True)
     ]
     way = Way(name=f"cell top-{top}, mean of the rest", kind="published", space="logit")

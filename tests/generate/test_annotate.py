@@ -37,8 +37,8 @@ def pixels(count: int = 5) -> Tensor:
     return torch.randint(0, 256, (count, 3, *generating.IMAGE_SIZE_HW), dtype=torch.uint8, generator=generator)
 
 
-def annotator(teacher: Teacher, scores: ScoreRecord | None = None, id_dtype: str = "uint16") -> Annotator:
-    return Annotator(Ensemble.of(teacher), scores or record(), id_dtype)
+def annotator(teacher: Teacher, scores: ScoreRecord | None = None) -> Annotator:
+    return Annotator(Ensemble.of(teacher), scores or record())
 
 
 def annotated(forward: Forward, scores: ScoreRecord, batch: Tensor | None = None, **given: Any) -> tuple[RowBatch, Any]:
@@ -113,7 +113,7 @@ def test_class_ids_above_65535_survive():
 
     scores = record(70_000, planes=2, profile=0, grid_hw=(1, 1))
     teacher = generating.make_teacher(last_class, num_classes=70_000, grid=Grid(1, 1))
-    batch = annotator(teacher, scores, "uint32").annotate((pixels(1),)).wait().scores
+    batch = annotator(teacher, scores).annotate((pixels(1),)).wait().scores
     assert batch.classes.tolist() == [[69_999, 69_998]]
 
 

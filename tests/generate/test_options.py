@@ -27,7 +27,7 @@ from relabel.generate.options import StageSeconds, merged
         ({"world_size": 0}, "world_size must be"),
         ({"rank": 2, "world_size": 2}, r"rank must lie in \[0, 2\); got 2"),
         ({"rank": -1}, "rank must be"),
-        ({"step": 1 / 32}, "step must be a number, from 0.0625 to 1; got"),
+        ({"step": 1 / 32}, "step must be a number, from 0.0625 to 1.0; got"),
         ({"max_failures": 1.5}, "max_failures must be a number, from 0 to 1; got 1.5"),
         ({"max_failures": float("nan")}, "max_failures must be"),
     ],

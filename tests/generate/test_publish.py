@@ -33,7 +33,7 @@ class FakeWriter:
     def add(self, rows: Any, batch: RowBatch) -> None:
         self.fail()
         self.added.append(rows.tolist())
-        self.footprints.append(None if batch.footprint is None else batch.footprint.tolist())
+        self.footprints.append(batch.footprint.tolist() if isinstance(batch.footprint, np.ndarray) else None)
 
     def publish(self, table: RowTable) -> None:
         self.table = table

@@ -28,6 +28,7 @@ from importers.archives import (
 import relabel
 import relabel.importers.shard
 import relabel.importers.workers
+from relabel.geometry import WHOLE
 from relabel.published import relabel_targets, token_labeling_targets
 from relabel.store import read_manifest
 
@@ -57,7 +58,7 @@ def test_a_store_of_whole_images_gives_the_published_labels(kind, with_images, l
     assert f"{store}: 1 shards published, 0 were there already, of 1" in printed
     assert run("verify", "shards", store, *(given if with_images else []), "--quiet").exit_code == 0
     maps = relabel.open(store)
-    assert (len(maps), maps.grid.size_hw, maps.manifest.footprint) == (4, (5, 6), oracle.WHOLE)
+    assert (len(maps), maps.grid.size_hw, maps.manifest.footprint) == (4, (5, 6), WHOLE)
     boxes = oracle.random_boxes(4, seed=1, smallest=0.3)
     labels = maps[maps.rows(KEYS)].pool(torch.tensor(boxes), fill="zero").numpy()
     for image, box in enumerate(boxes):
@@ -121,7 +122,7 @@ def test_the_manifest_says_what_was_imported_and_claims_no_more(lists, photos, t
     manifest = read_manifest(store)
     assert manifest.imported is not None
     assert (manifest.imported.archive, manifest.imported.orientation) == ("tokenlabeling", "yx")
-    assert (manifest.teacher.name, manifest.teacher.weights) == ("dm_nfnet_f6", "imported")
+    assert (manifest.teacher.name, manifest.teacher.weights) == ("dm_nfnet_f6", "unknown")
     assert (manifest.teacher.weights_digest, manifest.preprocessing.fit) == ("unknown", "center")
     scores = manifest.scores
     assert (scores.scores, scores.dtype, scores.select, scores.profile) == ("logit", "float16", "cell", 0)

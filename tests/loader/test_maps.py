@@ -11,10 +11,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from stores import make_store, random_logits
+from stores import RAW_LOGITS, make_store, random_logits
 
 import relabel
 from relabel.errors import LabelError, StoreError
+from relabel.geometry import WHOLE
 from relabel.loader.keys import KeyIndex
 from relabel.score_map import ScoreMap
 
@@ -47,7 +48,7 @@ def test_a_key_leads_to_the_map_of_its_image(tmp_path: Path) -> None:
     assert torch.equal(read.planes, made.planes[order])
     assert torch.equal(read.rest, made.rest[order])
     assert torch.equal(read.profile, made.profile[order])
-    assert read.footprint is None
+    assert read.footprint == WHOLE
     assert (read.num_classes, read.holes) == (12, False)
 
 
@@ -65,13 +66,12 @@ def test_a_footprint_comes_with_the_map(tmp_path: Path, each: bool) -> None:
     footprint = torch.stack([one - i / 64 for i in range(5)]) if each else one
     make_store(tmp_path / "s.zarr", KEYS, random_logits(5, 12, (3, 4)), footprint=footprint)
     read = relabel.open(tmp_path / "s.zarr")[[0, 3]]
-    assert read.footprint is not None
-    assert torch.equal(read.footprint, footprint[[0, 3]] if each else one.expand(2, 4))
+    assert torch.equal(read.footprints_xyxy(), footprint[[0, 3]] if each else one.expand(2, 4))
     assert read.to("cpu").pool(torch.tensor([[0.2, 0, 0.5, 1]]).expand(2, 4)).sum(1).tolist() == pytest.approx([1, 1])
 
 
 def test_maps_of_per_cell_classes_may_have_holes(tmp_path: Path) -> None:
-    make_store(tmp_path / "s.zarr", KEYS, random_logits(5, 12, (3, 4)), select="cell")
+    make_store(tmp_path / "s.zarr", KEYS, random_logits(5, 12, (3, 4)), **RAW_LOGITS)
     assert relabel.open(tmp_path / "s.zarr")[[0]].holes
 
 

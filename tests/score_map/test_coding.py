@@ -48,7 +48,7 @@ def test_offsets_keep_their_eighths_whatever_the_step():
     torch.testing.assert_close(maps.coded(1.0).decoded().profile, maps.profile, atol=1 / 16, rtol=0)
 
 
-@pytest.mark.parametrize("score", [-31.76, -32.0, -1e4, -3e38, -math.inf])
+@pytest.mark.parametrize("score", [-63.51, -64.0, -1e4, -3e38, -math.inf])
 def test_no_real_score_has_the_code_of_what_is_not_stored(score):
     assert encode_scores(torch.tensor([score])).item() == NOT_STORED - 1
 
@@ -59,12 +59,12 @@ def test_scores_and_offsets_are_clamped_to_what_codes_hold():
 
 
 def test_without_holes_255_is_a_code_like_any_other():
-    assert decode_scores(torch.tensor([NOT_STORED], dtype=torch.uint8), holes=False).item() == -NOT_STORED / 8
+    assert decode_scores(torch.tensor([NOT_STORED], dtype=torch.uint8), holes=False).item() == -NOT_STORED / 4
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 def test_scores_of_any_precision_are_coded(dtype):
-    assert encode_scores(torch.tensor([-0.5, -31.75], dtype=dtype)).tolist() == [4, 254]
+    assert encode_scores(torch.tensor([-1.0, -63.5], dtype=dtype)).tolist() == [4, 254]
 
 
 def test_coding_twice_is_coding_once():
@@ -107,9 +107,9 @@ def test_codes_pool_to_the_labels_of_their_scores(space, size, step):
 @pytest.mark.parametrize("step", [0, -1 / 8, 1 / 32, 2, math.nan, math.inf, "1/4"])
 def test_what_is_no_step_is_refused(step):
     maps = ScoreMap.from_logits(torch.zeros(1, 3, 2, 2), 2, 1)
-    with pytest.raises(InvalidValueError, match=r"lies in \[1/16, 1\] nats; got"):
+    with pytest.raises(InvalidValueError, match=r"lies in \[0.0625, 1\] nats; got"):
         maps.coded(step)
-    with pytest.raises(InvalidValueError, match=r"lies in \[1/16, 1\] nats; got"):
+    with pytest.raises(InvalidValueError, match=r"lies in \[0.0625, 1\] nats; got"):
         ScoreMap(maps.classes, maps.planes, maps.rest, maps.profile, num_classes=3, step=step)
 
 

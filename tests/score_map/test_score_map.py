@@ -65,7 +65,7 @@ def footprints(*xyxy):
         (tensors(classes=torch.zeros(2, 3)), "never floats"),
         (tensors(classes=torch.zeros(2, 3, dtype=torch.bool)), "never floats; got torch.bool"),
         (tensors(profile=torch.zeros(2, 2, dtype=torch.int64)), "profile is floating, in nats, or int8"),
-        (tensors(footprint=torch.zeros(2, 4, dtype=torch.int64)), "footprint is floating"),
+        (tensors(footprint=torch.zeros(2, 4, dtype=torch.int64)), "one Footprint for all maps, or floating"),
         (tensors(**with_value("classes", 5)), r"\[0, 5\); got 0 .. 5"),
         (tensors(**with_value("classes", -1)), r"\[0, 5\); got -1"),
         (tensors(**with_value("classes", 2)), "list 1 repeats one"),

@@ -17,7 +17,9 @@ from relabel.score_map import ScoreMap
 def large_manifest():
     shards = tuple(f"train-{i:04d}.tar" for i in range(1024))
     return Manifest(
-        teacher=TeacherRecord(name="resnet18", weights="a.safetensors", weights_digest="0" * 64, head="linear"),
+        teacher=TeacherRecord(
+            source="timm", name="resnet18", weights="checkpoint", weights_digest="0" * 64, head="linear"
+        ),
         preprocessing=Preprocessing(image_size_hw=(480, 640), mean=(0.5,) * 3, std=(0.5,) * 3),
         scores=ScoreRecord(num_classes=1000, planes=16, profile=64, grid_hw=(15, 20)),
         data=DataRecord(

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from relabel.manifest import DataRecord, Manifest, Preprocessing, ScoreRecord, TeacherRecord
+from relabel.geometry import WHOLE, Footprint
+from relabel.manifest import PER_ROW, DataRecord, Manifest, PerRow, Preprocessing, ScoreRecord, TeacherRecord
 from relabel.store import RowBatch, RowTable, StoreWriter, create_or_open
 from relabel.store.layout import class_dtype
 
@@ -19,9 +20,9 @@ KINDS = {
     "uint8, zstd": {},
     "uint8, none": {"compression": "none"},
     "float16, zstd": {"dtype": "float16"},
-    "float16, none, a footprint a row": {"dtype": "float16", "compression": "none", "footprint": None},
-    "uint8, zstd, a footprint a row": {"footprint": None},
-    "uint8, zstd, another step": {"step": 1 / 4},
+    "float16, none, a footprint a row": {"dtype": "float16", "compression": "none", "footprint": PER_ROW},
+    "uint8, zstd, a footprint a row": {"footprint": PER_ROW},
+    "uint8, zstd, another step": {"step": 1 / 8},
 }
 """Arguments of `sample`."""
 
@@ -47,7 +48,8 @@ class Sample:
 
     def batch(self, shard: int, rows: NDArray[np.int64]) -> RowBatch:
         """Some rows of a shard, as a writer takes them."""
-        return RowBatch(**{name: array[shard, rows] for name, array in self.arrays.items() if name in MAPS})
+        maps = {name: array[shard, rows] for name, array in self.arrays.items() if name in MAPS}
+        return RowBatch(**{"footprint": self.manifest.footprint} | maps)
 
     def rows(self, shard: int) -> NDArray[np.int64]:
         """The labelled rows of a shard, numbered in it."""
@@ -61,6 +63,8 @@ class Sample:
             keys=columns["key"].tolist(),
             image_hashes=columns["image_hash"],
             labels=columns["label"],
+            sizes_hw=columns["size_hw"],
+            orientations=columns["orientation"],
             statuses=columns["status"],
             errors=columns["error"].tolist(),
         )
@@ -70,7 +74,7 @@ def sample(
     shards: int = 2,
     rows: int = 6,
     *,
-    footprint: tuple[float, float, float, float] | None = (0.0, 0.0, 1.0, 1.0),
+    footprint: Footprint | PerRow = WHOLE,
     seed: int = 0,
     **score_record: Any,
 ) -> Sample:
@@ -91,10 +95,12 @@ def sample(
         "key": np.array([[f"class/é{s:02d}_{r}.jpg" for r in range(rows)] for s in range(shards)], object),
         "image_hash": random.integers(1, 2**64, size, np.uint64),
         "label": random.integers(0, ids, size).astype(np.int32),
+        "size_hw": random.integers(1, 5000, (*size, 2)).astype(np.uint32),
+        "orientation": random.integers(1, 9, size).astype(np.uint8),
         "error": np.full(size, "", object),
         "status": np.ones(size, np.uint8),
     }
-    if footprint is None:
+    if footprint == PER_ROW:
         corner = random.random((*size, 2)) / 4
         arrays["footprint"] = np.concatenate([corner, corner + 0.5], -1).astype(np.float32)
     fill = {
@@ -105,14 +111,15 @@ def sample(
     }
     failed, empty = (slice(None), 1), (-1, slice(rows - 2, None))
     arrays["status"][failed], arrays["error"][failed] = 2, "cannot be decoded: cut"
+    arrays["size_hw"][failed], arrays["orientation"][failed] = 0, 0
     for where in (failed, empty):
         for name in set(MAPS) & arrays.keys():
             arrays[name][where] = fill[name]
-    for name, value in {"key": "", "image_hash": 0, "label": -1, "status": 0}.items():
+    for name, value in {"key": "", "image_hash": 0, "label": -1, "size_hw": 0, "orientation": 0, "status": 0}.items():
         arrays[name][empty] = value
     counts = (arrays["status"] != 0).sum(1).tolist()
     manifest = Manifest(
-        teacher=TeacherRecord(name="by hand", weights="none", weights_digest="0" * 64, head="given"),
+        teacher=TeacherRecord(source="other", name="by hand", weights="unknown", weights_digest="0" * 64, head="given"),
         preprocessing=Preprocessing(image_size_hw=(32, 40), mean=(0.5,) * 3, std=(0.25,) * 3),
         scores=record,
         data=DataRecord(
@@ -149,7 +156,7 @@ def leftovers(path: Path) -> Iterator[str]:
 
 def assert_maps(found: RowBatch, expected: dict[str, NDArray[Any]]) -> None:
     """Every array of a batch is what was expected, bit for bit and in its dtype; a footprint only where one is kept."""
-    assert (found.footprint is None) == ("footprint" not in expected)
+    assert isinstance(found.footprint, Footprint) == ("footprint" not in expected)
     for name, array in expected.items():
         assert getattr(found, name).dtype == array.dtype
         np.testing.assert_array_equal(getattr(found, name), array)
@@ -158,6 +165,6 @@ def assert_maps(found: RowBatch, expected: dict[str, NDArray[Any]]) -> None:
 def assert_tables(found: RowTable, expected: RowTable) -> None:
     """Two tables say the same."""
     assert (found.keys, found.errors) == (expected.keys, expected.errors)
-    for name in ("image_hashes", "labels", "statuses"):
+    for name in ("image_hashes", "labels", "sizes_hw", "orientations", "statuses"):
         assert getattr(found, name).dtype == getattr(expected, name).dtype
         np.testing.assert_array_equal(getattr(found, name), getattr(expected, name))

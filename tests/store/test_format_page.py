@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from store.samples import KINDS, sample, write
 
-from relabel.score_map import ScoreMap
+from relabel.geometry import Footprint
+from relabel.manifest import PER_ROW
 from relabel.store import FAILED, LABELED, StoreReader
 from relabel.store.layout import arrays_of
 
@@ -34,22 +34,13 @@ def _assert_reads_alike(page: dict[str, Any], path: Path) -> None:
     for number in range(ours.num_shards):
         theirs, table = page["Shard"](path, number), ours.table(number)
         assert (theirs.table["key"], theirs.table["error"]) == (table.keys, table.errors)
-        for name, values in {"image_hash": table.image_hashes, "label": table.labels, "status": table.statuses}.items():
+        for name, values in table.columns.items():
             np.testing.assert_array_equal(theirs.table[name], values)
         for row in np.flatnonzero(table.statuses == LABELED):
             batch = ours.read([number * ours.rows_per_shard + row])
-            one = ours.manifest.footprint if batch.footprint is None else batch.footprint[0]
+            one = batch.footprint.xyxy if isinstance(batch.footprint, Footprint) else batch.footprint[0]
             np.testing.assert_array_equal(theirs.footprint[row], np.float32(one))
-            scores = torch.from_numpy(batch.scores)
-            maps = ScoreMap(
-                torch.from_numpy(batch.classes.astype(np.int64)),
-                scores[:, :-1],
-                scores[:, -1],
-                torch.from_numpy(batch.profile),
-                num_classes=record.num_classes,
-                holes=True,
-                step=record.step,
-            )
+            maps = batch.maps(record)
             for class_id, expected in enumerate(maps.to_dense()[0].numpy()):
                 np.testing.assert_allclose(theirs.scores(row, class_id), expected, rtol=0, atol=1e-5)
         for row in np.flatnonzero(table.statuses == FAILED):
@@ -60,8 +51,6 @@ def _assert_reads_alike(page: dict[str, Any], path: Path) -> None:
 @pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
 def test_the_reader_of_the_page_reads_what_ours_reads(tmp_path, page, kind):
     data = sample(**kind)
-    hole = 255 if data.manifest.scores.dtype == "uint8" else np.nan
-    data.arrays["scores"][0, 0, 1, 2:] = hole
     write(tmp_path / "store", data)
     _assert_reads_alike(page, tmp_path / "store")
 
@@ -82,13 +71,22 @@ def test_the_reader_of_the_page_refuses_damage(tmp_path, page):
         file.write_bytes(whole)
 
 
+def test_the_digests_of_the_page_are_those_of_every_shard(tmp_path, page):
+    for number, given in enumerate(KINDS.values()):
+        data = sample(**given)
+        write(tmp_path / str(number), data)
+        for shard in range(len(data.manifest.data.shards)):
+            stored = (tmp_path / str(number) / "digest" / f"c.{shard}.0.0").read_bytes()
+            assert b"".join(page["digests"](tmp_path / str(number), shard)) == page["checked"](stored)
+
+
 @pytest.mark.parametrize("reader", ["with_xarray", "with_zarr_python", "with_tensorstore"])
 def test_the_snippets_of_the_page_work(tmp_path, page, reader):
     data = sample()
     write(tmp_path / "store", data)
     found = page[reader](str(tmp_path / "store"))
     scores = np.asarray(found[0] if isinstance(found, tuple) else found)
-    np.testing.assert_array_equal(scores, data.arrays["scores"][0, 0] / (-8 if reader == "with_xarray" else 1))
+    np.testing.assert_array_equal(scores, data.arrays["scores"][0, 0] / (-4 if reader == "with_xarray" else 1))
 
 
 def test_the_page_names_every_array_and_every_field_of_the_manifest():
@@ -97,7 +95,7 @@ def test_the_page_names_every_array_and_every_field_of_the_manifest():
         names = re.findall(r"`([\w.]+)`", cell)
         group = names[0].split(".")[0]
         named |= {group + name if name.startswith(".") else name for name in names}
-    manifest = sample(footprint=None).manifest
+    manifest = sample(footprint=PER_ROW).manifest
     fields = [
         f"{name}.{field}" if isinstance(value, dict) and value else name
         for name, value in manifest.to_json()["relabel"].items()

@@ -19,6 +19,8 @@ from hypothesis import strategies as st
 from store.samples import KINDS, Sample, assert_maps, contents, leftovers, sample, write
 
 from relabel.errors import InvalidValueError, StoreBusyError, StoreError
+from relabel.geometry import WHOLE
+from relabel.manifest import PER_ROW
 from relabel.store import RowTable, StoreReader, StoreWriter, create_or_open
 from relabel.store import writer as writing
 from relabel.store.locks import lock_file
@@ -138,7 +140,7 @@ def test_a_kill_at_any_disk_call_leaves_whole_shards_only(tmp_path, calls):
 def test_the_disk_has_a_file_before_its_name_and_all_names_before_status(calls):
     """A power cut may undo only what was not waited for."""
     named = [file for name, file in calls if name == "replace"]
-    assert len(named) == 8
+    assert len(named) == 11
     assert named[-1] == "status/c.0.0"
     written: list[tuple[str, str]] = []
     renamed: list[tuple[str, str]] = []
@@ -410,8 +412,8 @@ def test_a_draft_of_a_creator_that_died_is_replaced(tmp_path):
 
 @pytest.fixture
 def claimed(tmp_path):
-    """A claimed shard of `sample(footprint=None)`."""
-    with create_or_open(tmp_path / "store", sample(footprint=None).manifest).claim(0) as writer:
+    """A claimed shard of `sample(footprint=PER_ROW)`."""
+    with create_or_open(tmp_path / "store", sample(footprint=PER_ROW).manifest).claim(0) as writer:
         yield writer
 
 
@@ -422,14 +424,14 @@ def claimed(tmp_path):
         ([0, -1], {}, r"rows must lie in \[0, 6\); got -1 .. 0"),
         ([2, 2], {}, "each row of shard 0 can be added once"),
         ([3, 4], {}, "each row of shard 0 can be added once"),
-        ([0, 2], {"footprint": None}, "keeps a footprint for each row; got none"),
+        ([0, 2], {"footprint": WHOLE}, r"this store has a footprint per row; got Footprint\("),
         ([0, 2], {"scores": np.zeros((2, 4, 4, 5), np.int16)}, "scores must be .* of uint8; got .* of int16"),
         ([0, 2], {"classes": np.zeros((2, 6), np.uint16)}, r"classes must be \(2, 7\) of uint16; got \(2, 6\)"),
         ([0, 2], {"footprint": np.zeros((2, 4))}, "footprint must be .* of float32; got .* of float64"),
     ],
 )
 def test_maps_that_do_not_fit_are_refused(claimed, rows, change, said):
-    data = sample(footprint=None)
+    data = sample(footprint=PER_ROW)
     claimed.add([4], data.batch(0, np.array([4])))
     with pytest.raises(InvalidValueError, match=said):
         claimed.add(np.array(rows), replace(data.batch(0, np.array([0, 2])), **change))
@@ -438,12 +440,12 @@ def test_maps_that_do_not_fit_are_refused(claimed, rows, change, said):
 def test_a_footprint_that_would_be_lost_is_refused(tmp_path):
     with create_or_open(tmp_path / "store", sample().manifest).claim(0) as claimed:
         batch = replace(sample().batch(0, np.array([0])), footprint=np.zeros((1, 4), np.float32))
-        with pytest.raises(InvalidValueError, match="this store has one footprint for all rows"):
+        with pytest.raises(InvalidValueError, match=r"this store has one footprint for all rows, .*got one per row"):
             claimed.add([0], batch)
 
 
 def test_tables_and_maps_must_agree(claimed):
-    data = sample(footprint=None)
+    data = sample(footprint=PER_ROW)
     with pytest.raises(InvalidValueError, match="got 6 rows, 5 labelled and 0 maps"):
         claimed.publish(data.table(0))
     claimed.add(data.rows(0), data.batch(0, data.rows(0)))
@@ -457,10 +459,12 @@ def test_tables_and_maps_must_agree(claimed):
                 errors=[*table.errors, ""],
                 labels=np.append(table.labels, np.int32(0)),
                 image_hashes=np.append(table.image_hashes, np.uint64(0)),
+                sizes_hw=np.append(table.sizes_hw, np.zeros((1, 2), np.uint32), 0),
+                orientations=np.append(table.orientations, np.uint8(0)),
                 statuses=np.append(table.statuses, np.uint8(0)),
             )
         )
-    with pytest.raises(InvalidValueError, match=r"labels of int32.*; got uint64, int64, uint8"):
+    with pytest.raises(InvalidValueError, match=r"labels of int32.*; got uint64, int64, uint32, uint8, uint8"):
         replace(table, labels=table.labels.astype(np.int64))
     claimed.publish(table)
     for again in (lambda: claimed.publish(table), lambda: claimed.add([0], data.batch(0, np.array([0])))):

@@ -53,7 +53,7 @@ def _said(**attributes):
 def test_a_module_answers_in_eval_mode_without_gradients_and_is_known_by_its_weights(load):
     teacher = load(Pooling, image_size_hw=(64, 96))
     assert (teacher.num_classes, teacher.grid.size_hw, teacher.proof.kind) == (3, (4, 6), "given")
-    assert (teacher.record.weights, teacher.record.head) == ("given", "given")
+    assert (teacher.record.weights, teacher.record.head) == ("own", "given")
     images = torch.randint(0, 256, (2, 3, 64, 96), dtype=torch.uint8)
     logits = teacher(images)
     assert not logits.requires_grad
@@ -180,7 +180,7 @@ def test_a_module_that_answers_for_whole_images_is_made_dense_and_proved(place, 
     teacher = load(_classifier, f"a_package:make{place}", image_size_hw=(64, 96))
     model = _classifier().eval()
     assert (teacher.proof.kind, teacher.grid.size_hw) == ("linear", (4, 6))
-    assert (teacher.record.weights, teacher.record.name) == ("given", f"a_package:make{place}")
+    assert (teacher.record.weights, teacher.record.name) == ("own", f"a_package:make{place}")
     images = torch.randint(0, 256, (2, 3, 64, 96), dtype=torch.uint8)
     vector = model[0](images / 255)[:, :, 1, 5]
     torch.testing.assert_close(teacher(images)[:, :, 1, 5], model[4](vector))

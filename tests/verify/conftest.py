@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 import zarr
-from stores import make_store, random_logits
+from stores import make_store, random_logits, seal
 
 SHARDS = [["a/0", "a/1", "b/2"], ["b/3", "c/4"]]
 
@@ -51,5 +51,6 @@ def edit() -> Callable[[Path, str, Any, Any], None]:
 
     def edited(store: Path, array: str, place: Any, value: Any) -> None:
         zarr.open_group(store, mode="r+")[array][place] = value
+        seal(store)
 
     return edited

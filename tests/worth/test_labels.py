@@ -199,9 +199,9 @@ def imported(store: Path, images: Path, path: Path, turn: bool = False) -> Path:
 
     def like_an_import(old: Manifest) -> Manifest:
         record = dataclasses.replace(
-            old.scores, planes=CLASSES, profile=0, dtype="float16", scores="logit", select="cell"
+            old.scores, planes=CLASSES, profile=0, dtype="float16", scores="logit", select="cell", step=None
         )
-        unknown = dataclasses.replace(old.teacher, name="an archive", weights="imported", weights_digest="unknown")
+        unknown = dataclasses.replace(old.teacher, name="an archive", weights="unknown", weights_digest="unknown")
         return dataclasses.replace(old, scores=record, teacher=unknown)
 
     return rewritten(store, path, lambda _: next(parts), like_an_import)
@@ -302,6 +302,6 @@ def test_an_imported_centre_square_may_lie_half_a_pixel_beside_the_reruns(is_imp
     """The import takes the exact centre of 101 x 50 pixels; a re-run cuts whole pixels."""
     reader = SimpleNamespace(manifest=SimpleNamespace(scores=None, imported=object() if is_imported else None))
     exact, cut = torch.tensor([[0.25, 0.0, 0.75, 1.0]]), torch.tensor([[0.25 + left, 0.0, 0.75 + left, 1.0]])
-    answers = SimpleNamespace(stored=SimpleNamespace(footprint=exact), footprints=cut)
+    answers = SimpleNamespace(stored=SimpleNamespace(footprints_xyxy=lambda: exact), footprints=cut)
     check = ScoreCheck(reader, SimpleNamespace(findings=list))
     assert check._same_footprint(answers, 0, (50, 101)) is same

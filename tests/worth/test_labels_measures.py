@@ -16,7 +16,7 @@ from stores import make_store, random_logits
 
 from relabel.errors import InvalidValueError, TeacherError
 from relabel.images.crops import random_crops
-from relabel.manifest import Manifest, ScoreRecord
+from relabel.manifest import KeptRecord, Manifest, ScoreRecord
 from relabel.score_map import ScoreMap
 from relabel.store import StoreReader
 from relabel.teacher import TeacherSpec
@@ -202,7 +202,9 @@ def test_smaller_and_larger_maps_are_tried_within_the_number_of_classes() -> Non
     assert {(32, 64), (16, 128), (16, 0), (8, 64), (8, 0), (4, 64), (4, 0)} <= set(sizes(default))
     few = ScoreRecord(num_classes=5, planes=2, profile=3, grid_hw=(7, 7))
     assert all(planes >= 1 and profile >= 0 and planes + profile <= 5 for planes, profile in sizes(few))
-    imported = ScoreRecord(num_classes=1000, planes=300, profile=0, grid_hw=(7, 7), scores="logit", select="cell")
+    imported = ScoreRecord(
+        num_classes=1000, planes=300, profile=0, grid_hw=(7, 7), dtype="float16", scores="logit", select="cell"
+    )
     assert (16, 64) in sizes(imported)
 
 
@@ -241,7 +243,13 @@ def manifest_of(tmp_path: Path, **teacher: Any) -> Manifest:
     if not path.exists():
         make_store(path, [["a"]], random_logits(1, 1000, (10, 10)))
     old = StoreReader(path).manifest
-    record = {"name": "test_vit", "weights": "random:3", "weights_digest": "1" * 64} | teacher
+    record = {
+        "source": "timm",
+        "name": "test_vit",
+        "weights": "random",
+        "seed": 3,
+        "weights_digest": "1" * 64,
+    } | teacher
     return dataclasses.replace(
         old,
         teacher=dataclasses.replace(old.teacher, **record),
@@ -257,24 +265,29 @@ def test_the_teacher_is_built_again_from_what_the_manifest_says(tmp_path: Path) 
     assert (only.image_size_hw, only.mean, only.std) == ((160, 160), (0.5,) * 3, (0.5,) * 3)
     # The CPU gains nothing by the half precision that a GPU was given.
     assert only.precision == "float32"
-    (pretrained,) = rerun_spec(manifest_of(tmp_path, weights="pretrained"), RerunOptions(device="cpu")).teachers
+    (pretrained,) = rerun_spec(
+        manifest_of(tmp_path, weights="pretrained", seed=None), RerunOptions(device="cpu")
+    ).teachers
     assert (pretrained.random_weights, pretrained.checkpoint) == (None, None)
-    subset = manifest_of(tmp_path, classes="imagenet-1k, 1000 of 21841, sha256 12")
+    subset = manifest_of(tmp_path, kept=KeptRecord(selection="imagenet-1k", count=1000, of=21841, digest="12"))
     assert rerun_spec(subset, RerunOptions(device="cpu")).teachers[0].classes == "imagenet-1k"
 
 
 def test_what_only_the_user_knows_is_asked_for(tmp_path: Path) -> None:
-    unknown = manifest_of(tmp_path, weights="checkpoint")
+    unknown = manifest_of(tmp_path, weights="checkpoint", seed=None)
     with pytest.raises(TeacherError, match="and not where they are: give --checkpoint FILE"):
         rerun_spec(unknown, RerunOptions(device="cpu"))
-    with pytest.raises(TeacherError, match="kept the classes of a file"):
-        rerun_spec(manifest_of(tmp_path, classes="file, 10 of 1000, sha256 12"), RerunOptions(device="cpu"))
+    with pytest.raises(TeacherError, match="kept 10 of 1000 classes by a file"):
+        rerun_spec(
+            manifest_of(tmp_path, kept=KeptRecord(selection="file", count=10, of=1000, digest="12")),
+            RerunOptions(device="cpu"),
+        )
     weights = tmp_path / "weights.pt"
     (found,) = rerun_spec(unknown, RerunOptions(device="cpu", checkpoints=(weights,))).teachers
     assert found.checkpoint == weights
     with pytest.raises(InvalidValueError, match="1 teachers and 2 times --checkpoint"):
         rerun_spec(unknown, RerunOptions(device="cpu", checkpoints=(weights, None)))
-    with pytest.raises(TeacherError, match=r"maps of 1000 classes, and labeled:first \(given\) answers 20"):
+    with pytest.raises(TeacherError, match=r"maps of 1000 classes, and labeled:first \(own\) answers 20"):
         Rerun(manifest_of(tmp_path), RerunOptions(device="cpu", teachers=("labeled:first",)))
 
 
@@ -293,7 +306,7 @@ def test_crops_are_answered_by_the_models_own_head(tmp_path: Path) -> None:
 
 
 def test_crops_are_shown_at_the_size_that_is_asked_for_whatever_the_maps_fit(tmp_path: Path) -> None:
-    made = manifest_of(tmp_path, name="test_resnet", weights="random:0")
+    made = manifest_of(tmp_path, name="test_resnet", seed=0)
     made = dataclasses.replace(made, preprocessing=dataclasses.replace(made.preprocessing, fit="center"))
     rerun = Rerun(made, RerunOptions(device="cpu", crop_size_hw=(64, 64)))
     assert rerun.crop_size_hw == (64, 64)

@@ -1,151 +1,14 @@
-"""Boxes, footprints and grids: the one home of every question of axis order, unit and half cell.
-
-Image coordinates are fractions of the whole decoded image, x to the right and y down, boxes are
-``(x0, y0, x1, y1)`` and half open. Sizes are ``(height, width)``. Maps are indexed ``[..., y, x]``; cell
-``(r, c)`` of an ``H x W`` map covers x in ``[c / W, (c + 1) / W)`` and y in ``[r / H, (r + 1) / H)`` of the footprint.
-"""
+"""Boxes in cells of a map, and how much each cell counts in them: RoIAlign, one axis at a time."""
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from relabel.errors import InvalidValueError, LabelError
-
-
-@dataclass(frozen=True, slots=True)
-class Box:
-    """A rectangle of the image, xyxy, in fractions of the whole image, half open, y down.
-
-    It may reach outside the image (a padded crop does), but it is never empty.
-
-    >>> Box(0.25, 0.0, 0.75, 0.5).size_hw
-    (0.5, 0.5)
-    """
-
-    x0: float
-    y0: float
-    x1: float
-    y1: float
-
-    def __post_init__(self) -> None:
-        if not all(math.isfinite(v) for v in self.xyxy):
-            raise InvalidValueError(f"a box needs four finite numbers (x0, y0, x1, y1); got {self.xyxy}")
-        if self.x1 <= self.x0 or self.y1 <= self.y0:
-            raise InvalidValueError(
-                f"a box needs x0 < x1 and y0 < y1, as fractions of the whole image; got (x0, y0, x1, y1) = {self.xyxy}"
-            )
-
-    @classmethod
-    def whole(cls) -> Box:
-        """The box of the whole image."""
-        return cls(0.0, 0.0, 1.0, 1.0)
-
-    @classmethod
-    def from_crop(cls, top: float, left: float, height: float, width: float, image_size: tuple[int, int]) -> Box:
-        """The box of a crop given as torchvision gives it, in pixels; `image_size` is ``(height, width)``.
-
-        This is the only door from torchvision's ``(i, j, h, w)``: rows come first there, and second in a box.
-
-        Raises:
-            InvalidValueError: the crop is empty, or has nothing of the image.
-
-        >>> Box.from_crop(top=10, left=40, height=50, width=80, image_size=(100, 200))
-        Box(x0=0.2, y0=0.1, x1=0.6, y1=0.6)
-        """
-        image_height, image_width = image_size
-        if image_height <= 0 or image_width <= 0:
-            raise InvalidValueError(f"image_size must be (height, width), both positive; got {image_size}")
-        if left >= image_width or top >= image_height or left + width <= 0 or top + height <= 0:
-            raise InvalidValueError(
-                f"the crop (top {top}, left {left}, height {height}, width {width}) has nothing of an image of height "
-                f"{image_height} and width {image_width}. image_size is (height, width), the reverse of PIL's size"
-            )
-        return cls(
-            left / image_width,
-            top / image_height,
-            (left + width) / image_width,
-            (top + height) / image_height,
-        )
-
-    @property
-    def xyxy(self) -> tuple[float, float, float, float]:
-        """``(x0, y0, x1, y1)``."""
-        return (self.x0, self.y0, self.x1, self.y1)
-
-    @property
-    def size_hw(self) -> tuple[float, float]:
-        """``(height, width)``, fractions of the whole image."""
-        return (self.y1 - self.y0, self.x1 - self.x0)
-
-
-@dataclass(frozen=True, slots=True)
-class Footprint:
-    """The part of the image that a score map covers, xyxy fractions of the whole image.
-
-    It overlaps the image; it is larger than the image where the teacher saw padding (a letterbox).
-
-    >>> Footprint.center_square((300, 400))
-    Footprint(x0=0.125, y0=0.0, x1=0.875, y1=1.0)
-    """
-
-    x0: float = 0.0
-    y0: float = 0.0
-    x1: float = 1.0
-    y1: float = 1.0
-
-    def __post_init__(self) -> None:
-        box = Box(self.x0, self.y0, self.x1, self.y1)
-        if box.x0 >= 1 or box.y0 >= 1 or box.x1 <= 0 or box.y1 <= 0:
-            raise InvalidValueError(f"a footprint overlaps the image, the box (0, 0, 1, 1); got {box.xyxy}")
-
-    @classmethod
-    def center_square(cls, image_size: tuple[int, int]) -> Footprint:
-        """The largest centred square of an image of size ``(height, width)``."""
-        height, width = image_size
-        if height <= 0 or width <= 0:
-            raise InvalidValueError(f"image_size must be (height, width), both positive; got {image_size}")
-        side = min(height, width)
-        x0 = (1 - side / width) / 2
-        y0 = (1 - side / height) / 2
-        return cls(x0, y0, 1 - x0, 1 - y0)
-
-    @property
-    def xyxy(self) -> tuple[float, float, float, float]:
-        """``(x0, y0, x1, y1)``."""
-        return (self.x0, self.y0, self.x1, self.y1)
-
-    @property
-    def is_whole(self) -> bool:
-        """Whether the map covers the whole image."""
-        return self.xyxy == (0.0, 0.0, 1.0, 1.0)
-
-
-@dataclass(frozen=True, slots=True)
-class Grid:
-    """The size of a map in cells, height first.
-
-    >>> Grid(15, 20).size_hw
-    (15, 20)
-    """
-
-    height: int
-    width: int
-
-    def __post_init__(self) -> None:
-        if self.height < 1 or self.width < 1:
-            raise InvalidValueError(f"a grid needs at least one cell each way; got {self.height} x {self.width}")
-
-    @property
-    def size_hw(self) -> tuple[int, int]:
-        """``(height, width)`` in cells."""
-        return (self.height, self.width)
-
-    def __str__(self) -> str:
-        return f"{self.height}x{self.width}"
+from relabel.geometry.boxes import Footprint, Grid
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -161,18 +24,22 @@ class CellWeights:
     covered: Tensor
 
 
-def cell_boxes(boxes_xyxy: Tensor, footprints_xyxy: Tensor, grid: Grid) -> Tensor:
+def cell_boxes(boxes_xyxy: Tensor, footprint: Footprint | Tensor, grid: Grid) -> Tensor:
     """Boxes in cells of the map: (B, 4) xyxy, x in [0, W] and y in [0, H] where the map covers them.
 
     Args:
         boxes_xyxy: (B, 4), fractions of the whole image.
-        footprints_xyxy: (B, 4) or (4,), fractions of the whole image.
+        footprint: one for all, or (B, 4) xyxy fractions of the whole image.
         grid: the map's size.
     """
-    origin = footprints_xyxy[..., [0, 1, 0, 1]]
-    extent = footprints_xyxy[..., [2, 3, 2, 3]] - origin
-    cells = torch.tensor([grid.width, grid.height, grid.width, grid.height], dtype=boxes_xyxy.dtype)
-    return (boxes_xyxy - origin) / extent * cells.to(boxes_xyxy.device)
+    cells = boxes_xyxy.new_tensor([grid.width, grid.height, grid.width, grid.height])
+    if isinstance(footprint, Footprint):
+        if footprint.is_whole:
+            return boxes_xyxy * cells
+        footprint = boxes_xyxy.new_tensor([footprint.xyxy])
+    corners = footprint.to(boxes_xyxy)
+    origin = corners[..., [0, 1, 0, 1]]
+    return (boxes_xyxy - origin) / (corners[..., [2, 3, 2, 3]] - origin) * cells
 
 
 _FAR = 8
@@ -266,11 +133,16 @@ def roi_weights(boxes_in_cells: Tensor, grid: Grid, size_hw: tuple[int, int], *,
     return CellWeights(rows, cols, covered)
 
 
+def swapped(boxes_xyxy: Tensor) -> Tensor:
+    """Boxes (B, 4) with x and y exchanged, as both published codes hand them to RoIAlign; to compare with."""
+    return boxes_xyxy[:, [1, 0, 3, 2]]
+
+
 def published_weights(boxes_in_cells: Tensor, grid: Grid, size_hw: tuple[int, int]) -> CellWeights:
     """`roi_weights` as ReLabel and Token Labeling have them: boxes of a cell at least, and zeros outside the map."""
-    x0, y0, x1, y1 = boxes_in_cells.unbind(1)
-    rows, covered_y = _axis_weights(y0, y1, grid.height, size_hw[0], published=True)
-    cols, covered_x = _axis_weights(x0, x1, grid.width, size_hw[1], published=True)
+    x0, y0, x1, y1 = at_least_one_cell(boxes_in_cells).unbind(1)
+    rows, covered_y = _axis_weights(y0, y1, grid.height, size_hw[0], zeros_outside=True)
+    cols, covered_x = _axis_weights(x0, x1, grid.width, size_hw[1], zeros_outside=True)
     return CellWeights(rows, cols, covered_y[:, :, None] * covered_x[:, None, :])
 
 
@@ -298,25 +170,27 @@ def _resampled_axis(cells: int, wanted: int) -> Tensor:
     return weights / weights.sum(1, keepdim=True)
 
 
-def _axis_weights(start: Tensor, end: Tensor, cells: int, bins: int, published: bool = False) -> tuple[Tensor, Tensor]:
+def _axis_weights(
+    start: Tensor, end: Tensor, cells: int, bins: int, zeros_outside: bool = False
+) -> tuple[Tensor, Tensor]:
     """One axis of `roi_weights`: weights (B, bins, cells) and the covered fraction of each bin (B, bins)."""
     # aligned=True: cell c has its centre at c + 0.5, and a map's value sits at the centre.
     start, end = start - 0.5, end - 0.5
-    length = (end - start).clamp(min=1 if published else 0) / bins
+    length = (end - start).clamp(min=0) / bins
     count = torch.ceil(length).clamp(min=1)
     samples = torch.arange(int(count.max()) if len(count) else 1, device=start.device, dtype=start.dtype)
     first = start[:, None] + torch.arange(bins, device=start.device, dtype=start.dtype) * length[:, None]
     position = first[:, :, None] + ((samples + 0.5) * length[:, None] / count[:, None])[:, None, :]
     real = (samples < count[:, None])[:, None, :]
     kept = real & (position >= -1) & (position <= cells)
-    if not published:
+    if not zeros_outside:
         # torchvision drops samples more than half a cell outside the map; a bin that has no other keeps them, clamped.
         kept |= real & ~kept.any(2, keepdim=True)
     position = torch.where(kept, position.clamp(0, cells - 1), -1.0)  # -1 is next to no cell's centre
     # In place: to allocate the largest tensor anew costs more than to fill it.
     away = (position[..., None] - torch.arange(cells, device=start.device, dtype=start.dtype)).abs_()
     weights = torch.sub(1, away, out=away).clamp_(min=0).sum(2)
-    total = count[:, None, None] if published else weights.sum(2, keepdim=True)
+    total = count[:, None, None] if zeros_outside else weights.sum(2, keepdim=True)
     return weights / total, _covered(first, length[:, None], cells)
 
 

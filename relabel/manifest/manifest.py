@@ -1,0 +1,167 @@
+"""`Manifest`: everything that two runs must agree on to write into one store."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from relabel.errors import InvalidValueError, StoreError
+from relabel.geometry import WHOLE, Footprint, Grid
+from relabel.manifest.reading import plain, read
+from relabel.manifest.records import (
+    DataRecord,
+    ImportRecord,
+    MemberRecord,
+    Preprocessing,
+    ScoreRecord,
+    TeacherRecord,
+)
+
+FORMAT = 1
+PerRow = Literal["per row"]
+PER_ROW: PerRow = "per row"
+"""In place of the one footprint of all maps: each row has its own."""
+
+_SHORT = 80
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manifest:
+    """Everything that must be equal for two runs to write into one store, plus the versions that wrote it.
+
+    A map holds the answer of `teacher`, averaged with those of `others` if there are any; with `flip_average`, each
+    also saw the mirrored image. `footprint` is the one of all maps, or `PER_ROW` where each row stores its own.
+    `class_names` are of the teacher's classes that a map speaks of; None where they are not known. `imported` is None
+    unless the maps were made by other software. `versions` informs and is not part of the identity.
+    """
+
+    teacher: TeacherRecord
+    preprocessing: Preprocessing
+    scores: ScoreRecord
+    data: DataRecord
+    others: tuple[MemberRecord, ...] = ()
+    flip_average: bool = False
+    footprint: Footprint | PerRow = WHOLE
+    class_names: tuple[str, ...] | None = None
+    imported: ImportRecord | None = None
+    versions: Mapping[str, str] = field(default_factory=dict)
+    format: int = FORMAT
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.footprint, Footprint) and self.footprint != PER_ROW:
+            raise InvalidValueError(f"a manifest's footprint is a Footprint or {PER_ROW!r}; got {self.footprint!r}")
+        if self.class_names is not None and len(self.class_names) != self.scores.num_classes:
+            raise InvalidValueError(
+                f"{self.scores.num_classes} classes need as many class names; got {len(self.class_names)}"
+            )
+
+    def __repr__(self) -> str:
+        scores, data = self.scores, self.data
+        others = f" and {len(self.others)} more forward passes" if self.others else ""
+        return (
+            f"Manifest({self.teacher.name}{others}, {scores.planes} planes + {scores.profile} profile classes of "
+            f"{scores.num_classes}, grid {Grid(*scores.grid_hw)}, {scores.dtype}, {len(data.shards)} shards of at most "
+            f"{data.rows_per_shard} images from a {data.kind})"
+        )
+
+    def identity(self) -> bytes:
+        """32 bytes that two manifests share if and only if they differ in nothing but `versions`.
+
+        The sha256 of all other fields as JSON: keys sorted, no blanks, ASCII only.
+        """
+        body = {name: value for name, value in self._plain().items() if name != "versions"}
+        canonical = json.dumps(body, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+        return hashlib.sha256(canonical.encode()).digest()
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values, with the identity; `from_json` rebuilds an equal manifest from them."""
+        return {"relabel": self._plain() | {"identity": self.identity().hex()}}
+
+    def _plain(self) -> dict[str, Any]:
+        # Read once: a fraction that was given as a whole number must not make another store of it.
+        values: dict[str, Any] = plain(read(Manifest, plain(self), "manifest"))
+        return values
+
+    @classmethod
+    def from_json(cls, attributes: Mapping[str, Any]) -> Manifest:
+        """Rebuild a manifest from a store's group attributes.
+
+        Raises:
+            StoreError: the attributes are not those of a format this version reads, or were changed.
+        """
+        body = attributes.get("relabel")
+        if not isinstance(body, Mapping):
+            raise StoreError(
+                "not a relabel store: its zarr group has no attribute 'relabel'. "
+                "Give the folder that `relabel generate` wrote"
+            )
+        if body.get("format") != FORMAT or type(body["format"]) is not int:
+            raise StoreError(
+                f"the store has format {body.get('format')!r}; this version of relabel reads format {FORMAT}. "
+                "Use the version of relabel that wrote it (attribute relabel.versions), or generate the store again"
+            )
+        try:
+            found: Manifest = read(cls, {k: v for k, v in body.items() if k != "identity"}, "manifest")
+        except (TypeError, InvalidValueError, RecursionError) as error:
+            raise StoreError(
+                f"the store's manifest is damaged or foreign ({type(error).__name__}: {error}). "
+                "Restore its zarr.json, or generate the store again"
+            ) from error
+        if body.get("identity") != found.identity().hex():
+            raise StoreError(
+                f"the store's manifest was changed after it was written: it has the identity {body.get('identity')!r}, "
+                f"and what it says has {found.identity().hex()!r}. Restore its zarr.json, or generate the store again"
+            )
+        return found
+
+    def difference(self, other: Manifest) -> list[str]:
+        """One readable line for each field that differs from `other`, identity only; empty when they agree.
+
+        Each line reads ``field: <self's value> != <other's value>``; of two long lists, the first item that differs.
+
+        >>> from dataclasses import replace
+        >>> scores = ScoreRecord(num_classes=1000, planes=16, profile=64, grid_hw=(15, 15))
+        >>> data = DataRecord(kind="folder", shards=("a", "b"), counts=(9, 5), rows_per_shard=9, fingerprint="0f")
+        >>> teacher = TeacherRecord(
+        ...     source="timm", name="resnet18", weights="pretrained", weights_digest="3c", head="linear"
+        ... )
+        >>> preprocessing = Preprocessing(image_size_hw=(480, 480), mean=(0.5,), std=(0.5,))
+        >>> mine = Manifest(teacher=teacher, preprocessing=preprocessing, scores=scores, data=data)
+        >>> mine.difference(replace(mine, data=replace(data, counts=(9, 6))))
+        ['data.counts: [9, 5] != [9, 6]']
+        """
+        mine, theirs = (_leaves({**manifest._plain(), "versions": None}) for manifest in (self, other))
+        names = dict.fromkeys([*mine, *theirs])
+        return [_unlike(name, mine.get(name), theirs.get(name)) for name in names if mine.get(name) != theirs.get(name)]
+
+
+def fingerprint(keys: Iterable[str]) -> str:
+    """A digest of keys in their order, as 32 hexadecimal digits: `DataRecord.fingerprint`."""
+    digest = hashlib.blake2b(digest_size=16)
+    for key in keys:
+        digest.update(key.encode() + b"\0")
+    return digest.hexdigest()
+
+
+def _leaves(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    leaves: dict[str, Any] = {}
+    for name, inner in value.items():
+        if isinstance(inner, Mapping):
+            leaves |= _leaves(inner, f"{prefix}{name}.")
+        else:
+            leaves[prefix + name] = inner
+    return leaves
+
+
+def _unlike(name: str, mine: Any, theirs: Any) -> str:
+    """One line on two values that differ; lists may be thousands long, so it goes to the first item that differs."""
+    texts = repr(mine), repr(theirs)
+    if max(map(len, texts)) > _SHORT and isinstance(mine, list) and isinstance(theirs, list):
+        if len(mine) != len(theirs):
+            return f"{name}: {len(mine)} items != {len(theirs)} items"
+        index = next(i for i, (a, b) in enumerate(zip(mine, theirs, strict=True)) if a != b)
+        return _unlike(f"{name}[{index}]", mine[index], theirs[index])
+    return f"{name}: " + " != ".join(t if len(t) <= _SHORT else f"{t[:_SHORT]}... ({len(t)} characters)" for t in texts)

@@ -1,0 +1,106 @@
+"""Records to JSON values and back, by the types of their fields: nothing is converted, guessed or left out."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import types
+from collections.abc import Mapping
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from relabel.geometry import Footprint
+
+
+def plain(value: Any) -> Any:
+    """A record, or a value of its fields, as JSON has it; a footprint is its four numbers."""
+    if isinstance(value, Footprint):
+        return list(value.xyxy)
+    if dataclasses.is_dataclass(value):
+        return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {name: plain(inner) for name, inner in value.items()}
+    return [plain(inner) for inner in value] if isinstance(value, tuple) else value
+
+
+def read(kind: Any, value: Any, name: str) -> Any:
+    """The inverse of `plain` for a type: a record, a tuple, a union, a choice or a plain value.
+
+    A whole number may stand for a fraction and becomes one; nothing else is of two types. Every field of a record must
+    be there, and no other.
+
+    Raises:
+        TypeError: the value is of another type; says where, by `name`.
+        InvalidValueError: a record cannot have it.
+    """
+    if kind is Footprint:
+        return Footprint(*read(tuple[float, float, float, float], value, name))
+    if dataclasses.is_dataclass(kind):
+        return _record(kind, value, name)
+    origin, arguments = get_origin(kind), get_args(kind)
+    if origin in (types.UnionType, Union):
+        return _one_of(arguments, value, name)
+    if origin is tuple:
+        return _tuple(arguments, value, name)
+    if origin in (dict, Mapping):
+        if not isinstance(value, dict):
+            raise _wrong(name, value, "an object")
+        return {key: read(arguments[1], inner, f"{name}.{key}") for key, inner in value.items()}
+    if origin is Literal:
+        # Whether a choice is one that is known, its record says, with all of them.
+        return read(str, value, name)
+    if kind is float and type(value) is int:
+        return float(value)
+    if type(value) is not kind:
+        raise _wrong(name, value, _PLAIN[kind])
+    return value
+
+
+_PLAIN = {
+    str: "text",
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    types.NoneType: "null",
+}
+
+
+def _record(kind: Any, value: Any, name: str) -> Any:
+    if not isinstance(value, dict):
+        raise _wrong(name, value, "an object")
+    hints = _hints(kind)
+    if value.keys() != hints.keys():
+        wrong = sorted(value.keys() - hints.keys()) or sorted(hints.keys() - value.keys())
+        what = "which this format does not know" if value.keys() - hints.keys() else "which is missing"
+        raise TypeError(f"{name}: {', '.join(wrong)}, {what}")
+    return kind(**{field: read(hint, value[field], f"{name}.{field}") for field, hint in hints.items()})
+
+
+@functools.cache
+def _hints(kind: Any) -> dict[str, Any]:
+    return get_type_hints(kind)
+
+
+def _one_of(kinds: tuple[Any, ...], value: Any, name: str) -> Any:
+    """A value of the first of some types that it fits; told as the first one's fault, which is the usual one."""
+    fault: TypeError | None = None
+    for kind in kinds:
+        try:
+            return read(kind, value, name)
+        except TypeError as error:
+            fault = fault or error
+    raise fault or _wrong(name, value, "a value")
+
+
+def _tuple(kinds: tuple[Any, ...], value: Any, name: str) -> tuple[Any, ...]:
+    if not isinstance(value, list):
+        raise _wrong(name, value, "a list")
+    if kinds[-1] is Ellipsis:
+        kinds = kinds[:1] * len(value)
+    if len(kinds) != len(value):
+        raise _wrong(name, value, f"a list of {len(kinds)}")
+    return tuple(read(kind, inner, f"{name}[{i}]") for i, (kind, inner) in enumerate(zip(kinds, value, strict=True)))
+
+
+def _wrong(name: str, value: Any, expected: str) -> TypeError:
+    shown = repr(value)
+    return TypeError(f"{name} is {shown if len(shown) <= 80 else shown[:80] + '...'}, not {expected}")

@@ -1,0 +1,253 @@
+"""The parts of a manifest: frozen, and checked where they are born, so that what has no meaning cannot be built."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+from relabel.errors import InvalidValueError
+from relabel.geometry import Grid
+
+Fit = Literal["squash", "center", "letterbox"]
+Scores = Literal["log-probability", "logit"]
+CodeType = Literal["uint8", "float16"]
+Compression = Literal["zstd", "none"]
+Decode = Literal["cpu", "cuda"]
+Interpolation = Literal["bilinear", "bicubic"]
+Select = Literal["image", "cell"]
+Kind = Literal["webdataset", "folder", "list", "written"]
+Archive = Literal["relabel", "tokenlabeling"]
+Orientation = Literal["yx", "xy"]
+TeacherSource = Literal["timm", "torchvision", "transformers", "function", "other"]
+Weights = Literal["pretrained", "checkpoint", "random", "own", "unknown"]
+
+_SCORE_KINDS = {
+    ("log-probability", "uint8", "image"): "coded log-probabilities of whole planes",
+    ("log-probability", "float16", "image"): "log-probabilities of whole planes as halves",
+    ("logit", "float16", "cell"): "raw logits of per-cell lists, as the published archives have them",
+}
+"""What scores can be. Codes end at 0, so raw logits have none; the rest of raw logits is no mean of logs."""
+PLANES, PROFILE = 16, 64
+"""K and M where nothing else is said."""
+STEP, LEAST_STEP, MOST_STEP = 1 / 4, 1 / 16, 1.0
+"""Nats per code: the default and the bounds. Finer codes end before -16 nats, coarser ones tell too little."""
+_MOST_CLASSES = 1 << 24
+_MOST_CELLS = 1 << 20
+_MOST_ROWS = 1 << 24
+"""Bounds far above any real store's: a number beyond them is damage, and would be taken for a size of memory."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Preprocessing:
+    """How a decoded image becomes the teacher's input.
+
+    `image_size_hw` is (height, width) in pixels; `mean` and `std` are per channel, of pixels scaled to [0, 1];
+    `fit` is "squash" (resize to the size, whatever the aspect ratio), "center" (a centred crop of that aspect ratio,
+    its sides `crop` times those of the largest such) or "letterbox" (the whole image, padded); `decode` is where JPEGs
+    were decoded, since a GPU's decoder rounds otherwise.
+    """
+
+    image_size_hw: tuple[int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    interpolation: Interpolation = "bilinear"
+    fit: Fit = "squash"
+    crop: float = 1.0
+    decode: Decode = "cpu"
+
+    def __post_init__(self) -> None:
+        if len(self.image_size_hw) != 2 or min(self.image_size_hw) < 1:
+            raise InvalidValueError(f"image_size_hw must be (height, width), both positive; got {self.image_size_hw}")
+        finite = all(map(math.isfinite, (*self.mean, *self.std)))
+        if not finite or len(self.mean) != len(self.std) or not all(s > 0 for s in self.std):
+            raise InvalidValueError(
+                f"mean and std need one finite value per channel, std above 0; got mean {self.mean}, std {self.std}"
+            )
+        _check_choice("interpolation", self.interpolation, Interpolation)
+        _check_choice("fit", self.fit, Fit)
+        _check_choice("decode", self.decode, Decode)
+        if not 0 < self.crop <= 1 or (self.crop != 1 and self.fit != "center"):
+            raise InvalidValueError(
+                "crop is the part of the largest centred crop's side that fit 'center' keeps, in (0, 1]; any other fit "
+                f"takes 1. Got {self.crop} with fit {self.fit!r}"
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeptRecord:
+    """Which of a teacher's classes a map speaks of, where it does not speak of all.
+
+    `selection` is the name of a subset of ImageNet, or "file"; `count` classes were kept out of `of`; `digest` is the
+    sha256 of their numbers in the teacher's answer, in hexadecimal.
+    """
+
+    selection: str
+    count: int
+    of: int
+    digest: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TeacherRecord:
+    """Which model answered, as far as it can be made again.
+
+    Attributes:
+        source: who brought it: a library, a "function" of the user's, or "other" where relabel never saw the model.
+        name: as a teacher's specification names it.
+        weights: which weights it ran with: its "pretrained" ones, a "checkpoint", "random" ones of a `seed`, those
+            that a function brought as its "own", or "unknown".
+        seed: of random weights, None of all others.
+        weights_digest: sha256 of the state dict, so that a renamed checkpoint is the same.
+        head: how its dense logits were proved.
+        precision: of the forward pass.
+        kept: the classes that a map speaks of; None is all.
+    """
+
+    source: TeacherSource
+    name: str
+    weights: Weights
+    seed: int | None = None
+    weights_digest: str
+    head: str
+    precision: str = "float32"
+    kept: KeptRecord | None = None
+
+    def __post_init__(self) -> None:
+        _check_choice("source", self.source, TeacherSource)
+        _check_choice("weights", self.weights, Weights)
+        if (self.weights == "random") != (self.seed is not None):
+            raise InvalidValueError(
+                f"random weights have a seed, and no others have; got {self.weights!r} with seed {self.seed}"
+            )
+
+    @property
+    def described(self) -> str:
+        """Its name, its weights and the beginning of their digest, for a person."""
+        seed = "" if self.seed is None else f", seed {self.seed}"
+        return f"{self.name} ({self.weights} weights{seed}, sha256 {self.weights_digest[:12]})"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemberRecord:
+    """One of several forward passes, of another teacher or at another size."""
+
+    teacher: TeacherRecord
+    preprocessing: Preprocessing
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoreRecord:
+    """How a score map is stored: K planes, M profile classes, the grid and the coding of scores.
+
+    `scores`, `dtype` and `select` together are one of three kinds: log-probabilities of whole planes, coded or as
+    halves, or raw logits of per-cell lists. `step` is nats per code, 1/16 to 1; None where scores are no codes.
+    """
+
+    num_classes: int
+    planes: int
+    profile: int
+    grid_hw: tuple[int, int]
+    scores: Scores = "log-probability"
+    dtype: CodeType = "uint8"
+    select: Select = "image"
+    step: float | None = None
+    compression: Compression = "zstd"
+
+    def __post_init__(self) -> None:
+        grid = Grid(*self.grid_hw)
+        if grid.height * grid.width > _MOST_CELLS or self.num_classes > _MOST_CLASSES:
+            raise InvalidValueError(
+                f"a map has at most {_MOST_CLASSES} classes and {_MOST_CELLS} cells; got {self.num_classes} classes "
+                f"and {grid} cells"
+            )
+        if self.planes < 1 or self.profile < 0 or self.planes + self.profile > self.num_classes:
+            raise InvalidValueError(
+                f"planes + profile must lie between 1 and the {self.num_classes} classes, planes at least 1; "
+                f"got {self.planes} planes and {self.profile} profile classes"
+            )
+        _check_choice("compression", self.compression, Compression)
+        for name, choices in (("scores", Scores), ("dtype", CodeType), ("select", Select)):
+            _check_choice(name, getattr(self, name), choices)
+        kind = (self.scores, self.dtype, self.select)
+        if kind not in _SCORE_KINDS:
+            kinds = "; ".join(f"{', '.join(k)} ({what})" for k, what in _SCORE_KINDS.items())
+            raise InvalidValueError(f"scores, dtype and select are one of: {kinds}; got {', '.join(kind)}")
+        if self.has_holes and self.profile:
+            raise InvalidValueError(f"per-cell lists have no profile; got {self.profile} profile classes")
+        if self.dtype == "uint8" and self.step is None:
+            object.__setattr__(self, "step", STEP)
+        coded = self.step is not None and LEAST_STEP <= self.step <= MOST_STEP
+        if coded != (self.dtype == "uint8") or (self.step is not None) != coded:
+            raise InvalidValueError(
+                f"step is nats per code of uint8 scores, 1/16 to 1, and float16 has none; got {self.step} with "
+                f"{self.dtype}"
+            )
+
+    @property
+    def is_logit(self) -> bool:
+        """Whether scores are raw logits, not log-probabilities."""
+        return self.scores == "logit"
+
+    @property
+    def has_holes(self) -> bool:
+        """Whether a plane may miss cells."""
+        return self.select == "cell"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataRecord:
+    """Which images were labelled.
+
+    Attributes:
+        kind: of the source: tars ("webdataset"), a "folder", a "list" of files, or "written" by another program.
+        shards: names each shard's source: a tar's file name, or a range of the images.
+        counts: each shard's images; empty when the listing was skipped.
+        rows_per_shard: R, the size of the row axis.
+        fingerprint: digests the ordered keys (only the shards' names when the listing was skipped).
+        class_names: of the ground truth, by class; None where its classes are only numbers.
+    """
+
+    kind: Kind
+    shards: tuple[str, ...]
+    counts: tuple[int, ...]
+    rows_per_shard: int
+    fingerprint: str
+    class_names: tuple[str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if not self.shards or not 1 <= self.rows_per_shard <= _MOST_ROWS:
+            raise InvalidValueError(
+                f"a data record needs at least one shard, of 1 to {_MOST_ROWS} rows; "
+                f"got {len(self.shards)} shards of {self.rows_per_shard} rows"
+            )
+        if self.counts and len(self.counts) != len(self.shards):
+            raise InvalidValueError(f"{len(self.shards)} shards need as many counts; got {len(self.counts)}")
+        if not all(0 <= count <= self.rows_per_shard for count in self.counts):
+            raise InvalidValueError(
+                f"a shard holds 0 to {self.rows_per_shard} images, one per row; "
+                f"got counts from {min(self.counts)} to {max(self.counts)}"
+            )
+        _check_choice("kind", self.kind, Kind)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImportRecord:
+    """The published archive that maps were imported from; what the manifest says of their teacher is hearsay.
+
+    `orientation` says whether its maps were stored [y, x], or [x, y] and turned; `digest` is of its files.
+    """
+
+    archive: Archive
+    orientation: Orientation
+    digest: str
+
+    def __post_init__(self) -> None:
+        _check_choice("archive", self.archive, Archive)
+        _check_choice("orientation", self.orientation, Orientation)
+
+
+def _check_choice(name: str, value: object, choices: Any) -> None:
+    allowed = get_args(choices)
+    if value not in allowed:
+        raise InvalidValueError(f"{name} must be one of {', '.join(map(repr, allowed))}; got {value!r}")

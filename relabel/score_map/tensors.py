@@ -1,0 +1,39 @@
+"""The tensors of score maps, before anything is said of what can be done with them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from relabel.geometry import WHOLE, Footprint, Grid
+from relabel.manifest import STEP
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class MapTensors:
+    """What a `ScoreMap` holds; see there."""
+
+    classes: Tensor
+    planes: Tensor
+    rest: Tensor
+    profile: Tensor | None = None
+    num_classes: int = field(kw_only=True)
+    footprint: Footprint | Tensor = field(default=WHOLE, kw_only=True)
+    holes: bool = field(default=False, kw_only=True)
+    step: float = field(default=STEP, kw_only=True)
+
+    def __len__(self) -> int:
+        return self.planes.shape[0]
+
+    @property
+    def grid(self) -> Grid:
+        """The size of the maps in cells."""
+        return Grid(self.planes.shape[2], self.planes.shape[3])
+
+    def footprints_xyxy(self) -> Tensor:
+        """(B, 4): the part of the image that each map covers, on the CPU unless they lie elsewhere."""
+        if isinstance(self.footprint, Footprint):
+            return torch.tensor([self.footprint.xyxy]).expand(len(self), 4)
+        return self.footprint
