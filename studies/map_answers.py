@@ -22,7 +22,6 @@ from relabel.teacher import Teacher, TeacherSpec, load_teacher
 from studies.pictures import Crops, mosaics, photographs
 
 _TOKENS = 14
-_WHOLE = torch.tensor([[0.0, 0.0, 1.0, 1.0]])
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -20,9 +20,11 @@ from numcodecs import zstd
 
 from bench import measure
 from relabel import ScoreMap
-from relabel.manifest import STEP
+from relabel.geometry import WHOLE
+from relabel.manifest import STEP, ScoreRecord
+from relabel.store import RowBatch
 from relabel.worth.fidelity import divergence
-from relabel.worth.ways import Labeler, cell_labelers, map_bytes
+from relabel.worth.ways import Labeler, cell_labelers, row_bytes
 from studies import map_ways as ways
 from studies.map_answers import Answers, answers
 from studies.map_ways import Kept
@@ -34,12 +36,21 @@ _TINY = torch.finfo(torch.float32).tiny
 def stored(of: Answers, planes: int, profile: int, step: float) -> Kept:
     """What `relabel generate` keeps, pooled as a trainer pools it."""
     exact = ScoreMap.from_logits(of.scores, planes, profile)
-    maps = exact.coded(step)
+    count = exact.planes.shape[1]
+    record = ScoreRecord(
+        num_classes=exact.num_classes,
+        planes=count,
+        profile=exact.classes.shape[1] - count,
+        grid_hw=exact.grid.size_hw,
+        step=step,
+    )
+    rows = RowBatch.of(exact, record)
+    maps = rows.maps(record)
     labels, uncoded = (
         torch.stack([made.pool(boxes) for boxes in of.boxes.unbind(1)], dim=1).clamp(min=_TINY).log()
         for made in (maps, exact)
     )
-    return Kept(labels, np.array(map_bytes(maps, "zstd")), uncoded)
+    return Kept(labels, np.array(row_bytes(rows, "zstd")), uncoded)
 
 
 def of_cells(of: Answers, labeler: Labeler) -> Kept:
@@ -86,7 +97,7 @@ def sizes(of: Answers) -> dict[str, Callable[[], Kept]]:
 
 def cells(of: Answers) -> dict[str, Callable[[], Kept]]:
     """The published kinds of maps, at the default step where they are coded."""
-    whole = torch.tensor([0.0, 0.0, 1.0, 1.0]).expand(len(of.logits), 4)
+    whole = torch.tensor([WHOLE.xyxy]).expand(len(of.logits), 4)
     return {
         labeler.way.name: partial(of_cells, of, labeler) for labeler in cell_labelers(of.logits.float(), whole, STEP)
     }

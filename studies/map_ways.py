@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from relabel import ScoreMap
-from relabel.store import codecs
+from relabel.store.codecs import ZSTD
 from relabel.worth.ways import INDEX_BYTES
 from studies.map_answers import Answers
 
@@ -37,10 +37,8 @@ class Kept:
 
 def zstd_bytes(codes: Tensor) -> NDArray[np.float64]:
     """(B,) bytes of a zstd frame an image, as the store makes them."""
-    frames = [
-        codecs.ZSTD.encode(one.tobytes()) for one in (codes.to(torch.int32) % 256).to(torch.uint8).contiguous().numpy()
-    ]
-    return np.array([len(frame) for frame in frames], np.float64)
+    wrapped = (codes.to(torch.int32) % 256).to(torch.uint8).contiguous().numpy()
+    return np.array([len(ZSTD.encode(one.tobytes())) for one in wrapped], np.float64)
 
 
 def quantised(scores: Tensor, step: float = STEP) -> Tensor:

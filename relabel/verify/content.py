@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from relabel.findings import class_text
 from relabel.manifest import STEP, ScoreRecord
 from relabel.score_map import NOT_STORED, OFFSET_STEP
 
@@ -40,10 +41,10 @@ class Maps:
     profile: NDArray[Any] | None
 
 
-def content_findings(maps: Maps, record: ScoreRecord) -> _Found:
-    """(number in the batch, what is wrong) for every broken promise of the maps of labelled rows."""
+def content_findings(maps: Maps, record: ScoreRecord, class_names: Sequence[str] | None = None) -> _Found:
+    """(number in the batch, what is wrong) for every broken promise of the maps of labelled rows; classes by name."""
     if maps.classes is not None:
-        yield from _class_findings(maps.classes, record)
+        yield from _class_findings(maps.classes, record, class_names)
     nats, missing = _decoded(maps.scores, record.step or STEP)
     # One look at the whole batch spares nearly every batch the looks at its cells.
     if missing is not None:
@@ -56,13 +57,13 @@ def content_findings(maps: Maps, record: ScoreRecord) -> _Found:
             yield from _offset_findings(maps.profile, record)
 
 
-def _class_findings(classes: NDArray[Any], record: ScoreRecord) -> _Found:
+def _class_findings(classes: NDArray[Any], record: ScoreRecord, class_names: Sequence[str] | None) -> _Found:
     ids = np.sort(classes.astype(np.int64), axis=1)
     for row in _rows(ids[:, -1] >= record.num_classes):
         yield row, f"a class id lies outside [0, {record.num_classes}): {ids[row, -1]}"
     repeated = ids[:, 1:] == ids[:, :-1]
     for row in _rows(repeated.any(axis=1)):
-        yield row, f"a class is stored twice: {ids[row, 1:][repeated[row]][0]}"
+        yield row, f"a class is stored twice: {class_text(int(ids[row, 1:][repeated[row]][0]), class_names)}"
 
 
 def _decoded(scores: NDArray[Any], step: float) -> tuple[NDArray[np.float32], NDArray[np.bool_] | None]:

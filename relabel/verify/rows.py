@@ -16,8 +16,9 @@ Columns = Mapping[str, NDArray[Any]]
 """The row arrays of a shard by name, (R, *tail), strings as objects; a damaged one is left out."""
 
 _ROUNDING = 1e-5
+_ORIENTATIONS = 8
 _OF_A_MAP = ("classes", "profile", "footprint")
-_OF_AN_IMAGE = ("image_hash", "label")
+_OF_AN_IMAGE = ("image_hash", "label", "size_hw", "orientation")
 
 
 def row_findings(columns: Columns, specs: Mapping[str, ArraySpec], fit: Fit) -> Iterator[tuple[int, str]]:
@@ -40,6 +41,8 @@ def row_findings(columns: Columns, specs: Mapping[str, ArraySpec], fit: Fit) -> 
         # A ground truth may be of other classes than the teacher's, so it has no upper end.
         for row in _rows(columns["label"] < -1):
             yield row, f"label {columns['label'][row]} is neither a class nor -1 (unknown)"
+    if "size_hw" in columns and "orientation" in columns:
+        yield from _frame_findings(columns["size_hw"], columns["orientation"])
     if "footprint" in columns:
         yield from _footprint_findings(columns["footprint"], status == LABELED, fit)
     for names, empty, why in (
@@ -50,6 +53,17 @@ def row_findings(columns: Columns, specs: Mapping[str, ArraySpec], fit: Fit) -> 
             if name in columns:
                 for row in _rows(empty & ~_is_fill(columns[name], specs[name].fill)):
                     yield row, f"a row with {why} must have the fill value {specs[name].fill} in {name}"
+
+
+def _frame_findings(sizes_hw: NDArray[Any], orientations: NDArray[Any]) -> Iterator[tuple[int, str]]:
+    """Both of an image are known, or neither, which is 0: a box of either frame finds its place by both together."""
+    for row in _rows(orientations > _ORIENTATIONS):
+        yield row, f"orientation {orientations[row]} is none of EXIF's 1 to {_ORIENTATIONS}, nor 0 (not known)"
+    is_known = sizes_hw > 0
+    for row in _rows(is_known[:, 0] != is_known[:, 1]):
+        yield row, f"size {tuple(sizes_hw[row].tolist())} is neither (height, width) in pixels nor (0, 0), not known"
+    for row in _rows(is_known.any(axis=1) != (orientations > 0)):
+        yield row, "a row has its image's size if and only if it has its orientation"
 
 
 def contradicts(boxes: NDArray[Any], fit: Fit) -> NDArray[np.bool_]:

@@ -213,7 +213,7 @@ def _map_findings(
         maps = Maps(
             scores=scores[sound], classes=_some(columns, "classes", rows), profile=_some(columns, "profile", rows)
         )
-        for i, what in content_findings(maps, reader.manifest.scores):
+        for i, what in content_findings(maps, reader.manifest.scores, reader.manifest.class_names):
             yield int(rows[i]), what
         advance(len(sound))
     advance(reader.rows_per_shard - len(stored))

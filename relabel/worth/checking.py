@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from relabel.findings import Finding
@@ -39,12 +37,6 @@ class ScoreSummary:
     limit: float
 
 
-def stored_maps(reader: StoreReader, rows: NDArray[np.int64]) -> ScoreMap:
-    """The maps of rows, as codes or halves, with their footprints."""
-    maps = reader.read(rows).maps(reader.manifest.scores)
-    return replace(maps, classes=maps.classes.long())
-
-
 class ScoreCheck:
     """Takes batches, and gathers findings and their causes."""
 
@@ -60,8 +52,9 @@ class ScoreCheck:
 
     def add(self, rows: Sequence[SampledRow], answers: Answers, sizes_hw: Sequence[tuple[int, int]]) -> None:
         """Compare the maps of B images, of sizes (height, width) in pixels."""
-        is_logit = self._record.scores == "logit"
-        differences = compare(answers.stored, answers.scores, is_logit=is_logit, is_exact=self._rerun.is_exact)
+        differences = compare(
+            answers.stored, answers.scores, is_logit=self._record.is_logit, is_exact=self._rerun.is_exact
+        )
         self._means.append(differences.mean)
         self._limits.append(differences.limits.mean)
         self._largest = max(self._largest, float(differences.largest.max()))
@@ -114,9 +107,8 @@ class ScoreCheck:
 
 
 def _other_footprint(answers: Answers, image: int) -> str:
-    mine = answers.stored.footprints_xyxy()[image].tolist()
-    now = answers.footprints[image].tolist()
-    return f"its map is said to cover {_box(mine)} of the image, and the re-run's covers {_box(now)}"
+    mine, now = (_box(xyxy[image].tolist()) for xyxy in (answers.stored.footprints_xyxy(), answers.footprints))
+    return f"its map is said to cover {mine} of the image, and the re-run's covers {now}"
 
 
 def _box(xyxy: Sequence[float]) -> str:

@@ -20,7 +20,7 @@ from relabel.images.crops import random_crops
 from relabel.images.decode import decode
 from relabel.progress import Progress
 from relabel.store import StoreReader
-from relabel.worth.checking import ScoreCheck, ScoreSummary, stored_maps
+from relabel.worth.checking import ScoreCheck, ScoreSummary
 from relabel.worth.fidelity import Crops, Fidelity, LabelLine
 from relabel.worth.options import LabelsOptions
 from relabel.worth.recommend import Recommendation, recommend
@@ -134,8 +134,9 @@ class _Run:
         rows = [row for row, _, _ in decoded]
         fitted = [self._rerun.fitted(pixels, data) for _, pixels, data in decoded]
         logits = self._rerun.maps([torch.stack(view) for view in zip(*(views for views, _ in fitted), strict=True)])
+        manifest = self._reader.manifest
         answers = Answers(
-            stored=stored_maps(self._reader, np.array([row.number for row in rows], np.int64)),
+            stored=self._reader.read(np.array([row.number for row in rows], np.int64)).maps(manifest.scores),
             logits=logits,
             scores=logits.log_softmax(1),
             footprints=torch.stack([footprint for _, footprint in fitted]),

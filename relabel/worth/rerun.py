@@ -114,8 +114,8 @@ class Rerun:
         return f"{self._names()} at {height} x {width} pixels, {first.record.precision} on {first.device}"
 
     def _names(self) -> str:
-        each = [f"{member.record.name} ({member.record.weights})" for member in self.ensemble.members]
-        return " + ".join(dict.fromkeys(each)) + (", mirrored too" if self.ensemble.flip_average else "")
+        each = dict.fromkeys(member.record.described for member in self.ensemble.members)
+        return " + ".join(each) + (", mirrored too" if self.ensemble.flip_average else "")
 
 
 def _whole_image(member: Teacher) -> Callable[[Tensor], Tensor]:

@@ -15,9 +15,9 @@ from relabel.manifest import STEP, Compression, ScoreRecord
 from relabel.pooling import Space
 from relabel.published import relabel_targets
 from relabel.score_map import Fill, ScoreMap
-from relabel.score_map.coding import decode_scores, encode_offsets, encode_scores
+from relabel.score_map.coding import decode_scores, encode_scores
+from relabel.store import RowBatch
 from relabel.store.codecs import CODECS, ZSTD
-from relabel.store.layout import class_dtype
 
 Kind = Literal["teacher", "limit", "stored", "size", "whole image", "swapped", "published", "truth"]
 
@@ -86,9 +86,11 @@ def labelers(answers: Answers, record: ScoreRecord) -> Iterator[Labeler]:
     yield from _of_store(answers.stored, record)
     for planes, profile in sizes(record):
         exact = ScoreMap.from_logits(answers.logits, planes, profile, footprint=answers.footprints)
-        kept = _kept(exact, record)
+        like = _sized_record(record, planes, profile)
+        rows = RowBatch.of(exact, like)
         way = Way(name=_sized(planes, profile), kind="size", space="logit", planes=planes, profile=profile)
-        yield Labeler(way=way, labels=_pooler(kept, "logit"), bytes_each=map_bytes(kept, record.compression))
+        labels = _pooler(rows.maps(like), "logit")
+        yield Labeler(way=way, labels=labels, bytes_each=row_bytes(rows, record.compression))
     yield from _of_boxes(answers.stored, record)
     yield from cell_labelers(answers.logits, answers.footprints, record.step or STEP)
     yield from _of_truths(answers)
@@ -96,25 +98,20 @@ def labelers(answers: Answers, record: ScoreRecord) -> Iterator[Labeler]:
 
 def sizes(record: ScoreRecord) -> list[tuple[int, int]]:
     """(K, M) to be measured beside the stored ones: less of each, none of M, and twice as much."""
-    planes, profile = (record.planes, record.profile) if record.select == "image" else _DEFAULT
+    planes, profile = _DEFAULT if record.has_holes else (record.planes, record.profile)
     halves = [(planes // part, m) for part in (2, 4) for m in (profile, profile // 4, 0)]
     wanted = [(2 * planes, profile), (planes, 2 * profile), (planes, profile // 4), (planes, 0), *halves]
-    if record.select == "cell":
+    if record.has_holes:
         wanted.append((planes, profile))
     fitting = [(min(k, record.num_classes), m) for k, m in wanted if k > 0]
     fitting = [(k, min(m, record.num_classes - k)) for k, m in fitting]
-    stored = (record.planes, record.profile) if record.select == "image" else None
-    return sorted({size for size in fitting if size != stored}, reverse=True)
+    return sorted({size for size in fitting if record.has_holes or size != (planes, profile)}, reverse=True)
 
 
-def map_bytes(maps: ScoreMap, compression: Compression) -> list[int]:
+def row_bytes(rows: RowBatch, compression: Compression) -> list[int]:
     """What each image's scores, classes and profile take in a store, with the entry in the index."""
-    pack = CODECS[compression].encode
-    count = maps.classes.shape[1]
-    beside = INDEX_BYTES + count * torch.empty(0, dtype=getattr(torch, class_dtype(maps.num_classes))).element_size()
-    beside += 1 + count - maps.planes.shape[1]
-    scores = torch.cat([maps.planes, maps.rest.unsqueeze(1)], dim=1).numpy()
-    return [len(pack(one.tobytes())) + beside for one in scores]
+    beside = INDEX_BYTES + rows.classes[:1].nbytes + rows.profile[:1].nbytes
+    return [len(CODECS[compression].encode(scores.tobytes())) + beside for scores in rows.scores]
 
 
 def _of_map(maps: ScoreMap, way: Way, bytes_each: list[int] | None = None) -> Iterator[Labeler]:
@@ -126,12 +123,11 @@ def _of_map(maps: ScoreMap, way: Way, bytes_each: list[int] | None = None) -> It
 
 
 def _of_store(stored: ScoreMap, record: ScoreRecord) -> Iterator[Labeler]:
-    bytes_each = map_bytes(stored, record.compression)
-    if record.select == "cell":
+    bytes_each = row_bytes(RowBatch.of(stored, record), record.compression)
+    if record.has_holes:
         way = Way(name="stored", kind="stored")
-        if record.scores == "logit":
-            published = replace(way, name="stored, zero fill, as published", kind="published")
-            yield Labeler(way=published, labels=_pooler(stored, "logit", "zero"), bytes_each=bytes_each)
+        published = replace(way, name="stored, zero fill, as published", kind="published")
+        yield Labeler(way=published, labels=_pooler(stored, "logit", "zero"), bytes_each=bytes_each)
     else:
         size = (record.planes, record.profile)
         way = Way(name=f"stored: {_sized(*size)}", kind="stored", planes=size[0], profile=size[1])
@@ -140,8 +136,7 @@ def _of_store(stored: ScoreMap, record: ScoreRecord) -> Iterator[Labeler]:
 
 def _of_boxes(stored: ScoreMap, record: ScoreRecord) -> Iterator[Labeler]:
     """The stored map with other boxes than the crop's."""
-    fill: Fill = "zero" if record.scores == "logit" and record.select == "cell" else "rest"
-    pool = _pooler(stored, "logit", fill)
+    pool = _pooler(stored, "logit", "zero" if record.is_logit else "rest")
     whole = torch.tensor([WHOLE.xyxy]).expand(len(stored), 4)
     way = Way(name="stored, one label for the whole image", kind="whole image", space="logit")
     yield Labeler(way=way, labels=lambda boxes: pool(whole.to(boxes)))
@@ -202,12 +197,11 @@ def _pooler(maps: ScoreMap, space: Space, fill: Fill = "rest") -> Callable[[Tens
     return lambda boxes: maps.pool(boxes, space=space, fill=fill, uncovered="nearest")
 
 
-def _kept(maps: ScoreMap, record: ScoreRecord) -> ScoreMap:
-    """As a store of the same coding keeps maps; of one of raw logits, as `relabel generate` would."""
-    if record.dtype == "uint8" or record.scores == "logit":
-        return maps.coded(record.step)
-    profile = None if maps.profile is None else encode_offsets(maps.profile)
-    return replace(maps, planes=maps.planes.half(), rest=maps.rest.half(), profile=profile)
+def _sized_record(record: ScoreRecord, planes: int, profile: int) -> ScoreRecord:
+    """A store of the same coding and another size; of one of raw logits, as `relabel generate` would make it."""
+    if record.is_logit:
+        return ScoreRecord(num_classes=record.num_classes, planes=planes, profile=profile, grid_hw=record.grid_hw)
+    return replace(record, planes=planes, profile=profile)
 
 
 def _sized(planes: int, profile: int) -> str:

@@ -15,28 +15,24 @@ from torch import Tensor
 
 from relabel.manifest import ScoreRecord
 from relabel.score_map import ScoreMap
+from relabel.store import RowBatch
 from relabel.verify.content import Maps, content_findings
 
 
-def stored(logits: Tensor, planes: int, profile: int, dtype: str = "uint8") -> tuple[Maps, ScoreRecord]:
-    """The maps of logits as a store holds them."""
+def stored(logits: Tensor, planes: int, profile: int, step: float | None = 1 / 8) -> tuple[Maps, ScoreRecord]:
+    """The maps of logits as a store holds them, in codes of a step, or as halves."""
     made = ScoreMap.from_logits(logits, planes, profile)
-    coded = made.coded(1 / 8)
-    scores = coded if dtype == "uint8" else made
-    stacked = torch.cat([scores.planes, scores.rest[:, None]], 1)
-    if dtype == "float16":
-        stacked = stacked.clamp(min=torch.finfo(torch.float16).min).half()
-    maps = Maps(scores=stacked.numpy(), classes=coded.classes.numpy().astype(np.uint16), profile=coded.profile.numpy())
     count = made.planes.shape[1]
     record = ScoreRecord(
         num_classes=logits.shape[1],
         planes=count,
         profile=made.classes.shape[1] - count,
-        grid_hw=(logits.shape[2], logits.shape[3]),
-        dtype=dtype,
-        step=1 / 8 if dtype == "uint8" else None,
+        grid_hw=made.grid.size_hw,
+        dtype="float16" if step is None else "uint8",
+        step=step,
     )
-    return maps, record
+    rows = RowBatch.of(made, record)
+    return Maps(scores=rows.scores, classes=rows.classes, profile=rows.profile), record
 
 
 def of_one_cell(probabilities: list[float], planes: int, profile: int) -> tuple[Maps, ScoreRecord]:
@@ -67,9 +63,9 @@ def any_logits(draw: st.DrawFn) -> tuple[Tensor, int, int]:
 
 
 @settings(max_examples=150, deadline=None)
-@given(given=any_logits(), dtype=st.sampled_from(["uint8", "float16"]))
-def test_the_maps_of_any_logits_are_sound(given: tuple[Tensor, int, int], dtype: str) -> None:
-    assert list(content_findings(*stored(*given, dtype))) == []
+@given(given=any_logits(), step=st.sampled_from([None, 1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0]))
+def test_the_maps_of_any_logits_are_sound(given: tuple[Tensor, int, int], step: float | None) -> None:
+    assert list(content_findings(*stored(*given, step))) == []
 
 
 def change(array: str, place: Any, value: Any) -> Any:
@@ -84,29 +80,29 @@ def change(array: str, place: Any, value: Any) -> Any:
 
 
 @pytest.mark.parametrize(
-    ("dtype", "fault", "found"),
+    ("step", "fault", "found"),
     [
-        ("uint8", change("scores", (1, 2, 1, 0), 0), "the planes' probabilities sum to 1."),
-        ("uint8", change("scores", (1, -1, 1, 0), 8), "the rest plane holds more probability than the planes leave"),
-        ("uint8", change("scores", (1, 0, 0, 0), 255), "a score is not stored"),
-        ("uint8", change("scores", (1, -1, 0, 0), 255), "a score is not stored"),
-        ("uint8", change("classes", (1, 1), 12), "a class id lies outside [0, 12): 12"),
-        ("uint8", change("classes", (1, -1), 65535), "a class id lies outside [0, 12): 65535"),
-        ("uint8", change("profile", (1, 0), 60), "planes and profile sum to the probability"),
-        ("uint8", change("profile", (1, -1), 60), "planes and profile sum to the probability"),
-        ("uint8", change("profile", (1, -1), -60), "the profile's offsets do not average to 0"),
-        ("uint8", change("profile", (1, slice(4)), -90), "the profile's offsets do not average to 0"),
-        ("float16", change("scores", (1, 2, 1, 0), -0.01), "the planes' probabilities sum to 1."),
-        ("float16", change("scores", (1, -1, 1, 0), -1), "the rest plane holds more probability than the planes leave"),
-        ("float16", change("scores", (1, 0, 0, 0), np.nan), "a score is not stored"),
-        ("float16", change("scores", (1, 0, 0, 0), -np.inf), "a score is infinite"),
-        ("float16", change("scores", (1, 0, 0, 0), np.inf), "a score is infinite"),
-        ("float16", change("scores", (1, 0, 0, 0), 0.5), "a log-probability is above 0: 0.500"),
-        ("float16", change("scores", (1, 0, 0, 0), 6e4), "a log-probability is above 0: 6"),
+        (1 / 8, change("scores", (1, 2, 1, 0), 0), "the planes' probabilities sum to 1."),
+        (1 / 8, change("scores", (1, -1, 1, 0), 8), "the rest plane holds more probability than the planes leave"),
+        (1 / 8, change("scores", (1, 0, 0, 0), 255), "a score is not stored"),
+        (1 / 8, change("scores", (1, -1, 0, 0), 255), "a score is not stored"),
+        (1 / 8, change("classes", (1, 1), 12), "a class id lies outside [0, 12): 12"),
+        (1 / 8, change("classes", (1, -1), 65535), "a class id lies outside [0, 12): 65535"),
+        (1 / 8, change("profile", (1, 0), 60), "planes and profile sum to the probability"),
+        (1 / 8, change("profile", (1, -1), 60), "planes and profile sum to the probability"),
+        (1 / 8, change("profile", (1, -1), -60), "the profile's offsets do not average to 0"),
+        (1 / 8, change("profile", (1, slice(4)), -90), "the profile's offsets do not average to 0"),
+        (None, change("scores", (1, 2, 1, 0), -0.01), "the planes' probabilities sum to 1."),
+        (None, change("scores", (1, -1, 1, 0), -1), "the rest plane holds more probability than the planes leave"),
+        (None, change("scores", (1, 0, 0, 0), np.nan), "a score is not stored"),
+        (None, change("scores", (1, 0, 0, 0), -np.inf), "a score is infinite"),
+        (None, change("scores", (1, 0, 0, 0), np.inf), "a score is infinite"),
+        (None, change("scores", (1, 0, 0, 0), 0.5), "a log-probability is above 0: 0.500"),
+        (None, change("scores", (1, 0, 0, 0), 6e4), "a log-probability is above 0: 6"),
     ],
 )
-def test_a_planted_fault_is_found_at_its_row(dtype: str, fault: Any, found: str) -> None:
-    maps, record = stored(random_logits(3, 12, (2, 3)), 3, 4, dtype)
+def test_a_planted_fault_is_found_at_its_row(step: float | None, fault: Any, found: str) -> None:
+    maps, record = stored(random_logits(3, 12, (2, 3)), 3, 4, step)
     findings = list(content_findings(fault(maps), record))
     assert [row for row, _ in findings] == [1] * len(findings)
     assert any(what.startswith(found) for _, what in findings), findings
@@ -115,9 +111,24 @@ def test_a_planted_fault_is_found_at_its_row(dtype: str, fault: Any, found: str)
 def test_a_class_that_stands_twice_is_found() -> None:
     maps, record = stored(random_logits(3, 12, (2, 3)), 3, 4)
     again = int(maps.classes[2, 0])
-    assert list(content_findings(change("classes", (2, -1), again)(maps), record)) == [
-        (2, f"a class is stored twice: {again}")
+    names = [f"a{number}" for number in range(12)]
+    assert list(content_findings(change("classes", (2, -1), again)(maps), record, names)) == [
+        (2, f"a class is stored twice: {again} 'a{again}'")
     ]
+
+
+@pytest.mark.parametrize("step", [1 / 16, 1 / 4, 1 / 2, 1.0])
+def test_mass_beyond_the_step_is_found(step: float) -> None:
+    maps, record = stored(random_logits(3, 12, (2, 3)), 3, 4, step)
+    [(row, what)] = content_findings(change("scores", (1, slice(3), 1, 0), 0)(maps), record)
+    assert row == 1
+    assert what.startswith("the planes' probabilities sum to 3.000 at a cell")
+
+
+def test_codes_read_with_a_finer_step_than_theirs_are_found() -> None:
+    maps, record = stored(random_logits(3, 12, (2, 3)), 3, 4, 1 / 4)
+    found = list(content_findings(maps, dataclasses.replace(record, step=1 / 8)))
+    assert {row for row, _ in found} == {0, 1, 2}
 
 
 @pytest.mark.parametrize(("lowered", "found"), [(0, False), (5, False), (7, True)])
@@ -159,7 +170,7 @@ def test_what_could_not_be_read_is_not_looked_at() -> None:
 
 
 def test_cells_of_per_cell_maps_may_lack_planes_but_not_the_rest() -> None:
-    maps, record = stored(random_logits(3, 12, (2, 3)), 3, 0, "float16")
+    maps, record = stored(random_logits(3, 12, (2, 3)), 3, 0, None)
     holes = change("scores", (0, 1, 0, 0), np.nan)(maps)
     assert [row for row, _ in content_findings(holes, record)] == [0]
     record = dataclasses.replace(record, scores="logit", select="cell")
@@ -168,7 +179,7 @@ def test_cells_of_per_cell_maps_may_lack_planes_but_not_the_rest() -> None:
 
 
 def test_raw_logits_are_no_probabilities() -> None:
-    maps, record = stored(random_logits(3, 12, (2, 3)), 3, 0, "float16")
+    maps, record = stored(random_logits(3, 12, (2, 3)), 3, 0, None)
     record = dataclasses.replace(record, scores="logit", select="cell")
     raw = dataclasses.replace(maps, scores=maps.scores + np.float16(20))
     assert list(content_findings(raw, record)) == []

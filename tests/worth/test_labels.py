@@ -15,10 +15,11 @@ import pytest
 import torch
 from generating import write_tar
 from labeled import CLASSES, IMAGES, first, label, picture, rewritten, with_classes, with_scores, write_pictures
+from stores import RAW_LOGITS
 
 from relabel.errors import SourceError, StoreError, TeacherError
 from relabel.images import decode_and_fit
-from relabel.manifest import Manifest, Preprocessing
+from relabel.manifest import Manifest, Preprocessing, ScoreRecord
 from relabel.score_map import ScoreMap
 from relabel.store import RowBatch, StoreReader
 from relabel.teacher import TeacherSpec
@@ -186,30 +187,28 @@ def imported(store: Path, images: Path, path: Path, turn: bool = False) -> Path:
     mean, std = (torch.tensor(values)[:, None, None] for values in (teacher.mean, teacher.std))
     # Whatever constant a cell's logits have, labels are the same.
     values, ids = (teacher((pixels / 255 - mean) / std) + 3).topk(3, dim=1)
-    maps = ScoreMap.from_cell_topk(ids, values, num_classes=CLASSES)
-    planes = torch.full((len(keys), CLASSES, 6, 6), torch.nan)
-    planes.scatter_(1, maps.classes.long()[:, :, None, None].expand_as(maps.planes), maps.planes)
-    scores = torch.cat([planes, torch.zeros_like(planes[:, :1])], dim=1).half().numpy()
-    rows = RowBatch(
-        classes=np.tile(np.arange(CLASSES, dtype=np.uint16), (len(keys), 1)),
-        scores=np.ascontiguousarray(scores.swapaxes(2, 3)) if turn else scores,
-        profile=np.zeros((len(keys), 1), np.int8),
+    listed = torch.full((len(keys), CLASSES, *values.shape[2:]), torch.nan).scatter(1, ids, values)
+    made = ScoreMap(
+        torch.arange(CLASSES).expand(len(keys), CLASSES),
+        listed.mT if turn else listed,
+        torch.zeros_like(listed[:, 0]),
+        num_classes=CLASSES,
+        holes=True,
     )
-    parts = iter((rows.take(np.arange(8)), rows.take(np.arange(8, IMAGES))))
 
     def like_an_import(old: Manifest) -> Manifest:
-        record = dataclasses.replace(
-            old.scores, planes=CLASSES, profile=0, dtype="float16", scores="logit", select="cell", step=None
-        )
-        unknown = dataclasses.replace(old.teacher, name="an archive", weights="unknown", weights_digest="unknown")
-        return dataclasses.replace(old, scores=record, teacher=unknown)
+        record = ScoreRecord(num_classes=CLASSES, planes=CLASSES, grid_hw=old.scores.grid_hw, **RAW_LOGITS)
+        unknown = dataclasses.replace(old.teacher, source="other", name="an archive", weights="unknown")
+        return dataclasses.replace(old, scores=record, teacher=dataclasses.replace(unknown, weights_digest="unknown"))
 
+    rows = RowBatch.of(made, like_an_import(StoreReader(store).manifest).scores)
+    parts = iter((rows.take(np.arange(8)), rows.take(np.arange(8, IMAGES))))
     return rewritten(store, path, lambda _: next(parts), like_an_import)
 
 
 def test_an_imported_store_is_compared_where_it_stores_something(store: Path, images: Path, tmp_path: Path) -> None:
     archive = imported(store, images, tmp_path / "archive.zarr")
-    with pytest.raises(TeacherError, match=r"'imported'.*give --checkpoint FILE, or --teacher NAME"):
+    with pytest.raises(TeacherError, match=r"'unknown'.*give --checkpoint FILE, or --teacher NAME"):
         verified(archive, images)
     report = verified(archive, images, teachers=("labeled:first",))
     assert report.findings == ()

@@ -48,7 +48,8 @@ def test_a_good_store_is_told_with_its_table_and_what_to_do(store: Path, images:
     result = run(store, "--images", images, *SMALL)
     assert result.exit_code == 0, result.output
     table, _, advice = result.stdout.partition("What to do:")
-    assert "teacher  labeled:first (own) at 48 x 48 pixels, float32 on cpu" in table
+    assert "teacher  labeled:first (own weights, sha256 " in table
+    assert ") at 48 x 48 pixels, float32 on cpu\n" in table
     assert "6 of 6 sampled images compared, 0 wrong" in table
     assert (
         "12, RandomResizedCrop(scale=(0.08, 1)), shown to the teacher at 48 x 48 pixels, answered by the mean" in table
