@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from relabel.errors import SourceError
-from relabel.findings import Finding, no_common_key
+from relabel.findings import Finding, class_text, no_common_key
 from relabel.images import EncodedImage, ImageSource, Span, image_hash
 from relabel.verify.keys import KeyTable
 
@@ -70,7 +70,9 @@ def _compare(image: EncodedImage, table: KeyTable, outcome: _Outcome) -> None:
     if table.image_hashes[place] != image_hash(image.data):
         outcome.differences.append((place, "the image's bytes are not those that were labelled"))
     if table.labels[place] != image.label:
-        what = f"its ground truth is {image.label} and the store says {table.labels[place]}"
+        # The image's number may be of classes that were renamed since, so that only the store's has a sure name.
+        stored = class_text(int(table.labels[place]), table.class_names)
+        what = f"its ground truth is {image.label} and the store says {stored}"
         outcome.differences.append((place, what))
 
 

@@ -58,10 +58,12 @@ class KeyTable:
         rows: see `ShardRows`; of all shards whose keys could be read.
         image_hashes, labels, comparable: likewise.
         is_complete: whether that is every shard of the store.
+        class_names: of the labels; None where they are only numbers.
     """
 
     def __init__(self, reader: StoreReader, shards: Sequence[ShardRows | None]) -> None:
         self._reader = reader
+        self.class_names = reader.manifest.data.class_names
         known = [shard for shard in shards if shard is not None]
         self.is_complete = len(known) == reader.num_shards
         self.rows = np.concatenate([np.empty(0, np.int64), *(shard.rows for shard in known)])

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import io
+import json
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from stores import seal
 
 from relabel.errors import SourceError
 from relabel.findings import Finding
@@ -98,10 +100,15 @@ def test_changed_lost_and_new_images_are_found(labels: Path, folder: Path) -> No
     assert report.images_compared == 5
 
 
-def test_another_ground_truth_is_found(labels: Path, folder: Path) -> None:
+@pytest.mark.parametrize(("names", "stored"), [(None, "1"), (["a", "b", "c"], "1 'b'")])
+def test_another_ground_truth_is_found(names: list[str] | None, stored: str, labels: Path, folder: Path) -> None:
+    group = json.loads((labels / "zarr.json").read_text())
+    group["attributes"]["relabel"]["data"]["class_names"] = names
+    (labels / "zarr.json").write_text(json.dumps(group))
+    seal(labels)
     (folder / "aa").mkdir()
     assert [f for f in compared(labels, folder).findings if f.shard == 0] == [
-        Finding(0, 2, "b/2.jpg", "its ground truth is 2 and the store says 1")
+        Finding(0, 2, "b/2.jpg", f"its ground truth is 2 and the store says {stored}")
     ]
 
 
