@@ -29,9 +29,9 @@ def generate(images: str, store: Path, files: Path | None, as_json: bool, timing
     """Run a teacher once over IMAGES and store a score map for each in STORE.
 
     IMAGES is a folder of class folders, or webdataset tars: a file, a glob, a brace pattern, a URL; or with --files
-    the folder that a list starts from. Shards that STORE
-    already holds are skipped, so that the same command goes on where an earlier run stopped. Exits with 1 if a shard
-    could not be published, or more than --max-failures of the images failed.
+    the folder that a list starts from. Shards that STORE already holds are skipped, so that the same command goes on
+    where an earlier run stopped. Exits with 1 if a shard could not be published, or more than --max-failures of the
+    images failed.
 
     \b
     Example:
