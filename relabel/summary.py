@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +22,8 @@ class StoreSummary:
 
     `unstored_mass` is the mean probability of the classes without a plane, and `first_class_is_label` how often the
     heaviest plane is the ground truth, both over a sample of `sampled` images; None where there is nothing to average,
-    and raw logits are no mass. `labels` counts the labelled images of each ground truth class, -1 being unknown.
+    and raw logits are no mass. `first_classes` counts the sample by the class of that plane, `labels` the labelled
+    images by their ground truth class, -1 being unknown.
     `bytes` are those of all files.
     """
 
@@ -33,6 +35,7 @@ class StoreSummary:
     sampled: int
     unstored_mass: float | None
     first_class_is_label: float | None
+    first_classes: dict[int, int]
     labels: dict[int, int]
 
     @property
@@ -60,8 +63,7 @@ def summarise(store: str | Path) -> StoreSummary:
     every = np.concatenate([np.empty(0, np.int64), *rows])
     truth = np.concatenate([np.empty(0, np.int32), *truths])
     chosen = np.linspace(0, len(every) - 1, min(_SAMPLE, len(every))).astype(np.int64)
-    unstored, agreement = _sampled(reader, every[chosen], truth[chosen])
-    values, counts = np.unique(truth, return_counts=True)
+    unstored, agreement, firsts = _sampled(reader, every[chosen], truth[chosen])
     return StoreSummary(
         manifest=reader.manifest,
         shards_published=len(reader.published),
@@ -71,25 +73,31 @@ def summarise(store: str | Path) -> StoreSummary:
         sampled=len(chosen),
         unstored_mass=unstored,
         first_class_is_label=agreement,
-        labels=dict(zip(values.tolist(), counts.tolist(), strict=True)),
+        first_classes=_counted(firsts),
+        labels=_counted(truth),
     )
+
+
+def _counted(classes: NDArray[Any]) -> dict[int, int]:
+    values, counts = np.unique(classes, return_counts=True)
+    return dict(zip(values.tolist(), counts.tolist(), strict=True))
 
 
 def _sampled(
     reader: StoreReader, rows: NDArray[np.int64], truth: NDArray[np.int32]
-) -> tuple[float | None, float | None]:
-    """The mean mass outside the planes, and how often the first class is the truth where that is known."""
+) -> tuple[float | None, float | None, NDArray[Any]]:
+    """The mean mass outside the planes, how often the first class is the truth where that is known, and the firsts."""
     if not len(rows):
-        return None, None
+        return None, None, truth
     batch = reader.read(rows)
-    known = truth >= 0
-    agreement = float((batch.classes[known, 0] == truth[known]).mean()) if known.any() else None
+    known, firsts = truth >= 0, batch.classes[:, 0]
+    agreement = float((firsts[known] == truth[known]).mean()) if known.any() else None
     if reader.manifest.scores.scores != "log-probability":
-        return None, agreement
+        return None, agreement, firsts
     planes = batch.scores[:, :-1]
     coded = planes.dtype == np.uint8
     step = np.float32(reader.manifest.scores.step)
     probabilities = np.exp(planes * -step if coded else planes.astype(np.float32))
     probabilities[planes == NOT_STORED if coded else np.isnan(probabilities)] = 0
     # Coding may raise a sum a little above 1.
-    return max(0.0, 1 - float(probabilities.sum(axis=1).mean())), agreement
+    return max(0.0, 1 - float(probabilities.sum(axis=1).mean())), agreement, firsts

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -51,7 +52,9 @@ def test_how_often_the_first_class_is_the_truth_where_it_is_known(store: Path) -
     group["label"][:] = np.where([[True, True, False, False], [True] * 4], first, -1)
     group["label"][0, 1] = (first[0, 1] + 1) % 12
     # Rows 0 and 5 are right, row 1 wrong, rows 2 and 3 unknown, row 4 failed.
-    assert summarise(store).first_class_is_label == pytest.approx(2 / 3)
+    found = summarise(store)
+    assert found.first_class_is_label == pytest.approx(2 / 3)
+    assert found.first_classes == Counter([*first[0].tolist(), int(first[1, 1])])
 
 
 def test_what_cannot_be_known_is_none(tmp_path: Path) -> None:

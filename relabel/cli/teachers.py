@@ -12,6 +12,7 @@ from relabel.cli.arguments import find_functions
 from relabel.cli.options import Command, made, made_each, options
 from relabel.cli.output import as_json, finish
 from relabel.cli.text import aligned, kept_text
+from relabel.findings import class_text
 from relabel.teacher import EnsembleSpec, TeacherSpec
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ def _as_json(ensemble: Ensemble) -> dict[str, Any]:
     return {
         "grid_hw": ensemble.grid.size_hw,
         "num_classes": ensemble.num_classes,
+        "class_names": ensemble.class_names,
         "flip_average": ensemble.flip_average,
         "members": [
             {
@@ -70,6 +72,11 @@ def _as_text(ensemble: Ensemble) -> str:
     return "\n\n".join(parts)
 
 
+def _ends(member: Teacher) -> str:
+    """The first class and the last."""
+    return " ... ".join(class_text(number, member.class_names) for number in (0, member.num_classes - 1))
+
+
 def _facts(member: Teacher) -> dict[str, object]:
     record, proof, pixels = member.record, member.proof, member.preprocessing
     height, width = pixels.image_size_hw
@@ -79,8 +86,7 @@ def _facts(member: Teacher) -> dict[str, object]:
         "input": f"{height} x {width} pixels, {pixels.fit}, {pixels.interpolation}, "
         f"mean {numbers_of[0]}, std {numbers_of[1]}",
         "map": f"grid {member.grid}, a cell is {height / member.grid.height:g} x {width / member.grid.width:g} pixels",
-        "classes": f"{member.num_classes} ({'all' if record.kept is None else kept_text(record.kept)}"
-        + (f"; {member.class_names[0]}; ...)" if member.class_names else ")"),
+        "classes": f"{member.num_classes} ({'all' if record.kept is None else kept_text(record.kept)}): {_ends(member)}",
         "head": f"{record.head}: "
         + (
             "answers maps by itself"

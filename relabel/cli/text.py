@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from relabel.findings import class_text
 from relabel.geometry import Footprint
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from relabel.verify import ShardsReport
 
 _SHOWN = 20
+_MOST = 5
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[object]], *, right: Sequence[bool] | None = None) -> str:
@@ -132,8 +134,9 @@ def store_text(summary: StoreSummary, store: str) -> str:
         "images": f"{summary.labeled} labelled, {summary.failed} failed",
         "size": _size(summary),
         "unstored mass": _share(summary.unstored_mass, f" (mean over {summary.sampled} images)"),
-        "first class": _share(summary.first_class_is_label, " is the ground truth"),
-        "ground truth": _histogram(summary.labels),
+        "first class": _share(summary.first_class_is_label, " is the ground truth")
+        + f"; most often {_most(summary.first_classes, m.class_names)}",
+        "ground truth": _histogram(summary.labels, m.data.class_names),
         "versions": ", ".join(f"{name} {version}" for name, version in m.versions.items()),
     }
     return aligned(facts)
@@ -171,11 +174,16 @@ def _share(value: float | None, rest: str) -> str:
     return "-" if value is None else f"{value:.1%}{rest}"
 
 
-def _histogram(labels: dict[int, int]) -> str:
+def _most(counts: Mapping[int, int], names: Sequence[str] | None) -> str:
+    """The most frequent classes, and how often each is there."""
+    most = sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:_MOST]
+    return ", ".join(f"{class_text(number, names)}: {count}" for number, count in most) or "-"
+
+
+def _histogram(labels: Mapping[int, int], names: Sequence[str] | None) -> str:
     known = {label: count for label, count in labels.items() if label >= 0}
     unknown = f", {labels[-1]} images without one" if labels.get(-1) else ""
     if not known:
         return f"none{unknown}"
-    most = sorted(known.items(), key=lambda item: (-item[1], item[0]))[:5]
-    shown = ", ".join(f"{label}: {count}" for label, count in most)
-    return f"{len(known)} classes, {min(known.values())} to {max(known.values())} images each (most: {shown}){unknown}"
+    few, many = min(known.values()), max(known.values())
+    return f"{len(known)} classes, {few} to {many} images each (most: {_most(known, names)}){unknown}"
