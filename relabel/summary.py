@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from relabel.manifest import Manifest
-from relabel.score_map import NOT_STORED
 from relabel.store import FAILED, LABELED, StoreReader
 
 _SAMPLE = 2048
@@ -92,12 +91,9 @@ def _sampled(
     batch = reader.read(rows)
     known, firsts = truth >= 0, batch.classes[:, 0]
     agreement = float((firsts[known] == truth[known]).mean()) if known.any() else None
-    if reader.manifest.scores.scores != "log-probability":
+    record = reader.manifest.scores
+    if record.is_logit:
         return None, agreement, firsts
-    planes = batch.scores[:, :-1]
-    coded = planes.dtype == np.uint8
-    step = np.float32(reader.manifest.scores.step)
-    probabilities = np.exp(planes * -step if coded else planes.astype(np.float32))
-    probabilities[planes == NOT_STORED if coded else np.isnan(probabilities)] = 0
+    stored = batch.maps(record).decoded().planes.float().exp().sum(1)
     # Coding may raise a sum a little above 1.
-    return max(0.0, 1 - float(probabilities.sum(axis=1).mean())), agreement, firsts
+    return max(0.0, 1 - float(stored.mean())), agreement, firsts

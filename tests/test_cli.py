@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import subprocess
 import sys
 import tarfile
@@ -83,14 +84,16 @@ def tar(photos: Path) -> Path:
 
 
 def test_a_folder_becomes_labels_that_verify_and_inspect(photos: Path, tmp_path: Path) -> None:
-    store = tmp_path / "labels.zarr"
-    made = run("generate", photos, store, *TEACHER, "--samples-per-shard", 4, "--max-failures", 0.5)
+    store, classes = tmp_path / "labels.zarr", tmp_path / "classes.txt"
+    classes.write_text("3 tabby\n5 red fox\n7 lynx\n")
+    teacher = (*TEACHER, "--classes", classes, "--samples-per-shard", 4)
+    made = run("generate", photos, store, *teacher, "--max-failures", 0.5)
     assert made.exit_code == 0, made.output
     assert f"{store}: 2 shards published, 0 were there already, of 2" in made.stdout
     assert "c/broken.jpg" in made.stdout
     assert made.stderr == ""
 
-    again = run("generate", photos, store, *TEACHER, "--samples-per-shard", 4, "--json")
+    again = run("generate", photos, store, *teacher, "--json")
     summary = parsed(again.stdout)
     assert (again.exit_code, summary["shards_published"], summary["shards_skipped"]) == (1, 0, 2)
     assert summary["failed_earlier"] == 1
@@ -104,6 +107,14 @@ def test_a_folder_becomes_labels_that_verify_and_inspect(photos: Path, tmp_path:
     assert inspected["manifest"]["teacher"]["name"] == "test_resnet"
     assert inspected["manifest"]["preprocessing"]["image_size_hw"] == [64, 64]
     assert inspected["labels"] == {"0": 3, "1": 2}
+    assert sum(inspected["first_classes"].values()) == 5
+    assert relabel.open(store).class_names == ("tabby", "red fox", "lynx")
+    shown = run("inspect", store).stdout
+    assert re.search(r"; most often [012] '(tabby|red fox|lynx)': [1-5]", shown)
+    assert "0 'c': 3, 1 'd': 2" in shown
+    assert (
+        "classes  3: 0 'tabby' ... 2 'lynx'" in run("teacher", TEACHER[1], *teacher[2:6], "--classes", classes).stdout
+    )
 
 
 def test_a_tar_gets_the_labels_of_the_folder_on_macos_too(
@@ -242,7 +253,7 @@ def test_help_waits_for_no_heavy_library() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.startswith("Usage: ")
-    assert {"timm", "zarr", "relabel.store"} & set(done.stderr.split()) == set()
+    assert {"numpy", "torch", "timm", "zarr", "relabel.store"} & set(done.stderr.split()) == set()
 
 
 @pytest.mark.parametrize("words", [[], ["verify"]])

@@ -15,6 +15,8 @@ from stores import RAW_LOGITS, make_store, random_logits
 
 from relabel import summary
 from relabel.errors import StoreError
+from relabel.manifest import ScoreRecord
+from relabel.store import RowBatch
 from relabel.summary import summarise
 
 LOGITS = random_logits(6, 12, (2, 3)) * 0.3
@@ -63,28 +65,18 @@ def test_what_cannot_be_known_is_none(tmp_path: Path) -> None:
     assert (found.sampled, found.unstored_mass, found.first_class_is_label, found.labels) == (0, None, None, {})
 
 
-@pytest.mark.parametrize(
-    ("scores", "step", "expected"),
-    [
-        # Two planes of one cell, then the rest: 0.6065 + 0.4169 are above 1 by coding alone.
-        (np.array([4, 7, 80], np.uint8), 1 / 8, 0.0),
-        (np.array([4, 255, 8], np.uint8), 1 / 8, 1 - np.exp(-0.5)),
-        (np.array([4, 255, 8], np.uint8), 1 / 2, 1 - np.exp(-2.0)),
-        (np.array([-0.5, np.nan, -1], np.float16), 1 / 2, 1 - np.exp(-0.5)),
-    ],
-)
-def test_a_plane_that_is_not_stored_holds_no_mass_and_none_is_below_zero(
-    scores: Any, step: float, expected: float
-) -> None:
-    read = SimpleNamespace(scores=scores.reshape(1, 3, 1, 1), classes=np.zeros((1, 2), np.uint16))
-    record = SimpleNamespace(scores=SimpleNamespace(scores="log-probability", step=step))
-    reader: Any = SimpleNamespace(manifest=record, read=lambda rows: read)
-    mass, agreement = summary._sampled(reader, np.array([0]), np.array([-1], np.int32))
-    assert agreement is None
+def test_mass_that_coding_alone_makes_is_none() -> None:
+    record = ScoreRecord(num_classes=9, planes=2, profile=0, grid_hw=(1, 1), step=1 / 8)
+    # Two planes of one cell, then the rest: 0.6065 + 0.4169 are above 1.
+    read = RowBatch(
+        scores=np.array([4, 7, 80], np.uint8).reshape(1, 3, 1, 1),
+        classes=np.array([[0, 1]], np.uint16),
+        profile=np.zeros((1, 1), np.int8),
+    )
+    reader: Any = SimpleNamespace(manifest=SimpleNamespace(scores=record), read=lambda rows: read)
+    mass, agreement, firsts = summary._sampled(reader, np.array([0]), np.array([-1], np.int32))
+    assert (mass, agreement, firsts.tolist()) == (0.0, None, [0])
     assert summary._sampled(reader, np.array([0]), np.array([0], np.int32))[1] == 1.0
-    assert mass == pytest.approx(expected, abs=1e-6)
-    assert mass is not None
-    assert mass >= 0
 
 
 def test_raw_logits_have_no_mass(tmp_path: Path) -> None:

@@ -86,7 +86,8 @@ def _facts(member: Teacher) -> dict[str, object]:
         "input": f"{height} x {width} pixels, {pixels.fit}, {pixels.interpolation}, "
         f"mean {numbers_of[0]}, std {numbers_of[1]}",
         "map": f"grid {member.grid}, a cell is {height / member.grid.height:g} x {width / member.grid.width:g} pixels",
-        "classes": f"{member.num_classes} ({'all' if record.kept is None else kept_text(record.kept)}): {_ends(member)}",
+        "classes": f"{member.num_classes}: {_ends(member)}",
+        **({} if record.kept is None else {"kept": kept_text(record.kept)}),
         "head": f"{record.head}: "
         + (
             "answers maps by itself"
