@@ -53,5 +53,7 @@ if TYPE_CHECKING:
     from relabel.worth import LabelsOptions as LabelsOptions
     from relabel.worth import RerunOptions as RerunOptions
     from relabel.worth import verify_labels as verify_labels
+    from relabel.writing import WriteOptions as WriteOptions
+    from relabel.writing import write as write
 else:
     __getattr__, __dir__, __all__ = lazily(__name__)

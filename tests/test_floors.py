@@ -25,7 +25,7 @@ FLOORS = {
     **dict.fromkeys(("manifest", "pooling"), 2),
     "score_map": 3,
     **dict.fromkeys(("images", "teacher", "store", "tracking", "mixing", "losses", "published"), 4),
-    **dict.fromkeys(("generate", "verify", "worth", "loader", "importers", "report", "summary"), 5),
+    **dict.fromkeys(("generate", "verify", "worth", "loader", "importers", "report", "summary", "writing"), 5),
     "cli": 6,
 }
 EVERYWHERE = {"numpy", "torch"}

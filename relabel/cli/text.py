@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from relabel.findings import Finding
     from relabel.generate.options import GenerateSummary
     from relabel.importers.options import ImportSummary
-    from relabel.manifest import KeptRecord, Manifest
+    from relabel.manifest import KeptRecord, Manifest, Preprocessing
     from relabel.plan import Failure
     from relabel.summary import StoreSummary
     from relabel.verify import ShardsReport
@@ -115,7 +115,6 @@ def findings_text(findings: Sequence[Finding]) -> list[str]:
 def store_text(summary: StoreSummary, store: str) -> str:
     """What a store is."""
     m, scores = summary.manifest, summary.manifest.scores
-    height, width = m.preprocessing.image_size_hw
     if isinstance(m.footprint, Footprint):
         footprint = "the whole image" if m.footprint.is_whole else str(m.footprint)
     else:
@@ -124,7 +123,7 @@ def store_text(summary: StoreSummary, store: str) -> str:
     facts = {
         "store": store,
         "teacher": _teacher(m),
-        "input": f"{height} x {width} pixels, {m.preprocessing.fit}, {m.preprocessing.interpolation}",
+        "input": _input(m.preprocessing),
         **_averaged(m),
         "map": f"grid {scores.grid_hw[0]}x{scores.grid_hw[1]} of {footprint}",
         "classes": f"{scores.num_classes}: {scores.planes} planes, {scores.profile} profile classes an image",
@@ -140,6 +139,13 @@ def store_text(summary: StoreSummary, store: str) -> str:
         "versions": ", ".join(f"{name} {version}" for name, version in m.versions.items()),
     }
     return aligned(facts)
+
+
+def _input(pixels: Preprocessing | None) -> str:
+    if pixels is None:
+        return "not said"
+    height, width = pixels.image_size_hw
+    return f"{height} x {width} pixels, {pixels.fit}, {pixels.interpolation}"
 
 
 def _teacher(manifest: Manifest) -> str:

@@ -13,6 +13,7 @@ from relabel.geometry import WHOLE, Footprint, Grid
 from relabel.manifest.reading import plain, read
 from relabel.manifest.records import (
     DataRecord,
+    Fit,
     ImportRecord,
     MemberRecord,
     Preprocessing,
@@ -34,12 +35,13 @@ class Manifest:
 
     A map holds the answer of `teacher`, averaged with those of `others` if there are any; with `flip_average`, each
     also saw the mirrored image. `footprint` is the one of all maps, or `PER_ROW` where each row stores its own.
+    `preprocessing` is None where another program made the maps and did not say.
     `class_names` are of the teacher's classes that a map speaks of; None where they are not known. `imported` is None
     unless the maps were made by other software. `versions` informs and is not part of the identity.
     """
 
     teacher: TeacherRecord
-    preprocessing: Preprocessing
+    preprocessing: Preprocessing | None
     scores: ScoreRecord
     data: DataRecord
     others: tuple[MemberRecord, ...] = ()
@@ -66,6 +68,11 @@ class Manifest:
             f"{scores.num_classes}, grid {Grid(*scores.grid_hw)}, {scores.dtype}, {len(data.shards)} shards of at most "
             f"{data.rows_per_shard} images from a {data.kind})"
         )
+
+    @property
+    def fit(self) -> Fit | None:
+        """How images became the teacher's input; None where that is not known."""
+        return None if self.preprocessing is None else self.preprocessing.fit
 
     def identity(self) -> bytes:
         """32 bytes that two manifests share if and only if they differ in nothing but `versions`.

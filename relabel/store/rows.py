@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -93,6 +93,13 @@ class RowTable:
     def columns(self) -> dict[str, Any]:
         """The columns by the name of their array in a store."""
         return {array: getattr(self, name) for array, name in _ARRAYS.items()}
+
+
+def check_text(texts: Iterable[str]) -> None:
+    """Refuse text that UTF-8 cannot say: a file name in another encoding comes as surrogates."""
+    for text in texts:
+        if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
+            raise InvalidValueError(f"a store keeps text as UTF-8, which cannot say {text!r}; rename the file")
 
 
 _DTYPES: dict[str, Any] = {

@@ -26,7 +26,7 @@ from relabel.store.files import LocalFiles
 from relabel.store.layout import ABSENT, LABELED, ArraySpec, arrays_of, published_shards
 from relabel.store.locks import FileLock, lock_file
 from relabel.store.maps import RowBatch
-from relabel.store.rows import RowTable
+from relabel.store.rows import RowTable, check_text
 
 
 class StoreWriter:
@@ -220,10 +220,7 @@ class ShardWriter:
                 f"shard {self.shard} takes at most {self._manifest.data.rows_per_shard} rows, with a map for each "
                 f"labelled one; got {len(table)} rows, {len(labeled)} labelled and {len(self._maps)} maps"
             )
-        for text in (*table.keys, *table.errors):
-            # A file name that is not UTF-8 comes as surrogates.
-            if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
-                raise InvalidValueError(f"a store keeps text as UTF-8, which cannot say {text!r}; rename the file")
+        check_text((*table.keys, *table.errors))
 
     def _encoded(self, spec: ArraySpec, table: RowTable) -> bytes:
         if spec.is_sharded:

@@ -28,7 +28,7 @@ class _Outcome:
 def compare_images(
     source: ImageSource, table: KeyTable, pool: Executor, progress: Callable[[int], None]
 ) -> tuple[int, list[Finding]]:
-    """How many images were compared, and every difference in keys, bytes or ground truth.
+    """How many images were compared (those whose hash is known), and every difference in keys, bytes or ground truth.
 
     Keys are looked up wherever they are, so that images may have been moved between tars. A part that cannot be read is
     a finding, and the others are compared all the same.
@@ -56,7 +56,7 @@ def compare_images(
         *_strangers(table, strangers),
         *_miscounted(table, found, all_were_read=not unreadable),
     ]
-    return len(found) + len(strangers), findings
+    return int(table.comparable[found].sum()) + len(strangers), findings
 
 
 def _compare(image: EncodedImage, table: KeyTable, outcome: _Outcome) -> None:

@@ -24,7 +24,7 @@ class ShardRows:
         key_hashes: (n,) int64, Python's hash of each key: good within this process.
         image_hashes: (n,) uint64.
         labels: (n,) int32.
-        comparable: (n,) bool, whether the last two could be read.
+        comparable: (n,) bool, whether the last two are known, and could be read.
     """
 
     rows: NDArray[np.int64]
@@ -41,13 +41,14 @@ def shard_rows(columns: Columns, first: int) -> ShardRows | None:
     rows = np.flatnonzero(columns["key"] != "")
     keys: list[str] = columns["key"][rows].tolist()
     zeros = np.zeros(len(columns["key"]), np.uint64)
-    comparable = "image_hash" in columns and "label" in columns
+    image_hashes = columns.get("image_hash", zeros)[rows].astype(np.uint64)
     return ShardRows(
         rows=first + rows,
         key_hashes=np.fromiter(map(hash, keys), np.int64, len(keys)),
-        image_hashes=columns.get("image_hash", zeros)[rows].astype(np.uint64),
+        image_hashes=image_hashes,
         labels=columns.get("label", zeros)[rows].astype(np.int32),
-        comparable=np.full(len(keys), comparable),
+        # Where the images were not at hand, no hash is known.
+        comparable=(image_hashes != 0) & ("label" in columns),
     )
 
 

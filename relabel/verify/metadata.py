@@ -57,10 +57,10 @@ def _manifest_findings(reader: StoreReader) -> Iterator[str]:
             f"the manifest's largest count is {max(data.counts)}, and its rows_per_shard {data.rows_per_shard}: "
             "they must be equal"
         )
-    fit, one = manifest.preprocessing.fit, manifest.footprint
+    fit, one = manifest.fit, manifest.footprint
     if one == PER_ROW and fit == "squash":
         yield "the manifest says that whole images were squashed, and that each row has a footprint of its own"
-    if one != PER_ROW and contradicts(np.array([one.xyxy]), fit)[0]:
+    if fit is not None and one != PER_ROW and contradicts(np.array([one.xyxy]), fit)[0]:
         yield f"the manifest says that images were fitted by {fit!r}, and that the maps cover {one.xyxy} of them"
 
 

@@ -21,7 +21,7 @@ _OF_A_MAP = ("classes", "profile", "footprint")
 _OF_AN_IMAGE = ("image_hash", "label", "size_hw", "orientation")
 
 
-def row_findings(columns: Columns, specs: Mapping[str, ArraySpec], fit: Fit) -> Iterator[tuple[int, str]]:
+def row_findings(columns: Columns, specs: Mapping[str, ArraySpec], fit: Fit | None) -> Iterator[tuple[int, str]]:
     """(row, what is wrong) for every broken promise; arrays that are not there are not looked at."""
     status = columns.get("status")
     if status is None:
@@ -79,14 +79,14 @@ def contradicts(boxes: NDArray[Any], fit: Fit) -> NDArray[np.bool_]:
     return found
 
 
-def _footprint_findings(boxes: NDArray[Any], labeled: NDArray[np.bool_], fit: Fit) -> Iterator[tuple[int, str]]:
+def _footprint_findings(boxes: NDArray[Any], labeled: NDArray[np.bool_], fit: Fit | None) -> Iterator[tuple[int, str]]:
     x0, y0, x1, y1 = boxes.T
     # Comparisons with NaN are false, so this is the sound case and its opposite the findings.
     sound = (x0 < x1) & (y0 < y1) & (x0 < 1) & (y0 < 1) & (x1 > 0) & (y1 > 0) & np.isfinite(boxes).all(axis=1)
     for row in _rows(labeled & ~sound):
         yield row, f"its footprint {boxes[row].tolist()} is no box (x0, y0, x1, y1) that overlaps the image"
     # A whole footprint in each row would do no harm, and the manifest's record is looked at as such.
-    if fit != "squash":
+    if fit not in (None, "squash"):
         for row in _rows(labeled & sound & contradicts(boxes, fit)):
             yield row, f"its footprint {boxes[row].tolist()} is none of an image that was fitted by {fit!r}"
 

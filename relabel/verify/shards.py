@@ -163,7 +163,7 @@ def _check_shard(reader: StoreReader, shard: int, advance: Callable[[int], None]
         digest = stored_digest(reader, shard)
     except RelabelError as error:
         found(-1, str(error))
-    for row, what in row_findings(columns, reader.arrays, reader.manifest.preprocessing.fit):
+    for row, what in row_findings(columns, reader.arrays, reader.manifest.fit):
         found(row, what)
     for row, what in _map_findings(reader, shard, columns, advance):
         found(row, what)

@@ -21,7 +21,16 @@ _SHOWN = 12
 
 
 def recorded_members(manifest: Manifest) -> list[MemberRecord]:
-    """Every forward pass that a manifest tells of, but for mirrored ones."""
+    """Every forward pass that a manifest tells of, but for mirrored ones.
+
+    Raises:
+        TeacherError: another program made the maps, and did not say how images were made ready for its teacher.
+    """
+    if manifest.preprocessing is None:
+        raise TeacherError(
+            f"the store was written by another program (teacher {manifest.teacher.name!r}), so there is no teacher to "
+            "run again; `relabel verify shards` checks all else"
+        )
     return [MemberRecord(teacher=manifest.teacher, preprocessing=manifest.preprocessing), *manifest.others]
 
 

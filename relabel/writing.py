@@ -1,0 +1,225 @@
+"""A store of score maps that another program made: one's own logits, with no teacher of relabel's in between."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from relabel.errors import ImageError, InvalidValueError, StoreError
+from relabel.geometry import Footprint
+from relabel.images import ImageSource, header_facts, image_hash, open_source
+from relabel.manifest import (
+    PER_ROW,
+    CodeType,
+    Compression,
+    DataRecord,
+    Manifest,
+    ScoreRecord,
+    TeacherRecord,
+    fingerprint,
+)
+from relabel.plan import ROWS_PER_SHARD, ShardTask, plan
+from relabel.score_map import ScoreMap
+from relabel.store import Row, RowBatch, RowTable, create_or_open
+from relabel.store.rows import check_text
+
+_SHOWN = 8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WriteOptions:
+    """What else is known of maps that were made elsewhere, and how they are stored.
+
+    Attributes:
+        teacher: what the manifest calls who made them.
+        class_names: C names of the classes that the maps speak of; None where they are only numbers.
+        labels: the ground truth class of each key, -1 where unknown; None takes what the images' source says.
+        label_names: the names of those classes.
+        rows_per_shard: the images of a shard.
+        dtype, step, compression: the coding of scores, as for `generate`; `step` is nats per code of uint8 scores.
+    """
+
+    teacher: str = "unknown"
+    class_names: tuple[str, ...] | None = None
+    labels: Sequence[int] | None = None
+    label_names: tuple[str, ...] | None = None
+    rows_per_shard: int = ROWS_PER_SHARD
+    dtype: CodeType = "uint8"
+    step: float | None = None
+    compression: Compression = "zstd"
+
+
+def write(
+    store: str | Path,
+    keys: Sequence[str],
+    maps: ScoreMap | Iterable[ScoreMap],
+    *,
+    images: str | ImageSource | None = None,
+    options: WriteOptions | None = None,
+) -> None:
+    """Make a store of score maps that are in memory, or arrive batch by batch: any program's logits.
+
+    ``ScoreMap.from_logits`` makes maps of dense logits (B, C, H, W). The store verifies, and serves labels, as one
+    that `generate` made; it says that its teacher is unknown.
+
+    Args:
+        store: the store's folder, which must not hold a shard yet.
+        keys: of the images, each once, in the order of the maps.
+        maps: all of them, or batches in order; of one number of classes, planes and profile classes, and one grid.
+        images: the images, as for `generate`, whose keys are among those: the store then knows each one's hash, size,
+            orientation and class, so that it can be verified against them. Without, all that is unknown.
+        options: everything else.
+
+    Raises:
+        InvalidValueError: a key twice or empty, as many maps as there are not keys, or maps that differ in kind.
+        SourceError: the images cannot be listed, or lack some of the keys.
+        ImageError: one of them is not an image.
+        StoreError: the store is there already, or cannot be written.
+
+    >>> import tempfile, torch, relabel
+    >>> maps = ScoreMap.from_logits(torch.randn(3, 10, 4, 5), planes=2, profile=3)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     write(f"{folder}/labels.zarr", ["a.jpg", "b.jpg", "c.jpg"], maps)
+    ...     relabel.open(f"{folder}/labels.zarr").rows(["c.jpg"])
+    tensor([2])
+    """
+    options = options or WriteOptions()
+    rows, names = _rows(keys, images, options)
+    batches = iter([maps] if isinstance(maps, ScoreMap) else maps)
+    first = next(batches, None)
+    if first is None or (isinstance(maps, ScoreMap) and len(maps) != len(keys)):
+        raise InvalidValueError(f"{len(keys)} keys need as many maps; got {0 if first is None else len(first)}")
+    tasks = plan([("", len(keys))], rows_per_shard=options.rows_per_shard)
+    writer = create_or_open(Path(store), _manifest(first, keys, tasks, names, options))
+    if writer.published():
+        raise StoreError(f"{store} holds shards already: give another folder, or delete it")
+    arriving = _Arriving(itertools.chain([first], batches), len(keys))
+    for task in tasks:
+        with writer.claim(task.shard) as shard:
+            filled = 0
+            for some in arriving.take(task.count):
+                shard.add(np.arange(filled, filled + len(some)), RowBatch.of(some, writer.manifest.scores))
+                filled += len(some)
+            if task is tasks[-1]:
+                arriving.refuse_more()
+            shard.publish(RowTable.of(rows[task.first : task.first + task.count]))
+
+
+class _Arriving:
+    """Maps in batches of any size, taken in pieces of any other."""
+
+    def __init__(self, batches: Iterator[ScoreMap], expected: int) -> None:
+        self._batches, self._expected, self._taken = batches, expected, 0
+        self._left: ScoreMap | None = None
+
+    def take(self, count: int) -> Iterator[ScoreMap]:
+        """The next so many maps."""
+        while count:
+            batch = self._left if self._left is not None else next(self._batches, None)
+            if batch is None:
+                raise InvalidValueError(f"{self._expected} keys need as many maps; only {self._taken} came")
+            some, rest = batch[:count], batch[count:]
+            self._left = rest if len(rest) else None
+            count -= len(some)
+            self._taken += len(some)
+            yield some
+
+    def refuse_more(self) -> None:
+        """Raise where there are more maps than keys: they would belong to others than was thought."""
+        if self._left is not None or next(self._batches, None) is not None:
+            raise InvalidValueError(
+                f"{self._expected} keys need as many maps; more came. The last shard is not published"
+            )
+
+
+def _manifest(
+    first: ScoreMap,
+    keys: Sequence[str],
+    tasks: Sequence[ShardTask],
+    names: tuple[str, ...] | None,
+    options: WriteOptions,
+) -> Manifest:
+    planes = first.planes.shape[1]
+    return Manifest(
+        teacher=TeacherRecord(
+            source="other",
+            name=options.teacher,
+            weights="unknown",
+            weights_digest="unknown",
+            head="unknown",
+            precision="unknown",
+        ),
+        preprocessing=None,
+        scores=ScoreRecord(
+            num_classes=first.num_classes,
+            planes=planes,
+            profile=first.classes.shape[1] - planes,
+            grid_hw=first.grid.size_hw,
+            dtype=options.dtype,
+            step=options.step,
+            compression=options.compression,
+        ),
+        data=DataRecord(
+            kind="written",
+            shards=tuple(f"images {task.first} to {task.first + task.count}" for task in tasks),
+            counts=tuple(task.count for task in tasks),
+            rows_per_shard=max(task.count for task in tasks),
+            fingerprint=fingerprint(keys),
+            class_names=names,
+        ),
+        footprint=first.footprint if isinstance(first.footprint, Footprint) else PER_ROW,
+        class_names=options.class_names,
+    )
+
+
+def _rows(
+    keys: Sequence[str], images: str | ImageSource | None, options: WriteOptions
+) -> tuple[list[Row], tuple[str, ...] | None]:
+    """What is known of each image, in the order of the keys, and the names of the ground truth's classes."""
+    if isinstance(keys, str) or not keys or not all(isinstance(key, str) and key for key in keys):
+        raise InvalidValueError("keys are a sequence of strings, one per map, none of them empty")
+    check_text(keys)
+    rows = {key: Row(key=key) for key in keys}
+    if len(rows) < len(keys):
+        twice = next(key for number, key in enumerate(keys) if key in keys[:number])
+        raise InvalidValueError(f"labels follow keys, so each must stand once; {twice!r} stands twice")
+    names = options.label_names
+    if images is not None:
+        names = _read(open_source(images), rows) if names is None else names
+    if options.labels is not None:
+        if len(options.labels) != len(keys):
+            raise InvalidValueError(f"{len(keys)} keys need as many labels; got {len(options.labels)}")
+        rows = {key: replace(rows[key], label=int(label)) for key, label in zip(keys, options.labels, strict=True)}
+    return list(rows.values()), names
+
+
+def _read(source: ImageSource, rows: dict[str, Row]) -> tuple[str, ...] | None:
+    """Fill in what the images say; the names of their classes."""
+    listing = source.listing(None, workers=1, progress=lambda _: None)
+    lacking = set(rows)
+    for part in listing.parts:
+        for image in source.read(part.name, 0, len(part.keys)):
+            if image.key not in rows:
+                continue
+            try:
+                facts = header_facts(image.data)
+            except ImageError as error:
+                raise ImageError(f"{image.key}: {error}") from error
+            lacking.discard(image.key)
+            rows[image.key] = Row(
+                key=image.key,
+                image_hash=image_hash(image.data),
+                label=image.label,
+                size_hw=facts.size_hw,
+                orientation=facts.orientation,
+            )
+    if lacking:
+        raise InvalidValueError(
+            f"the images lack {len(lacking)} of {len(rows)} keys: {', '.join(map(repr, sorted(lacking)[:_SHOWN]))}. A "
+            "key is the path below the folder, with extension, or a tar's __key__"
+        )
+    return listing.record.class_names
