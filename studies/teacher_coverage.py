@@ -28,7 +28,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from relabel.errors import TeacherError
 from relabel.teacher import Teacher, TeacherSpec, load_teacher
 from relabel.teacher.weights import randomise
-from studies.teacher_page import TWO_BLOCKS, Family, Member, Proved, write_page
+from studies.teacher_page import TWO_BLOCKS, Family, Member, Proved, row, write_page
 
 _HEADS = (
     *("norm", "final_conv", "conv_head", "norm_head", "act2", "attn_pool", "aggregate", "fc_norm", "pre_logits"),
@@ -47,7 +47,7 @@ def main() -> None:
     """Survey, prove what the cache lacks, write the page."""
     options = _options()
     options.cache.mkdir(parents=True, exist_ok=True)
-    families = _families(options.cache)
+    families = [f for f in _families(options.cache) if options.only in f"{f.module}.{f.kind}"]
     wanted = [
         (member, which)
         for family in families
@@ -76,6 +76,9 @@ def main() -> None:
     if missing := len(wanted) - len(results):
         print(f"{missing} proofs are not in {options.cache}: no page written; run again", file=sys.stderr)
         return
+    if options.only:
+        print(*(row(family, results) for family in families), sep="\n")
+        return
     options.page.write_text(write_page(families, results, timm.__version__), encoding="utf-8")
 
 
@@ -83,6 +86,7 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     page = Path(__file__).parents[1] / "docs" / "teachers.md"
     parser.add_argument("--cache", type=Path, required=True, help="folder of what was measured before")
+    parser.add_argument("--only", default="", metavar="NAME", help="families whose name holds it; prints their rows")
     parser.add_argument("--page", type=Path, default=page, help="what is written [docs/teachers.md]")
     parser.add_argument("--part", type=_part, default=(1, 1), help="i/n: prove every n-th, from the i-th on")
     return parser.parse_args()
@@ -209,6 +213,7 @@ def _described(teacher: Teacher, with_cost: bool) -> dict[str, Any]:
         "constant_error": proof.constant_error,
         "localises": proof.localises,
         "repeated": proof.repeated,
+        "agreement": proof.agreement,
         "own_lines": type(dense.model).__name__ if dense.model.__module__.startswith("relabel.") else "",
         "resizes": hasattr(inner, "set_input_size"),
         "cost": _cost(teacher) if with_cost else None,

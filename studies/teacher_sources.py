@@ -90,12 +90,14 @@ class Verdict:
     grid: str = ""
     error: float = 0.0
     localises: bool = False
+    agreement: float = 0.0
     why: str = ""
 
     def row(self) -> str:
         """A row of the table."""
         shows = "yes" if self.localises else "no"
-        return f"| {self.name} | {self.head} | `{self.place}` | {self.grid} | {self.error:.0e} | {shows} |"
+        measured = f"{self.error:.0e} | {self.agreement:.2f} | {shows}"
+        return f"| {self.name} | {self.head} | `{self.place}` | {self.grid} | {measured} |"
 
 
 def main() -> None:
@@ -160,8 +162,8 @@ def _print(source: str, verdicts: list[Verdict]) -> None:
     proved = [v for v in verdicts if v.head]
     linear = sum(v.head.startswith("linear") for v in proved)
     counts = f"{len(proved)} of {len(verdicts)} are proved, {linear} of them linear, the others constant-field."
-    print(f"### {source}\n\n{counts}\n\n| teacher | head | feature map | grid here | error | localises |")
-    print("|---|---|---|---|---|---|")
+    print(f"### {source}\n\n{counts}\n\n| teacher | head | feature map | grid here | error | agreement | localises |")
+    print("|---|---|---|---|---|---|---|")
     print(*(v.row() for v in proved), "", sep="\n")
     for verdict in verdicts:
         if not verdict.head:
