@@ -13,13 +13,12 @@ from torch import Tensor
 
 from relabel.errors import TeacherError
 from relabel.teacher.blame import blaming
-from relabel.teacher.heads.dense import WAY_OUT, DenseClassifier, FeatureLayout, find_layout, refusal
+from relabel.teacher.devices import exact_float32
+from relabel.teacher.heads.class_tokens import STRANGE, reads_strange_tokens
+from relabel.teacher.heads.dense import TOLERANCE, WAY_OUT, DenseClassifier, FeatureLayout, find_layout, refusal
 from relabel.teacher.orientation import localises
 
 _log = logging.getLogger(__name__)
-
-TOLERANCE = 1e-4
-"""Relative to the spread of the own logits over the classes, in float32."""
 
 _LINEAR = 1e-5
 """A linear head's mean is ten times nearer than this; attention that hardly attends comes within `TOLERANCE`."""
@@ -55,6 +54,10 @@ class Proof:
     localises: bool
     repeated: bool = False
     agreement: float = 1.0
+
+
+class NotHalves(TeacherError):
+    """Features that do not decide the answer alone, or decide it by class tokens of another kind than they are."""
 
 
 class NotAlone(TeacherError):
@@ -93,12 +96,10 @@ def prove(dense: DenseClassifier, name: str, images: Tensor) -> Proof:
         own = model(images)
         if own.ndim != 2:
             raise TeacherError(f"{name} is not a classifier: it answers {tuple(own.shape)} for {len(images)} images")
-        composed = model.forward_head(features)
+        _check_finite(name, own)
+        _check_halves(dense, name, images, own)
         logits = _dense_logits(dense, name, features)
         _check_answers(name, own, logits)
-        if (error := _relative(composed, own)) > TOLERANCE:
-            why = f"its answer is not forward_head(forward_features(images)), but {error:.1e} away from it"
-            raise TeacherError(refusal(name, why))
         linear = max(_relative(logits.mean((2, 3)), own), _linear_error(dense, features))
         constant = layout.everywhere(layout.cells(features).mean((1, 2)))
         constant_error = _relative(dense.head(constant), model.forward_head(constant)[:, :, None, None])
@@ -110,41 +111,37 @@ def prove(dense: DenseClassifier, name: str, images: Tensor) -> Proof:
     return Proof(kind, linear, constant_error, is_localised, dense.repeated, _agreement(logits.mean((2, 3)), own))
 
 
-@contextmanager
-def exact_float32() -> Iterator[None]:
-    """Multiply and convolve float32 in float32, whatever torch is set to: TF32 alone is 1e-3 away."""
-    backends: Any = torch.backends
-    switches = [backends.cuda.matmul, backends.mkldnn.matmul, backends.cudnn.conv, backends.mkldnn.conv]
-    before = [switch.fp32_precision for switch in switches]
-    try:
-        old_switch = torch.get_float32_matmul_precision()
-    except RuntimeError:
-        # torch refuses to say it where only the newer switches were used; those are put back below.
-        old_switch = None
-    try:
-        # The old switch sets the newer ones of matmul too, and cuBLAS wants the two to agree.
-        torch.set_float32_matmul_precision("highest")
-        for switch in switches[2:]:
-            switch.fp32_precision = "ieee"
-        yield
-    finally:
-        if old_switch is not None:
-            torch.set_float32_matmul_precision(old_switch)
-        for switch, precision in zip(switches, before, strict=True):
-            switch.fp32_precision = precision
+def _check_halves(dense: DenseClassifier, name: str, images: Tensor, own: Tensor) -> None:
+    features = dense.model.forward_features(images)
+    with _raising(NotHalves), blaming(f"the head of {name} does not take its features alone", WAY_OUT):
+        composed = dense.model.forward_head(features)
+    if (error := _relative(composed, own)) > TOLERANCE:
+        why = f"a part of its answer passes its features by: what its head makes of them is {error:.1e} away"
+        raise NotHalves(refusal(name, why))
+    if reads_strange_tokens(dense, images[:1]):
+        raise NotHalves(refusal(name, STRANGE))
 
 
 def _dense_logits(dense: DenseClassifier, name: str, features: Tensor) -> Tensor:
+    with _raising(NotAlone), blaming(f"the head of {name} does not take one location alone", WAY_OUT):
+        return dense.head(features)
+
+
+@contextmanager
+def _raising(kind: type[TeacherError]) -> Iterator[None]:
     try:
-        with blaming(f"the head of {name} does not take one location alone", WAY_OUT):
-            return dense.head(features)
+        yield
     except TeacherError as error:
-        raise NotAlone(str(error)) from error
+        raise kind(str(error)) from error
+
+
+def _check_finite(name: str, answer: Tensor) -> None:
+    if not bool(answer.isfinite().all()):
+        raise TeacherError(f"{name} answers NaN or infinity: its weights are damaged, or were never trained")
 
 
 def _check_answers(name: str, own: Tensor, logits: Tensor) -> None:
-    if not bool(own.isfinite().all() and logits.isfinite().all()):
-        raise TeacherError(f"{name} answers NaN or infinity: its weights are damaged, or were never trained")
+    _check_finite(name, logits)
     if own.shape[1] != logits.shape[1]:
         raise TeacherError(
             refusal(name, f"it answers {own.shape[1]} classes for an image, and {logits.shape[1]} for one location")

@@ -10,7 +10,7 @@ from torch import nn
 from relabel.errors import TeacherError
 from relabel.geometry import Grid
 from relabel.teacher.heads.class_tokens import reads_strange_tokens
-from relabel.teacher.heads.dense import FeatureLayout
+from relabel.teacher.heads.dense import DenseClassifier, FeatureLayout
 from relabel.teacher.heads.door import dense_of
 from relabel.teacher.heads.hooked import dense_by_hook
 
@@ -78,12 +78,12 @@ IMAGES = torch.randn(2, 3, 16, 24, generator=torch.Generator().manual_seed(0))
     ids=["plain", "one block", "class attention", "at the end", "nothing", "locations read", "all read"],
 )
 def test_class_tokens_are_strange_where_they_pass_other_layers_than_the_locations(model, is_strange):
-    assert reads_strange_tokens(model, model, LAYOUT, IMAGES) == is_strange
+    assert reads_strange_tokens(DenseClassifier(model, LAYOUT), IMAGES) == is_strange
 
 
 def test_a_map_without_class_tokens_has_no_strange_ones():
     model = Transformer([True])
-    assert not reads_strange_tokens(model, model, FeatureLayout("NLC", Grid(2, 3), 0), IMAGES)
+    assert not reads_strange_tokens(DenseClassifier(model, FeatureLayout("NLC", Grid(2, 3), 0)), IMAGES)
 
 
 @pytest.mark.parametrize(("blocks", "place"), [([False, True], "blocks.0"), ([True], "embed")])

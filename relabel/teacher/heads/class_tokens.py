@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from relabel.teacher.heads.dense import FeatureLayout
+from relabel.teacher.heads.dense import TOLERANCE, DenseClassifier, FeatureLayout
+from relabel.teacher.heads.families import Adapted
 from relabel.teacher.heads.places import places_of, with_first
-from relabel.teacher.proof import TOLERANCE, exact_float32
 
 STRANGE = "its answer is read off class tokens that passed other layers than the locations, as in class attention"
 
@@ -25,29 +25,27 @@ _MOST_TRIED = 24
 """So many earlier places are looked at, outer ones first: whole blocks before what is inside them."""
 
 
-def reads_strange_tokens(model: Any, body: nn.Module, layout: FeatureLayout, images: Tensor) -> bool:
+def reads_strange_tokens(dense: DenseClassifier, images: Tensor) -> bool:
     """Whether the head reads class tokens that went another way than the locations.
 
     They went the same way if there is an earlier place where, all slots being equal, they stay equal to the end, and
-    from where the locations reach the class tokens at all.
+    from where the locations reach the class tokens at all. Of families with an adapter that is known.
 
     Args:
-        model: a classifier in halves, `forward_features` and `forward_head`.
-        body: the module that runs in the first half.
-        layout: of its features.
+        dense: not proved yet.
         images: normalised (B, 3, h, w).
     """
-    if not layout.prefix:
+    model, layout = dense.model, dense.layout
+    if not layout.prefix or isinstance(model, Adapted):
         return False
-    images = images[:1]
-    with torch.inference_mode(), exact_float32():
-        features = model.forward_features(images)
-        changed = features.clone()
-        changed[:, : layout.prefix] = features[:, -1:]
-        if not _differ(model.forward_head(features), model.forward_head(changed)):
-            return False
-        places = sorted((n for n, its in places_of(body, images).items() if its == layout), key=lambda n: n.count("."))
-        return not any(_is_one_kind(model, body.get_submodule(p), layout, images) for p in places[:_MOST_TRIED])
+    features = model.forward_features(images)
+    changed = features.clone()
+    changed[:, : layout.prefix] = features[:, -1:]
+    if not _differ(model.forward_head(features), model.forward_head(changed)):
+        return False
+    found = (name for name, its in places_of(dense.body, images).items() if its == layout)
+    places = sorted(found, key=lambda name: name.count("."))[:_MOST_TRIED]
+    return not any(_is_one_kind(model, dense.body.get_submodule(place), layout, images) for place in places)
 
 
 def _is_one_kind(model: Any, place: nn.Module, layout: FeatureLayout, images: Tensor) -> bool:

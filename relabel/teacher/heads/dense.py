@@ -21,6 +21,9 @@ WAY_OUT = (
     "returning a model that answers (B, C, H, W)"
 )
 
+TOLERANCE = 1e-4
+"""Relative to the spread of the own logits over the classes, in float32."""
+
 Layout = Literal["NCHW", "NHWC", "NLC"]
 
 
@@ -85,6 +88,12 @@ class DenseClassifier(nn.Module):
             return torch.stack(each, dim=2).reshape(len(cells), -1, *self.layout.grid.size_hw)
         logits: Tensor = self._for_one.forward_head(self.layout.alone(cells))
         return logits.reshape(*cells.shape[:3], -1).permute(0, 3, 1, 2)
+
+    @property
+    def body(self) -> nn.Module:
+        """The module whose submodules run in the first half."""
+        model: nn.Module = self.model
+        return model
 
     def on(self, layout: FeatureLayout) -> DenseClassifier:
         """The same for images of another size."""

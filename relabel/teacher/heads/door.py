@@ -8,8 +8,7 @@ from torch import Tensor, nn
 
 from relabel.errors import TeacherError
 from relabel.teacher.blame import blaming
-from relabel.teacher.heads.class_tokens import STRANGE, reads_strange_tokens
-from relabel.teacher.heads.dense import WAY_OUT, DenseClassifier, find_layout, refusal
+from relabel.teacher.heads.dense import WAY_OUT, DenseClassifier, find_layout
 from relabel.teacher.heads.families import adapted
 from relabel.teacher.heads.hooked import dense_by_hook
 from relabel.teacher.proof import DOUBTFUL, Proof, proved
@@ -41,15 +40,11 @@ def dense_of(model: nn.Module, name: str, images: Tensor, place: str = "") -> tu
 
 def _proved(model: nn.Module, name: str, images: Tensor, place: str) -> tuple[DenseClassifier, Proof]:
     first: TeacherError | None = None
-    family = None if place else adapted(model)
-    halves = family or (None if place else _in_halves(model))
+    halves = None if place else adapted(model) or _in_halves(model)
     if halves is not None:
         try:
             with blaming(f"the head of {name} cannot be proved", WAY_OUT):
-                layout = find_layout(halves, name, images)
-                if family is None and reads_strange_tokens(halves, model, layout, images):
-                    raise TeacherError(refusal(name, STRANGE))
-                return proved(halves, layout, name, images)
+                return proved(halves, find_layout(halves, name, images), name, images)
         except TeacherError as error:
             _log.debug("%s", error)
             first = error

@@ -15,11 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from relabel.errors import TeacherError
-from relabel.teacher.blame import blaming
-from relabel.teacher.heads.class_tokens import STRANGE, reads_strange_tokens
 from relabel.teacher.heads.dense import WAY_OUT, DenseClassifier, FeatureLayout, refusal
 from relabel.teacher.heads.places import places_of, with_first
-from relabel.teacher.proof import MOST_REPEATED, TOLERANCE, NotAlone, Proof, exact_float32, prove
+from relabel.teacher.proof import MOST_REPEATED, NotAlone, NotHalves, Proof, prove
 
 _log = logging.getLogger(__name__)
 
@@ -36,7 +34,6 @@ class HookedClassifier(nn.Module):
         super().__init__()
         self.model = model
         self.place = place
-        self.layout = layout
         self.output_fmt = layout.layout
         self.num_prefix_tokens = layout.prefix
         # What the second half runs on: features that are put in at the place hide what it holds.
@@ -91,6 +88,11 @@ class FoldedClassifier(DenseClassifier):
         """Dense logits of what the place puts out."""
         return self._unfolded(self.model.forward_head(self._folded(features)))
 
+    @property
+    def body(self) -> nn.Module:
+        """The model that the hook is in."""
+        return self.model.model
+
     def on(self, layout: FeatureLayout) -> FoldedClassifier:
         """The same for images of another size."""
         return FoldedClassifier(self.model, layout, self.repeated)
@@ -128,20 +130,18 @@ def dense_by_hook(model: nn.Module, name: str, images: Tensor, place: str = "") 
         places = [(found, layout) for found, layout in places if found == place]
     # The last first; then, once more, the last of those that the whole answer passes and that know places.
     tries = [(False, *found) for found in places[: -_MOST_TRIED - 1 : -1]]
-    reasons: dict[str, NotAlone] = {}
+    reasons: dict[str, TeacherError] = {}
     for is_repeated, found, layout in tries:
         cells = layout.grid.height * layout.grid.width
         hooked = HookedClassifier(model, found, layout, images)
         dense = FoldedClassifier(hooked, layout, is_repeated)
-        is_passed = False
         try:
-            _check_passed(hooked, name, images)
-            is_passed = True
             proof = prove(dense, name, images)
-        except NotAlone as error:
+        except (NotHalves, NotAlone) as error:
             hooked.hook.remove()
             reasons.setdefault(found, error)
-            if is_passed and cells <= MOST_REPEATED and not any(each[0] for each in tries):
+            is_whole = isinstance(error, NotAlone) and cells <= MOST_REPEATED
+            if is_whole and not any(each_repeated for each_repeated, *_ in tries):
                 tries.append((True, found, layout))
             continue
         _log.debug("%s is dense at its submodule %s", name, found)
@@ -157,25 +157,7 @@ def dense_by_hook(model: nn.Module, name: str, images: Tensor, place: str = "") 
     raise _none_proved(name, reasons)
 
 
-def _check_passed(hooked: HookedClassifier, name: str, images: Tensor) -> None:
-    """Refuse a place that a part of the answer passes by, or class tokens that are not of the locations' kind."""
-    with torch.inference_mode(), exact_float32():
-        own = hooked(images)
-        try:
-            with blaming(f"what follows {hooked.place} in {name} does not take its features alone", WAY_OUT):
-                composed = hooked.forward_head(hooked.forward_features(images))
-        except TeacherError as error:
-            raise NotAlone(str(error)) from error
-    # Answers that are not finite are for the proof to refuse.
-    if bool(own.isfinite().all()) and not torch.allclose(
-        composed, own, rtol=0, atol=TOLERANCE * float(own.abs().max())
-    ):
-        raise NotAlone(refusal(name, f"a part of its answer passes {hooked.place} by"))
-    if reads_strange_tokens(hooked, hooked.model, hooked.layout, images):
-        raise NotAlone(refusal(name, STRANGE))
-
-
-def _none_proved(name: str, reasons: dict[str, NotAlone]) -> TeacherError:
+def _none_proved(name: str, reasons: dict[str, TeacherError]) -> TeacherError:
     if not reasons:
         return TeacherError(
             refusal(name, "none of its submodules puts out a feature map, or tokens whose square cells tile the image")
