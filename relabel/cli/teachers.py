@@ -56,7 +56,10 @@ def _as_json(ensemble: Ensemble) -> dict[str, Any]:
                 **asdict(member.record),
                 **asdict(member.preprocessing),
                 "own_grid_hw": member.grid.size_hw,
-                **{key: getattr(member.proof, key) for key in ("linear_error", "constant_error", "localises")},
+                **{
+                    key: getattr(member.proof, key)
+                    for key in ("linear_error", "constant_error", "localises", "agreement")
+                },
             }
             for member in ensemble.members
         ],
@@ -92,7 +95,8 @@ def _facts(member: Teacher) -> dict[str, object]:
         + (
             "answers maps by itself"
             if record.head == "given"
-            else f"mean of the map off by {proof.linear_error:.1e}, constant field by {proof.constant_error:.1e}"
+            else f"constant field off by {proof.constant_error:.1e}, mean of the map like the own answer by "
+            f"{proof.agreement:.3f}"
         ),
         "place": "a change shows where it is" if proof.localises else "NOT shown: look at some maps before you use it",
         "runs": f"{record.precision} on {member.device}",

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from relabel.errors import InvalidValueError
-from relabel.manifest import Decode, Fit, Interpolation
+from relabel.errors import InvalidValueError, TeacherError
+from relabel.manifest import Decode, Fit, Interpolation, Preprocessing, TeacherRecord
 from relabel.options import Option, check_options
 
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 Source = Literal["timm", "torchvision", "transformers", "function"]
+
+_SHOWN = 12
+"""Characters of a digest."""
 
 _HUB = ("hf-hub", "hf_hub")
 """What stands before the name of a model of the Hugging Face hub in timm's format."""
@@ -122,6 +125,39 @@ class TeacherSpec:
         check_options(self)
         if self.checkpoint is not None and self.random_weights is not None:
             raise InvalidValueError("give a checkpoint or a seed for random weights, not both")
+
+    @classmethod
+    def of(cls, record: TeacherRecord, preprocessing: Preprocessing, **said: Any) -> TeacherSpec:
+        """The spec that a record tells of, for the device that is said, or with what else is said of it otherwise.
+
+        Args:
+            record: of a manifest, as `Teacher.record`.
+            preprocessing: likewise.
+            said: fields; where it holds a checkpoint or a seed, even None, nothing is taken of the recorded weights.
+
+        Raises:
+            TeacherError: weights or classes came from a file, and it is not said.
+        """
+        if not {"checkpoint", "random_weights"} & said.keys() and record.weights in ("checkpoint", "unknown"):
+            raise TeacherError(
+                f"the manifest says that {record.name} ran with the weights {record.weights!r} (sha256 "
+                f"{record.weights_digest[:_SHOWN]}), and not where they are: give --checkpoint FILE, or --teacher NAME "
+                "where that is no name of a teacher"
+            )
+        kept = record.kept
+        if "classes" not in said and kept is not None and kept.selection == "file":
+            raise TeacherError(
+                f"the manifest says that {record.name} kept {kept.count} of {kept.of} classes by a file (sha256 "
+                f"{kept.digest[:_SHOWN]}): give it as --classes FILE"
+            )
+        recorded = {
+            **{part.name: getattr(preprocessing, part.name) for part in fields(preprocessing)},
+            "crop": preprocessing.crop if preprocessing.fit == "center" else None,
+            "random_weights": None if "checkpoint" in said else record.seed,
+            "classes": kept and kept.selection,
+            "precision": record.precision,
+        }
+        return cls(name=record.name, **{**recorded, **said})
 
     @property
     def source(self) -> Source:

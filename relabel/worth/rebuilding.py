@@ -1,23 +1,23 @@
-"""From a manifest to the teachers that made its store: what it records, and what only the user can say."""
+"""From a manifest to the teachers that made its store, and what only the user can say of them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
-import torch
-
-from relabel.errors import TeacherError
-from relabel.manifest import Decode, Manifest, MemberRecord
+from relabel.manifest import Manifest, MemberRecord
 from relabel.options import declared, for_each
 from relabel.teacher import EnsembleSpec, TeacherSpec
 from relabel.teacher.devices import find_device
-from relabel.teacher.spec import Precision
 from relabel.worth.options import RerunOptions
 
-_SHOWN = 12
+_FIELDS = {
+    "checkpoints": "checkpoint",
+    "random_weights": "random_weights",
+    "image_sizes_hw": "image_size_hw",
+    "classes": "classes",
+}
+"""What is given once for each teacher, and what `TeacherSpec` calls it."""
 
 
 def recorded_members(manifest: Manifest) -> list[MemberRecord]:
@@ -41,82 +41,35 @@ def rerun_spec(manifest: Manifest, options: RerunOptions) -> EnsembleSpec:
         TeacherError: something is needed that only the user knows; says what.
         InvalidValueError: an option has neither as many values as there are teachers, nor one that serves all.
     """
-    members = _renamed(recorded_members(manifest), options.teachers)
+    members = recorded_members(manifest)
+    if options.teachers:
+        # Nothing that was recorded of one teacher says anything of another but how it saw images, the last of further.
+        like = [members[min(number, len(members) - 1)] for number in range(len(options.teachers))]
+        own: dict[str, Any] = {"weights": "pretrained", "seed": None, "kept": None}
+        members = [
+            replace(m, teacher=replace(m.teacher, name=name, **own))
+            for m, name in zip(like, options.teachers, strict=True)
+        ]
     # One teacher at several sizes is several members, and one to whoever types its name.
     identities = [(m.teacher.name, m.teacher.weights_digest, m.teacher.kept) for m in members]
     distinct = list(dict.fromkeys(identities))
     places = list(range(len(members))) if options.teachers else [distinct.index(identity) for identity in identities]
-    count = max(places) + 1
-    asked = {o.name: for_each(o, getattr(options, o.name), count) for o in declared(RerunOptions) if o.is_many}
+    asked = {
+        _FIELDS[option.name]: for_each(option, given, max(places) + 1)
+        for option in declared(RerunOptions)
+        if option.name in _FIELDS and (given := getattr(options, option.name))
+    }
     device = find_device(options.device)
+    said: dict[str, Any] = {"device": options.device}
+    if device.type == "cpu":
+        # A GPU's decoder and half precision are there for a GPU only.
+        said |= {"decode": "cpu", "precision": "float32"}
+    if options.precision is not None:
+        said["precision"] = options.precision
     teachers = tuple(
-        TeacherSpec(
-            name=member.teacher.name,
-            **_weights(
-                member, asked["checkpoints"][place], asked["random_weights"][place], is_given=bool(options.checkpoints)
-            ),
-            **_pixels(member, device),
-            image_size_hw=asked["image_sizes_hw"][place] or member.preprocessing.image_size_hw,
-            classes=asked["classes"][place] if options.classes else _classes(member),
-            precision=options.precision or _precision(member, device),
-            device=options.device,
+        TeacherSpec.of(
+            member.teacher, member.preprocessing, **said, **{field: values[place] for field, values in asked.items()}
         )
         for member, place in zip(members, places, strict=True)
     )
     return EnsembleSpec(teachers=teachers, flip=manifest.flip_average, grid_hw=manifest.scores.grid_hw)
-
-
-def _renamed(members: list[MemberRecord], names: Sequence[str]) -> list[MemberRecord]:
-    """The members with other teachers in their places; of further ones the preprocessing is the last member's."""
-    like = [members[min(i, len(members) - 1)] for i in range(len(names))]
-    return [
-        # Nothing that was recorded of the one says anything of the other.
-        replace(member, teacher=replace(member.teacher, name=name, weights="pretrained", seed=None, kept=None))
-        for member, name in zip(like, names, strict=True)
-    ] or members
-
-
-def _weights(member: MemberRecord, checkpoint: Path | None, seed: int | None, *, is_given: bool) -> dict[str, Any]:
-    """`checkpoint` or `random_weights` of a spec, or none of them for a teacher's own weights."""
-    weights = member.teacher.weights
-    if is_given or seed is not None:
-        return {"checkpoint": checkpoint, "random_weights": seed}
-    if weights in ("pretrained", "own", "random"):
-        return {"random_weights": member.teacher.seed}
-    raise TeacherError(
-        f"the manifest says that {member.teacher.name} ran with the weights {weights!r} (sha256 "
-        f"{member.teacher.weights_digest[:_SHOWN]}), and not where they are: give --checkpoint FILE, or --teacher NAME "
-        "where that is no name of a teacher"
-    )
-
-
-def _pixels(member: MemberRecord, device: torch.device) -> dict[str, Any]:
-    """What a spec says of the images. A GPU's decoder is asked for only where there is one."""
-    seen = member.preprocessing
-    decode: Decode = seen.decode if device.type == "cuda" else "cpu"
-    return {
-        "fit": seen.fit,
-        "crop": seen.crop if seen.fit == "center" else None,
-        "mean": seen.mean,
-        "std": seen.std,
-        "interpolation": seen.interpolation,
-        "decode": decode,
-    }
-
-
-def _classes(member: MemberRecord) -> str | None:
-    """The subset of classes that a record names; files are not kept in it."""
-    kept = member.teacher.kept
-    if kept is not None and kept.selection == "file":
-        raise TeacherError(
-            f"the manifest says that {member.teacher.name} kept {kept.count} of {kept.of} classes by a file (sha256 "
-            f"{kept.digest[:_SHOWN]}): give it as --classes FILE"
-        )
-    return None if kept is None else kept.selection
-
-
-def _precision(member: MemberRecord, device: torch.device) -> Precision:
-    """The recorded precision; on a CPU, where it gains nothing, float32."""
-    choices: tuple[Precision, ...] = get_args(Precision)
-    recorded = [choice for choice in choices if choice == member.teacher.precision]
-    return "float32" if device.type == "cpu" else (*recorded, choices[0])[0]

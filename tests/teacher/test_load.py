@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from relabel.errors import TeacherError
+from relabel.manifest import KeptRecord
 from relabel.teacher import TeacherSpec, load_teacher
 
 NAME = "torchvision:shufflenet_v2_x0_5"
@@ -26,6 +29,41 @@ def test_classes_of_a_hooked_teacher_can_be_kept(tmp_path, photos):
     whole, kept = _load(), _load(classes=str(tmp_path / "classes.txt"))
     assert (kept.num_classes, kept.class_names) == (2, ("seven", "three"))
     torch.testing.assert_close(kept(photos(kept)), whole(photos(kept))[:, [7, 3]])
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        {"name": "test_vit", "random_weights": 3, "image_size_hw": (96, 128), "fit": "center", "crop": 0.5},
+        {"name": "convnextv2_atto", "random_weights": 0, "image_size_hw": (64, 64), "classes": "imagenet-1k"},
+        {"name": NAME, "random_weights": 1, "image_size_hw": (64, 64), "mean": (0.1,) * 3, "interpolation": "bicubic"},
+        {"name": "colour_teacher:make"},
+    ],
+    ids=["timm", "a subset", "torchvision", "function"],
+)
+def test_a_record_says_the_spec_that_made_it(spec):
+    made = load_teacher(TeacherSpec(device="cpu", precision="bfloat16", **spec))
+    again = TeacherSpec.of(made.record, made.preprocessing, device="cpu")
+    assert (again.name, again.random_weights, again.classes) == (
+        spec["name"],
+        spec.get("random_weights"),
+        spec.get("classes"),
+    )
+    found = load_teacher(again)
+    assert (found.record, found.preprocessing, found.grid) == (made.record, made.preprocessing, made.grid)
+
+
+def test_a_record_of_files_needs_to_be_told_where_they_are(tmp_path):
+    kept = KeptRecord(selection="file", count=2, of=10, digest="9" * 64)
+    record = replace(_load().record, weights="checkpoint", seed=None)
+    with pytest.raises(TeacherError, match=r"ran with the weights 'checkpoint' .* give --checkpoint FILE"):
+        TeacherSpec.of(record, _load().preprocessing)
+    assert TeacherSpec.of(record, _load().preprocessing, checkpoint=tmp_path).checkpoint == tmp_path
+    with pytest.raises(TeacherError, match=r"kept 2 of 10 classes by a file \(sha256 999999999999\): give it as --cl"):
+        TeacherSpec.of(replace(_load().record, kept=kept), _load().preprocessing)
+    assert TeacherSpec.of(replace(_load().record, kept=kept), _load().preprocessing, classes=None).classes is None
+    # A checkpoint that is said stands for recorded random weights too.
+    assert TeacherSpec.of(_load().record, _load().preprocessing, checkpoint=None).random_weights is None
 
 
 def test_a_hooked_teacher_runs_in_channels_last_order(photos):
