@@ -114,9 +114,13 @@ def test_the_gradient_is_that_of_the_dense_way(case):
     torch.testing.assert_close(*gradients, atol=1e-6, rtol=1e-5)
 
 
+@pytest.mark.parametrize("total", [1, 0.6], ids=["sums to 1", "sums to 0.6"])
 @pytest.mark.parametrize("size", [(), (2, 2)])
-def test_the_gradient_is_the_slope(size):
+def test_the_gradient_is_the_slope(size, total):
     labels = random_mix(2, 3, 6, size, dtype=torch.float64)
+    for part in (labels.first, labels.second):
+        part.probabilities.mul_(total)
+        part.other.mul_(total)
     logits = random_logits(*((2, 4, 6) if size else (2, 6)), dtype=torch.float64).requires_grad_()
     assert torch.autograd.gradcheck(lambda z: soft_cross_entropy(z, labels), logits)
 
