@@ -28,7 +28,7 @@ from relabel.loader import CropLabels
 from relabel.teacher import TeacherSpec
 from relabel.verify import verify_shards
 
-SIZES_HW = ((375, 500), (375, 500), (375, 500), (500, 375))
+SIZES_HW = ((150, 200), (150, 200), (150, 200), (200, 150))
 PIPELINES: dict[str, Callable[[], Any]] = {
     "torchvision v1": lambda: v1.Compose([v1.RandomResizedCrop(32), v1.RandomHorizontalFlip(), v1.ToTensor()]),
     "torchvision v2": lambda: v2.Compose(

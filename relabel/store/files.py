@@ -197,4 +197,4 @@ def _remote(url: str, what: str) -> Iterator[tuple[Any, str]]:
         raise
     # Each file system has errors of its own, from its own libraries.
     except Exception as error:
-        raise StoreError(f"cannot {what}: {error or type(error).__name__}") from error
+        raise StoreError(f"cannot {what}: {str(error) or type(error).__name__}") from error

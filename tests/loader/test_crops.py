@@ -88,14 +88,19 @@ def test_a_batch_has_the_labels_of_its_crops(photos: Path, store: Path) -> None:
         assert torch.allclose(labels.pool(space="probability")[i].sum(), torch.tensor(1.0))
 
 
-@pytest.mark.parametrize("context", ["fork", "spawn"])
-@pytest.mark.parametrize("wrap", [lambda d: d, lambda d: Subset(d, range(1, 7)), lambda d: ConcatDataset([d, d])])
+def some_twice(dataset: Any) -> Any:
+    return ConcatDataset([Subset(dataset, range(1, 7)), dataset])
+
+
+# Of each way a worker starts, and each way a data set is wrapped: a spawned worker imports torch, for seconds.
+@pytest.mark.parametrize(("context", "wrap"), [("fork", lambda d: d), ("fork", some_twice), ("spawn", some_twice)])
 def test_loader_workers_give_the_row_of_the_image_that_they_loaded(
     photos: Path, store: Path, context: str, wrap: Callable[[Any], Any]
 ) -> None:
     dataset = wrap(crops(photos, store))
+    workers = 2 if context == "fork" else 1
     loader = DataLoader(
-        dataset, batch_size=3, num_workers=2, collate_fn=relabel.collate, multiprocessing_context=context
+        dataset, batch_size=3, num_workers=workers, collate_fn=relabel.collate, multiprocessing_context=context
     )
     whole = relabel.open(store)
     count = 0

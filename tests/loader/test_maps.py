@@ -150,11 +150,10 @@ def test_an_unfinished_store_opens_only_when_asked_and_lacks_the_missing_keys(st
     assert maps.find(["b/2.jpg", "c/4.jpg"]).tolist() == [2, -1]
 
 
-@pytest.mark.parametrize("method", ["fork", "spawn"])
-def test_workers_read_what_the_parent_reads(store: Path, method: str) -> None:
+def test_forked_workers_read_what_the_parent_reads(store: Path) -> None:
     maps = relabel.open(store)
     expected = maps[maps.rows(EVERY[:4])]
-    with multiprocessing.get_context(method).Pool(2) as pool:
+    with multiprocessing.get_context("fork").Pool(2) as pool:  # spawned ones: those of a loader, in test_crops
         for read in pool.map(maps.__getitem__, [[0, 1, 2, 3]] * 4):
             assert isinstance(read, ScoreMap)
             assert torch.equal(read.planes, expected.planes)
