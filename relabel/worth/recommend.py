@@ -98,7 +98,7 @@ def _is_worth_it(plain: Tally, better: Tally) -> bool:
 def _smallest(tallies: Mapping[str, Tally], stored: Tally, record: ScoreRecord) -> Tally:
     """The map of fewest bytes that is as good as the stored one."""
     sizes = [t for t in tallies.values() if t.way.kind == "size"]
-    if record.select == "cell":
+    if record.has_holes:
         # What is stored is of another kind; as good as the best of this kind will do.
         stored = min(sizes, key=lambda tally: tally.mean("kl_teacher"))
     return min([stored, *(t for t in sizes if _is_as_good(t, stored))], key=lambda tally: tally.bytes_an_image)

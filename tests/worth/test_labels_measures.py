@@ -497,7 +497,8 @@ def test_raw_logits_are_pooled_as_published_with_other_boxes_too(logits: torch.T
     record = ScoreRecord(num_classes=CLASSES, planes=CLASSES, grid_hw=GRID, **RAW_LOGITS)
     truths, whole = torch.tensor([-1, -1]), torch.tensor([[0.0, 0.0, 1.0, 1.0]] * 2)
     answers = Answers(stored=stored, logits=logits, scores=logits.log_softmax(1), footprints=whole, truths=truths)
-    boxes = torch.tensor(BOXES[:, 0]).float()
+    # Zero fill widens the second to a cell.
+    boxes = torch.tensor(BOXES[:, 1]).float()
     labels = {labeler.way.kind: labeler.labels(boxes) for labeler in labelers(answers, record)}
     torch.testing.assert_close(labels["whole image"], stored.pool(whole, fill="zero"))
     torch.testing.assert_close(labels["swapped"], stored.pool(boxes[:, [1, 0, 3, 2]], fill="zero"))
