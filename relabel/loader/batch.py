@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, TypedDict, Unpack, overload
+from typing import Any, Literal, Unpack, overload
 
 import torch
 from torch import Tensor
@@ -13,17 +13,7 @@ from torch.utils.data import default_collate
 from relabel.errors import InvalidValueError
 from relabel.labels import SparseLabels
 from relabel.loader.crops import CropLabel
-from relabel.pooling import Space
-from relabel.score_map import Fill, ScoreMap, Size, Uncovered
-
-
-class How(TypedDict, total=False):
-    """How labels are pooled; see `ScoreMap.pool`."""
-
-    space: Space
-    temperature: float
-    fill: Fill
-    uncovered: Uncovered
+from relabel.score_map import How, ScoreMap, Size
 
 
 @dataclass(frozen=True, slots=True, eq=False)

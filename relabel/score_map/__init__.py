@@ -3,6 +3,6 @@
 from relabel.score_map.checks import Size
 from relabel.score_map.coding import NOT_STORED, OFFSET_STEP, encode_offsets
 from relabel.score_map.filling import Fill
-from relabel.score_map.score_map import ScoreMap, Uncovered
+from relabel.score_map.score_map import How, ScoreMap
 
-__all__ = ["NOT_STORED", "OFFSET_STEP", "Fill", "ScoreMap", "Size", "Uncovered", "encode_offsets"]
+__all__ = ["NOT_STORED", "OFFSET_STEP", "Fill", "How", "ScoreMap", "Size", "encode_offsets"]

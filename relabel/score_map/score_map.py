@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Literal, overload
+from typing import Literal, TypedDict, Unpack, overload
 
 import torch
 from torch import Tensor
@@ -26,6 +26,21 @@ from relabel.score_map.filling import Fill, whole_maps
 from relabel.score_map.tensors import MapTensors
 
 Uncovered = Literal["raise", "nearest"]
+
+
+class How(TypedDict, total=False):
+    """How labels are pooled; see `ScoreMap.pool`."""
+
+    space: Space
+    temperature: float
+    fill: Fill
+    uncovered: Uncovered
+
+
+class Crop(How, total=False):
+    """The same, of crops of which some were mirrored."""
+
+    flip: Tensor | None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -170,30 +185,12 @@ class ScoreMap(MapTensors):
 
     @overload
     def pool(
-        self,
-        boxes_xyxy: Tensor,
-        size: Size | None = ...,
-        *,
-        flip: Tensor | None = ...,
-        sparse: Literal[False] = ...,
-        space: Space = ...,
-        temperature: float = ...,
-        fill: Fill = ...,
-        uncovered: Uncovered = ...,
+        self, boxes_xyxy: Tensor, size: Size | None = ..., *, sparse: Literal[False] = ..., **how: Unpack[Crop]
     ) -> Tensor: ...
 
     @overload
     def pool(
-        self,
-        boxes_xyxy: Tensor,
-        size: Size | None = ...,
-        *,
-        flip: Tensor | None = ...,
-        sparse: Literal[True],
-        space: Space = ...,
-        temperature: float = ...,
-        fill: Fill = ...,
-        uncovered: Uncovered = ...,
+        self, boxes_xyxy: Tensor, size: Size | None = ..., *, sparse: Literal[True], **how: Unpack[Crop]
     ) -> SparseLabels: ...
 
     def pool(  # noqa: PLR0913 - its keywords are the public way to ask for a label
