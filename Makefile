@@ -12,7 +12,7 @@ OLDEST_PYTHON ?= python3.11
 room = $(wildcard tests/$(ROOM) tests/test_$(ROOM).py tests/test_$(ROOM)_*.py relabel/$(ROOM) relabel/$(ROOM).py)
 
 .DEFAULT_GOAL := help
-.PHONY: help install check test test-gpu test-oldest demo bench fixture
+.PHONY: help install check test test-gpu test-oldest demo bench edits fixture
 
 help: ## Show this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -46,6 +46,9 @@ demo: $(STAMP) ## Teacher, store, labels of crops on real digit scans, in minute
 
 bench: $(STAMP) ## Speed and size, each beside a peer in the same run
 	$(BIN)/python -m bench.run
+
+edits: $(STAMP) ## 2,000 edits of a manifest: each is refused, or changes no label
+	cd tests && PYTHONPATH=.. ../$(BIN)/python -m store.manifest_edits 2000
 
 fixture: $(STAMP) ## Freeze a new store fixture; see CONTRIBUTING.md first
 	$(BIN)/python tests/make_fixture.py
