@@ -150,7 +150,7 @@ def rows_by_key(store: Path) -> dict[str, dict[str, Any]]:
 
 
 class SlowTeacher(nn.Module):
-    """`answer`, after as long as a small batch might take on a device; for the command line."""
+    """`answer`, after as long as a small batch might take on a device; never of a picture that is red all over."""
 
     image_size_hw = IMAGE_SIZE_HW
     mean = MEAN
@@ -158,6 +158,8 @@ class SlowTeacher(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Images (B, 3, 16, 24) to logits (B, 10, 2, 3)."""
         time.sleep(0.01)
+        while ((images[:, 0].amin((1, 2)) > 0.45) & (images[:, 1].amin((1, 2)) < 0)).any():
+            time.sleep(0.01)
         return answer(images)
 
 
