@@ -31,6 +31,11 @@ def class_names(texts: Mapping[str, str]) -> tuple[str, ...] | None:
     return tuple(names) or None
 
 
+def numbers_of(names: tuple[str, ...] | None) -> dict[str, int] | None:
+    """The label of each name."""
+    return None if names is None else {name: number for number, name in enumerate(names)}
+
+
 def label_of(text: str, numbers: Mapping[str, int] | None) -> int:
     """The label of a class, by its number among the names; -1 for "" and where it is unknown.
 

@@ -50,7 +50,13 @@ class Listing:
     parts: tuple[SourcePart, ...]
 
     @classmethod
-    def of(cls, kind: Kind, parts: tuple[SourcePart, ...], rows_per_shard: int | None) -> Listing:
+    def of(
+        cls,
+        kind: Kind,
+        parts: tuple[SourcePart, ...],
+        rows_per_shard: int | None,
+        class_names: tuple[str, ...] | None = None,
+    ) -> Listing:
         """Cut parts into shards of at most so many rows; with None, a part is a shard of its own name."""
         tasks = plan([(part.name, len(part.keys)) for part in parts], rows_per_shard=rows_per_shard)
         keys = tuple(key for part in parts for key in part.keys)
@@ -63,6 +69,7 @@ class Listing:
             counts=tuple(task.count for task in tasks),
             rows_per_shard=max(task.count for task in tasks),
             fingerprint=fingerprint(keys),
+            class_names=class_names,
         )
         prints = tuple(fingerprint(keys[end - task.count : end]) for task, end in zip(tasks, ends, strict=True))
         return cls(tasks, record, prints, parts)
@@ -97,8 +104,11 @@ class ImageSource(Protocol):
                 where it was never listed.
         """
 
-    def spans(self) -> list[Iterable[Span]]:
+    def spans(self, class_names: tuple[str, ...] | None) -> list[Iterable[Span]]:
         """All images, cut for threads: each takes one item, whose spans fail one by one.
+
+        `class_names` are those of the store that they are to be compared with, for a source that knows its own only
+        once it is listed.
 
         Raises:
             SourceError: they cannot be listed.

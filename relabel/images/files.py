@@ -18,10 +18,12 @@ _SPAN = 256
 
 @dataclass(frozen=True, slots=True)
 class Files:
-    """Paths relative to the root, with extension and forward slashes, which are the keys, and each one's label."""
+    """Paths relative to the root, with extension and forward slashes, which are the keys; each one's label; and what
+    classes are called, None where they are only numbers."""
 
     keys: tuple[str, ...]
     labels: Sequence[int]
+    class_names: tuple[str, ...] | None
 
 
 Find = Callable[[Path, int, Callable[[int], None]], Files]
@@ -42,8 +44,9 @@ class FilesSource:
 
     def listing(self, rows_per_shard: int | None, *, workers: int, progress: Callable[[int], None]) -> Listing:
         """See `ImageSource.listing`."""
-        self._files = self._find(self._root, workers, progress)
-        return Listing.of(self._kind, (SourcePart(_PART, self._files.keys),), rows_per_shard or ROWS_PER_SHARD)
+        self._files = files = self._find(self._root, workers, progress)
+        part = SourcePart(_PART, files.keys)
+        return Listing.of(self._kind, (part,), rows_per_shard or ROWS_PER_SHARD, files.class_names)
 
     def read(self, part: str, first: int, count: int) -> Iterator[EncodedImage]:
         """See `ImageSource.read`."""
@@ -56,7 +59,7 @@ class FilesSource:
                 raise SourceError(f"cannot read {key}: {error.strerror}. The folder changed during the run?") from error
             yield EncodedImage(key, data, int(files.labels[number]))
 
-    def spans(self) -> list[Iterable[Span]]:
+    def spans(self, class_names: tuple[str, ...] | None) -> list[Iterable[Span]]:
         """See `ImageSource.spans`."""
         count = len(self._listed().keys)
         starts = range(0, count, _SPAN)

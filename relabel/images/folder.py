@@ -45,11 +45,12 @@ def class_folders(root: Path, _: int, progress: Callable[[int], None]) -> Files:
         is_store = (root / "zarr.json").exists()
         hint = "It is a store: IMAGES comes first, then STORE" if is_store else "Give the folder of the class folders"
         raise SourceError(f"{root} holds no images (jpg, png, webp, ...). {hint}")
-    unnamable = sorted(key for key in keys if not is_utf8(key))
+    unnamable = sorted(key for key in (*keys, *classes) if not is_utf8(key))
     if unnamable:
         raise SourceError(f"{len(unnamable)} file names are not valid UTF-8: {unnamable[:_SHOWN]}. Rename them")
     keys.sort()
-    return Files(tuple(keys), [classes[key.partition("/")[0]] if "/" in key else -1 for key in keys])
+    labels = [classes[key.partition("/")[0]] if "/" in key else -1 for key in keys]
+    return Files(tuple(keys), labels, tuple(classes) or None)
 
 
 def _status(folder: str) -> tuple[int, int]:

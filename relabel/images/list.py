@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from relabel.errors import SourceError
-from relabel.images.classes import class_names, label_of
+from relabel.images.classes import class_names, label_of, numbers_of
 from relabel.images.files import Files
 
 _SHOWN = 10
@@ -50,8 +50,8 @@ def listed_files(path: Path, root: Path, threads: int, progress: Callable[[int],
         raise SourceError(f"{path} must name an image of {root} in every line, and does not:{told}{more}")
     where = {text: f"line {number}" for number, text in reversed(list(enumerate(texts, 1))) if text}
     names = class_names(where)
-    numbers = None if names is None else {name: number for number, name in enumerate(names)}
-    return Files(tuple(keys), [label_of(text, numbers) for text in texts])
+    numbers = numbers_of(names)
+    return Files(tuple(keys), [label_of(text, numbers) for text in texts], names)
 
 
 def _fault(line: bytes, key: str, text: str | None) -> str:

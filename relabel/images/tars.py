@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 from relabel.errors import SourceError
+from relabel.images.classes import class_names, label_of, numbers_of
 from relabel.images.encoded import EncodedImage, Listing, SourcePart, Span, is_image_name, is_utf8
 from relabel.images.members import tar_files
 from relabel.manifest import DataRecord, fingerprint
 from relabel.plan import plan
 
 _SHOWN = 10
+_LONGEST_CLASS = 200
+"""Characters: a longer text is a caption, and a million of them would fill the manifest."""
 _META = re.compile(r"__[^/]*__($|/)")
 _TAR_NAME = re.compile(r"[^\s/'\"?#&|;<>()=]+\.(?:tar|tgz)(?:\.\w+)?(?=$|[\s'\"?#&|;<>()])")
 
@@ -23,7 +28,8 @@ _TAR_NAME = re.compile(r"[^\s/'\"?#&|;<>()=]+\.(?:tar|tgz)(?:\.\w+)?(?=$|[\s'\"?
 class TarSource:
     """Webdataset tars: local files (`Path`) or URLs (`str`).
 
-    A key is a sample's ``__key__``, its label what its ``.cls`` member says.
+    A key is a sample's ``__key__``, its class what its ``.cls`` member says: a number, which is the label; or a name,
+    whose label is its place among all names, sorted. So names have labels only once all tars were listed.
     """
 
     root_name = ""
@@ -32,6 +38,7 @@ class TarSource:
         names = [_name(location) for location in locations]
         self._locations = dict(zip(names, locations, strict=True))
         self._listed = False
+        self._numbers: Mapping[str, int] | None = None
         if len(self._locations) != len(locations):
             twice = [name for name, n in Counter(names).items() if n > 1]
             raise SourceError(
@@ -43,13 +50,14 @@ class TarSource:
             raise SourceError(f"the file names of tars are not valid UTF-8: {unnamable[:_SHOWN]}. Rename them")
 
     def listing(self, rows_per_shard: int | None, *, workers: int, progress: Callable[[int], None]) -> Listing:
-        """See `ImageSource.listing`; of a tar that is a local file, only the headers are read."""
+        """See `ImageSource.listing`; of a tar that is a local file, only the headers and the classes are read."""
         if rows_per_shard is None:
-            return Listing.of("webdataset", self._parts(workers, progress), None)
-        names = tuple(self._locations)
-        tasks = plan([(name, rows_per_shard) for name in names])
+            parts, names = self._parts(workers, progress)
+            return Listing.of("webdataset", parts, None, names)
+        shards = tuple(self._locations)
+        tasks = plan([(name, rows_per_shard) for name in shards])
         record = DataRecord(
-            kind="webdataset", shards=names, counts=(), rows_per_shard=rows_per_shard, fingerprint=fingerprint(names)
+            kind="webdataset", shards=shards, counts=(), rows_per_shard=rows_per_shard, fingerprint=fingerprint(shards)
         )
         return Listing(tasks, record, (), ())
 
@@ -67,10 +75,11 @@ class TarSource:
                     f"{part} holds more than {first + count} images: give a larger --samples-per-shard, or leave it out"
                 )
             if number >= first:
-                yield sample
+                yield EncodedImage(sample.key, sample.data, self._label(part, sample))
 
-    def spans(self) -> list[Iterable[Span]]:
+    def spans(self, class_names: tuple[str, ...] | None) -> list[Iterable[Span]]:
         """See `ImageSource.spans`. A tar is read from its start, and in one pass: listing it first would be another."""
+        self._numbers = numbers_of(class_names)
         return [((name, 0, sys.maxsize),) for name in self._locations]
 
     def find(self, wanted: Mapping[str, str], unread: Callable[[SourceError], None]) -> Iterator[EncodedImage]:
@@ -82,7 +91,7 @@ class TarSource:
         if not left:
             return
         try:
-            parts = self._parts(1, lambda _: None)
+            parts, _ = self._parts(1, lambda _: None)
         except SourceError as error:
             unread(error)
             return
@@ -106,12 +115,18 @@ class TarSource:
         except SourceError as error:
             unread(error)
 
-    def _parts(self, workers: int, progress: Callable[[int], None]) -> tuple[SourcePart, ...]:
+    def _parts(
+        self, workers: int, progress: Callable[[int], None]
+    ) -> tuple[tuple[SourcePart, ...], tuple[str, ...] | None]:
+        """All tars' keys, and the names of classes."""
+        where: dict[str, str] = {}
+
         def listed(name: str) -> SourcePart | str:
             keys: list[str] = []
             try:
                 for sample in self._samples(name, read=False):
                     keys.append(sample.key)
+                    where.setdefault(sample.class_text, name)
                     progress(1)
             except SourceError as error:
                 return f"{error} ({len(keys)} images before that)"
@@ -125,17 +140,28 @@ class TarSource:
             raise SourceError(f"{'; '.join(problems[:_SHOWN])}{more}. Mend or remove them, and run again")
         parts = tuple(outcome for outcome in outcomes if isinstance(outcome, SourcePart))
         _refuse_duplicates(parts)
-        self._listed = True
-        return parts
+        where.pop("", None)
+        names = class_names(where)
+        self._numbers, self._listed = numbers_of(names), True
+        return parts, names
 
-    def _samples(self, name: str, *, read: bool) -> Iterator[EncodedImage]:
-        """The samples that hold an image, in the tar's order; without `read`, their bytes are left out."""
+    def _label(self, part: str, sample: _Sample) -> int:
+        try:
+            return label_of(sample.class_text, self._numbers)
+        except KeyError:
+            if not self._listed:
+                return -1
+            raise SourceError(
+                f"{part}: {sample.key!r} is of the class {sample.class_text!r}, and none was called so when it was "
+                "listed. It changed during the run; restore it, or generate a new store"
+            ) from None
+
+    def _samples(self, name: str, *, read: bool) -> Iterator[_Sample]:
+        """The samples that hold an image, in the tar's order; without `read`, the image's bytes are left out."""
 
         def is_wanted(path: str) -> bool:
-            if not read:
-                return False
             suffix = _key_and_suffix(path)[1]
-            return suffix == "cls" or _is_image(suffix)
+            return suffix == "cls" or (read and _is_image(suffix))
 
         current = _Group("")
         for path, data in tar_files(self._locations[name], name, is_wanted):
@@ -171,6 +197,15 @@ def _refuse_duplicates(parts: Iterable[SourcePart]) -> None:
     raise SourceError(f"{len(twice)} keys stand twice; labels follow keys, so each must be unique:{lines}{more}")
 
 
+@dataclass(frozen=True, slots=True)
+class _Sample:
+    """An image, and what its class is called."""
+
+    key: str
+    data: bytes
+    class_text: str
+
+
 class _Group:
     """The members of one sample, as webdataset groups them: neighbours with the same key."""
 
@@ -178,7 +213,7 @@ class _Group:
         self.key = key
         self.members: list[tuple[str, bytes]] = []
 
-    def image(self, name: str) -> Iterator[EncodedImage]:
+    def image(self, name: str) -> Iterator[_Sample]:
         """The sample's image, if it has one."""
         images = [(suffix, data) for suffix, data in self.members if _is_image(suffix)]
         # A mask may lie beside its image, x.seg.png beside x.jpg.
@@ -191,11 +226,15 @@ class _Group:
         if images and not is_utf8(self.key):
             raise SourceError(f"{name}: the key {self.key!r} is not valid UTF-8; rename it")
         if images:
-            yield EncodedImage(self.key, images[0][1], self._label())
+            yield _Sample(self.key, images[0][1], self._class_text())
 
-    def _label(self) -> int:
-        text = next((data for suffix, data in self.members if suffix == "cls"), b"").strip()
-        return int(text) if text.isdigit() and len(text) < 10 else -1
+    def _class_text(self) -> str:
+        """What the class is called; "" where it is not said in a few words of plain text."""
+        data = next((data for suffix, data in self.members if suffix == "cls"), b"")
+        with contextlib.suppress(UnicodeDecodeError):
+            text = data.decode().strip()
+            return text if text.isprintable() and len(text) <= _LONGEST_CLASS else ""
+        return ""
 
 
 def _key_and_suffix(path: str) -> tuple[str, str]:

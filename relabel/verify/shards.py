@@ -103,7 +103,8 @@ def verify_shards(
         findings += table.findings()
         if source is not None:
             with Progress("comparing images", len(table), unit="images", shown=show_progress) as bar:
-                compared, differences = compare_images(source, table, pool, _unless(stopped, bar.advance))
+                names = reader.manifest.data.class_names
+                compared, differences = compare_images(source, names, table, pool, _unless(stopped, bar.advance))
             findings += differences
     total = np.sum([check.images for check in checks], axis=0)
     return ShardsReport(

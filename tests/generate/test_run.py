@@ -13,7 +13,17 @@ import generating
 import numpy as np
 import pytest
 import torch
-from generating import make_teacher, options, picture, rows_by_key, store_bytes, write_folder, write_tar, write_tars
+from generating import (
+    make_teacher,
+    options,
+    picture,
+    rows_by_key,
+    samples,
+    store_bytes,
+    write_folder,
+    write_tar,
+    write_tars,
+)
 from torch import Tensor
 
 from relabel.errors import ManifestMismatchError, SourceError, StoreBusyError
@@ -459,6 +469,20 @@ def test_a_moved_source_is_the_same_source(tars, tmp_path):
     shutil.move(tmp_path / "tars", tmp_path / "moved")
     summary = generate(str(tmp_path / "moved" / "*.tar"), tmp_path / "store", make_teacher(), options())
     assert summary.shards_skipped == 4
+
+
+def test_classes_are_named_in_the_manifest_and_compared_by_name(tmp_path):
+    named = [(name, {b"0": b"even", b"1": b"odd"}.get(data, data)) for name, data in samples(range(6))]
+    images = str(write_tar(tmp_path / "x.tar", named))
+    generate(images, tmp_path / "store", make_teacher(), options())
+    reader = StoreReader(tmp_path / "store")
+    assert reader.manifest.data.class_names == ("even", "odd")
+    assert reader.table(0).labels.tolist() == [0, 1, 0, 1, 0, 1]
+    assert findings(tmp_path / "store", images) == []
+    write_tar(tmp_path / "x.tar", [*named[:-1], (named[-1][0], b"even")])
+    assert findings(tmp_path / "store", images) == ["its ground truth is 0 and the store says 1"]
+    write_tar(tmp_path / "x.tar", [*named[:-1], (named[-1][0], b"prime")])
+    assert findings(tmp_path / "store", images) == ["its ground truth is -1 and the store says 1"]
 
 
 # Without a listing

@@ -55,6 +55,10 @@ class TestKeysAndLabels:
         (tmp_path / "aa-empty").mkdir()
         labels = {image.key: image.label for image in read(open_source(str(tmp_path)))}
         assert labels == {"a/2.png": 0, "a/b/3.png": 0, "b/1.png": 2, "root.png": -1}
+        listing = open_source(str(tmp_path)).listing(None, workers=1, progress=lambda _: None)
+        assert listing.record.class_names == ("a", "aa-empty", "b")
+        root = open_source(str(tmp_path / "b")).listing(None, workers=1, progress=lambda _: None)
+        assert root.record.class_names is None
 
     def test_keys_and_labels_are_those_of_torchvision(self, tmp_path: Path) -> None:
         put(

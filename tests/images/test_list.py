@@ -28,7 +28,7 @@ def listed(source: ImageSource) -> Listing:
 
 
 def read(source: ImageSource) -> list[EncodedImage]:
-    return [image for span in source.spans() for piece in span for image in source.read(*piece)]
+    return [image for span in source.spans(None) for piece in span for image in source.read(*piece)]
 
 
 def test_the_order_of_the_lines_is_the_order_of_the_rows(root):
@@ -48,16 +48,17 @@ def test_the_order_of_the_lines_is_the_order_of_the_rows(root):
 
 
 @pytest.mark.parametrize(
-    ("classes", "labels"),
+    ("classes", "labels", "names"),
     [
-        ((b"\t7", b"", b"\t-1", b"\t0"), [7, -1, -1, 0]),
-        ((b"\tzebra", b"", b"\tn01 cat", b"\tzebra"), [1, -1, 0, 1]),
+        ((b"\t7", b"", b"\t-1", b"\t0"), [7, -1, -1, 0], None),
+        ((b"\tzebra", b"", b"\tn01 cat", b"\tzebra"), [1, -1, 0, 1], ("n01 cat", "zebra")),
     ],
 )
-def test_a_class_is_a_number_or_a_name_that_has_one(root, classes, labels):
+def test_a_class_is_a_number_or_a_name_that_has_one(root, classes, labels, names):
     keys = (b"b/1.png", b"a/2.png", b"a/with space.PNG", b"top.unusual")
     source = opened(root, b"".join(key + text + b"\n" for key, text in zip(keys, classes, strict=True)))
     assert [image.label for image in read(source)] == labels
+    assert listed(source).record.class_names == names
 
 
 @pytest.mark.parametrize(

@@ -75,13 +75,13 @@ def keys(images: str) -> tuple[str, ...]:
 def read(images: str, first: int = 0, count: int = 10_000) -> list[EncodedImage]:
     """Without a listing."""
     source = open_source(images)
-    return [image for ((part, _, _),) in source.spans() for image in source.read(part, first, count)]
+    return [image for ((part, _, _),) in source.spans(None) for image in source.read(part, first, count)]
 
 
 def read_until_error(images: str) -> tuple[list[EncodedImage], str]:
     source, found = open_source(images), []
     with pytest.raises(SourceError) as caught:
-        found.extend(source.read(*source.spans()[0][0]))  # what came before the error is looked at too
+        found.extend(source.read(*source.spans(None)[0][0]))  # what came before the error is looked at too
     return found, str(caught.value)
 
 
@@ -302,6 +302,48 @@ class TestDuplicates:
             put(tmp_path / folder / "same.tar", samples([folder]))
         with pytest.raises(SourceError, match=r"same file name \(same\.tar\)"):
             open_source(f"{tmp_path}/{{a,b}}/same.tar")
+
+
+def of_classes(*texts: bytes, first: int = 0) -> list[tuple[str, bytes]]:
+    """A picture of each class."""
+    named = [(str(n), text) for n, text in enumerate(texts, first)]
+    return [m for n, text in named for m in ((f"{n}.png", picture(int(n))), (f"{n}.cls", text))]
+
+
+class TestClasses:
+    def listed(self, images: str) -> tuple[tuple[str, ...] | None, list[int]]:
+        """What classes are called, and each image's label."""
+        source = open_source(images)
+        listing = source.listing(None, workers=2, progress=lambda _: None)
+        spans = [(part.name, 0, len(part.keys)) for part in listing.parts]
+        return listing.record.class_names, [image.label for span in spans for image in source.read(*span)]
+
+    def test_a_text_that_is_no_number_names_its_class(self, tmp_path: Path) -> None:
+        put(tmp_path / "0.tar", of_classes(b"tench", b" great  white\n", b""))
+        put(tmp_path / "1.tar", [*of_classes(b"tench", b"10 cents", first=3), ("9.png", picture(9))])
+        names = ("10 cents", "great  white", "tench")
+        assert self.listed(f"{tmp_path}/*.tar") == (names, [2, 1, -1, 2, 0, -1])
+        # Its place among all names is not known without the others.
+        assert [image.label for image in read(f"{tmp_path}/*.tar")] == [-1] * 6
+
+    @pytest.mark.parametrize("text", [b"-1", b"9999999999", b"\xff\xfe", b"a\nb", b"long " * 50, b"\x07"])
+    def test_a_class_that_is_neither_is_not_known(self, tmp_path: Path, text: bytes) -> None:
+        images = put(tmp_path / "x.tar", of_classes(b"007", text, b"1"))
+        assert self.listed(images) == (None, [7, -1, 1])
+        assert [image.label for image in read(images)] == [7, -1, 1]
+
+    def test_numbers_beside_names_are_refused(self, tmp_path: Path) -> None:
+        put(tmp_path / "0.tar", of_classes(b"3"))
+        put(tmp_path / "1.tar", of_classes(b"cat", first=1))
+        assert "a class is the number 3 in 0.tar and the name 'cat' in 1.tar" in refusal(f"{tmp_path}/*.tar")
+
+    @pytest.mark.parametrize(("before", "after"), [(b"cat", b"dog"), (b"1", b"cat"), (b"cat", b"1")])
+    def test_a_class_that_nobody_listed_is_no_class(self, tmp_path: Path, before: bytes, after: bytes) -> None:
+        source = open_source(put(tmp_path / "x.tar", of_classes(before)))
+        source.listing(None, workers=1, progress=lambda _: None)
+        put(tmp_path / "x.tar", of_classes(after))
+        with pytest.raises(SourceError, match=r"x\.tar: '0' is of the class .*, and none was called so"):
+            list(source.read("x.tar", 0, 1))
 
 
 class TestUnlisted:
@@ -556,7 +598,7 @@ class TestUrls:
         ],
     )
     def test_the_name_of_a_part_is_that_of_the_tar_alone(self, url: str, name: str) -> None:
-        assert open_source(url).spans() == [((name, 0, sys.maxsize),)]
+        assert open_source(url).spans(None) == [((name, 0, sys.maxsize),)]
 
     def test_a_url_that_webdataset_cannot_open_is_refused(self) -> None:
         assert "no gopen handler" in refusal("nosuch://bucket/x.tar")
@@ -572,7 +614,7 @@ class TestUrls:
     def test_a_stream_that_is_left_early_ends_quietly(self, tmp_path: Path) -> None:
         path = put(tmp_path / "x.tar", [(f"{n}.png", bytes(100_000)) for n in range(30)])
         source = open_source(f"pipe:cat {path}")
-        ((name, _, _),) = source.spans()[0]
+        ((name, _, _),) = source.spans(None)[0]
         source.listing(None, workers=1, progress=lambda _: None)
         assert [i.key for i in source.read(name, 0, 2)] == ["0", "1"]
         # An error in an abandoned generator would only be printed; here it fails the test.
