@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from relabel.errors import InvalidValueError
 
@@ -37,6 +37,50 @@ class Failure:
     shard: int
     key: str
     reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunSummary:
+    """What a run that fills a store did. `images` and the failures with a key are those of the shards it published.
+
+    Attributes:
+        failures: the images that failed and the shards that are not published; `failures_unlisted` failed images more.
+        seconds: from the first image to the last shard.
+        max_failures: the fraction of failed images up to which it counts as good.
+        failed_earlier, images_earlier: of the shards that were there before.
+    """
+
+    shards: int
+    shards_skipped: int
+    shards_published: int
+    images: int
+    failures: tuple[Failure, ...]
+    seconds: float
+    max_failures: float = 0.01
+    failures_unlisted: int = 0
+    failed_earlier: int = 0
+    images_earlier: int = field(default=0, compare=False)
+
+    @property
+    def images_per_second(self) -> float:
+        """Images of published shards over `seconds`."""
+        return self.images / self.seconds if self.seconds > 0 else 0.0
+
+    @property
+    def failed(self) -> int:
+        """Images that failed, now or earlier."""
+        return sum(1 for failure in self.failures if failure.key) + self.failures_unlisted + self.failed_earlier
+
+    @property
+    def is_good(self) -> bool:
+        """Whether every shard was published and at most `max_failures` of the images failed, now or earlier."""
+        is_whole = all(failure.key for failure in self.failures)
+        return is_whole and self.failed <= self.max_failures * max(self.images + self.images_earlier, 1)
+
+    @property
+    def had_nothing_to_do(self) -> bool:
+        """Whether every shard was there before."""
+        return self.shards_skipped == self.shards
 
 
 def plan(sources: Sequence[tuple[str, int]], *, rows_per_shard: int | None = None) -> tuple[ShardTask, ...]:

@@ -11,7 +11,7 @@ import numpy as np
 
 from relabel.errors import ImageError, InvalidValueError, StoreError
 from relabel.geometry import Footprint
-from relabel.images import ImageSource, header_facts, image_hash, open_source
+from relabel.images import ImageSource, Listing, SourcePart, header_facts, image_hash, open_source
 from relabel.manifest import (
     PER_ROW,
     CodeType,
@@ -20,9 +20,9 @@ from relabel.manifest import (
     Manifest,
     ScoreRecord,
     TeacherRecord,
-    fingerprint,
+    versions,
 )
-from relabel.plan import ROWS_PER_SHARD, ShardTask, plan
+from relabel.plan import ROWS_PER_SHARD
 from relabel.score_map import ScoreMap
 from relabel.store import Row, RowBatch, RowTable, create_or_open
 from relabel.store.rows import check_text
@@ -93,18 +93,18 @@ def write(
     first = next(batches, None)
     if first is None or (isinstance(maps, ScoreMap) and len(maps) != len(keys)):
         raise InvalidValueError(f"{len(keys)} keys need as many maps; got {0 if first is None else len(first)}")
-    tasks = plan([("", len(keys))], rows_per_shard=options.rows_per_shard)
-    writer = create_or_open(Path(store), _manifest(first, keys, tasks, names, options))
+    listing = Listing.of("written", (SourcePart("", tuple(keys)),), options.rows_per_shard, names)
+    writer = create_or_open(Path(store), _manifest(first, listing.record, options))
     if writer.published():
         raise StoreError(f"{store} holds shards already: give another folder, or delete it")
     arriving = _Arriving(itertools.chain([first], batches), len(keys))
-    for task in tasks:
+    for task in listing.tasks:
         with writer.claim(task.shard) as shard:
             filled = 0
             for some in arriving.take(task.count):
                 shard.add(np.arange(filled, filled + len(some)), RowBatch.of(some, writer.manifest.scores))
                 filled += len(some)
-            if task is tasks[-1]:
+            if task is listing.tasks[-1]:
                 arriving.refuse_more()
             shard.publish(RowTable.of(rows[task.first : task.first + task.count]))
 
@@ -136,13 +136,7 @@ class _Arriving:
             )
 
 
-def _manifest(
-    first: ScoreMap,
-    keys: Sequence[str],
-    tasks: Sequence[ShardTask],
-    names: tuple[str, ...] | None,
-    options: WriteOptions,
-) -> Manifest:
+def _manifest(first: ScoreMap, data: DataRecord, options: WriteOptions) -> Manifest:
     planes = first.planes.shape[1]
     return Manifest(
         teacher=TeacherRecord(
@@ -163,16 +157,10 @@ def _manifest(
             step=options.step,
             compression=options.compression,
         ),
-        data=DataRecord(
-            kind="written",
-            shards=tuple(f"images {task.first} to {task.first + task.count}" for task in tasks),
-            counts=tuple(task.count for task in tasks),
-            rows_per_shard=max(task.count for task in tasks),
-            fingerprint=fingerprint(keys),
-            class_names=names,
-        ),
+        data=data,
         footprint=first.footprint if isinstance(first.footprint, Footprint) else PER_ROW,
         class_names=options.class_names,
+        versions=versions(),
     )
 
 

@@ -140,6 +140,7 @@ def rows_by_key(store: Path) -> dict[str, dict[str, Any]]:
             if not key:
                 continue
             values = {"hash": int(table.image_hashes[row]), "label": int(table.labels[row]), "error": table.errors[row]}
+            values["frame"] = (*table.sizes_hw[row].tolist(), int(table.orientations[row]))
             if table.statuses[row] == LABELED:
                 batch = reader.read(np.array([shard * reader.rows_per_shard + row]))
                 values |= {name: getattr(batch, name)[0].tolist() for name in ("classes", "scores", "profile")}

@@ -12,9 +12,8 @@ if TYPE_CHECKING:
     # `relabel --help` must not wait for torch and timm.
     from relabel.findings import Finding
     from relabel.generate.options import GenerateSummary
-    from relabel.importers.options import ImportSummary
     from relabel.manifest import KeptRecord, Manifest, Preprocessing
-    from relabel.plan import Failure
+    from relabel.plan import Failure, RunSummary
     from relabel.summary import StoreSummary
     from relabel.verify import ShardsReport
 
@@ -58,9 +57,7 @@ def failure_lines(failures: Sequence[Failure], unlisted: int) -> list[str]:
     return lines + [f"and {count - _SHOWN} more; the store's `error` array has them all"] * (count > _SHOWN)
 
 
-def run_text(
-    summary: GenerateSummary | ImportSummary, store: str, *, note: str = "", parts: Sequence[str] = (), again: str = ""
-) -> str:
+def run_text(summary: RunSummary, store: str, *, note: str = "", parts: Sequence[str] = (), again: str = "") -> str:
     """The end of a run that writes a store, with what only one kind of run has to say."""
     if summary.had_nothing_to_do:
         lines = [f"{printable(store)}: nothing to do, all {summary.shards} shards were there already"]

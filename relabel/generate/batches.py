@@ -17,16 +17,16 @@ import torch
 from torch import Tensor
 
 from relabel.errors import SourceError
-from relabel.generate.decoders import CpuDecoder, Decoder, DeviceDecoder, Pixels, RowInfo
+from relabel.generate.decoders import CpuDecoder, Decoder, DeviceDecoder, Pixels
 from relabel.images import EncodedImage, ImageSource
 from relabel.manifest import Preprocessing, fingerprint
 from relabel.plan import ShardTask, even_batches
+from relabel.store import Row
 
 __all__ = [
     "BatchPlan",
     "DecodedBatch",
     "DecodedBatches",
-    "RowInfo",
     "ShardFailure",
     "default_decode_threads",
 ]
@@ -36,21 +36,18 @@ __all__ = [
 class DecodedBatch:
     """Images `first` .. of a task, uint8 (n, 3, h, w) once for each of the plan's views; zeros for failed images.
 
-    `is_last` says that the task ends here, and that its images were those that were listed; `seconds` is how long the
+    `is_last` says that the task ends here, and that its images were those that were listed; `fallbacks`
+    is how many of them a slower decoder had to read, `seconds` how long the
     decoding threads worked on it, their mean.
     """
 
     task: ShardTask
     first: int
     views: tuple[Tensor, ...]
-    rows: list[RowInfo]
+    rows: list[Row]
     is_last: bool
+    fallbacks: int = 0
     seconds: float = 0.0
-
-    @property
-    def fallbacks(self) -> int:
-        """How many of its images a slower decoder had to read."""
-        return sum(row.is_fallback for row in self.rows)
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +131,9 @@ class DecodedBatches:
                 yield item
             else:
                 found = item.pixels()
-                yield DecodedBatch(item.task, item.first, found.views, found.rows, item.is_last, found.seconds)
+                yield DecodedBatch(
+                    item.task, item.first, found.views, found.rows, item.is_last, found.fallbacks, found.seconds
+                )
 
     def _feed(self) -> None:
         try:

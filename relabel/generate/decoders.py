@@ -15,43 +15,34 @@ import torch
 from torch import Tensor
 
 from relabel.errors import ImageError
-from relabel.geometry import Footprint
 from relabel.images import DecodedImage, EncodedImage, decode_and_fit, image_hash
 from relabel.images.device import decode_and_fit_on, is_for_device
 from relabel.manifest import Preprocessing
+from relabel.store import Row
 
 _TOGETHER = 4
 """Images that a thread takes at a time: to hand over each alone costs a tenth of decoding it."""
 
+_Told = tuple[Row, bool]
+"""What is known of an image, and whether a slower decoder had to read it."""
+
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class RowInfo:
-    """What is known of one image besides its score map; `error` is empty unless it could not be decoded.
-
-    `footprint` is that of the first view. `is_fallback` says that the decoder whose turn it was refused the image, and
-    a slower one read it.
-    """
-
-    key: str
-    hash: int
-    label: int
-    footprint: Footprint
-    error: str
-    is_fallback: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Pixels:
     """Images as uint8 (n, 3, h, w), once for each view, zeros for those that failed, and what is known of each.
 
+    Its footprint is that of the first view. `fallbacks` is how many the decoder whose turn it was refused, and a slower
+    one read.
+
     They are channels-last in memory, as decoders and resizing leave them. `seconds` is how long the decoding threads
     worked on them, their mean.
     """
 
     views: tuple[Tensor, ...]
-    rows: list[RowInfo]
+    rows: list[Row]
+    fallbacks: int
     seconds: float
 
 
@@ -89,7 +80,7 @@ class CpuDecoder:
         """See `Decoder.close`."""
         self._pool.shutdown(wait=True, cancel_futures=True)
 
-    def _rows(self, images: Sequence[EncodedImage], pixels: Sequence[Tensor]) -> tuple[list[RowInfo], float]:
+    def _rows(self, images: Sequence[EncodedImage], pixels: Sequence[Tensor]) -> tuple[list[_Told], float]:
         started = time.perf_counter()
         rows = [
             _row(image, image_hash(image.data), _by_cpu(image, self._views), [p[i] for p in pixels])
@@ -97,9 +88,9 @@ class CpuDecoder:
         ]
         return rows, time.perf_counter() - started
 
-    def _collected(self, pixels: tuple[Tensor, ...], parts: Sequence[tuple[list[RowInfo], float]]) -> Pixels:
-        rows = [row for part, _ in parts for row in part]
-        return Pixels(pixels, rows, sum(seconds for _, seconds in parts) / self._threads)
+    def _collected(self, pixels: tuple[Tensor, ...], parts: Sequence[tuple[list[_Told], float]]) -> Pixels:
+        told = [one for part, _ in parts for one in part]
+        return _pixels(pixels, told, sum(seconds for _, seconds in parts) / self._threads)
 
 
 class DeviceDecoder:
@@ -151,14 +142,14 @@ class DeviceDecoder:
             decoded = decode_and_fit_on(where, data, self._views) if on_device else [None] * len(images)
             left = [image for image, found in zip(images, decoded, strict=True) if found is None]
             by_cpu = self._pool.map(lambda image: _by_cpu(image, self._views), left)
-            rows = [
+            told = [
                 _row(image, digest, found or _fallback(image, next(by_cpu)), [batch[i] for batch in batches])
                 for i, (image, digest, found) in enumerate(zip(images, hashes, decoded, strict=True))
             ]
         if self._stream is not None:
             # Whatever stream uses the pixels need not wait then; here, nobody waits for this thread but the memory.
             self._stream.synchronize()
-        return Pixels(batches, rows, time.perf_counter() - started)
+        return _pixels(batches, told, time.perf_counter() - started)
 
     def _handed_over(self, pixels: Pixels) -> Pixels:
         if self._stream is not None:
@@ -189,15 +180,28 @@ def _fallback(image: EncodedImage, found: list[DecodedImage] | ImageError) -> li
 
 def _row(
     image: EncodedImage, digest: int, found: Sequence[DecodedImage] | ImageError, targets: Sequence[Tensor]
-) -> RowInfo:
+) -> _Told:
     """Fill an image's place in the batches; say what is known of it."""
     if isinstance(found, ImageError):
         for target in targets:
             target.zero_()
-        return RowInfo(image.key, digest, image.label, Footprint(), str(found))
+        return Row(key=image.key, image_hash=digest, label=image.label, error=str(found)), False
     for target, view in zip(targets, found, strict=True):
         target.copy_(view.pixels)
-    return RowInfo(image.key, digest, image.label, found[0].footprint, "", found[0].is_fallback)
+    facts = found[0].facts
+    row = Row(
+        key=image.key,
+        image_hash=digest,
+        label=image.label,
+        size_hw=facts.size_hw,
+        orientation=facts.orientation,
+        footprint=found[0].footprint,
+    )
+    return row, found[0].is_fallback
+
+
+def _pixels(views: tuple[Tensor, ...], told: Sequence[_Told], seconds: float) -> Pixels:
+    return Pixels(views, [row for row, _ in told], sum(is_fallback for _, is_fallback in told), seconds)
 
 
 def single_threaded_pool(threads: int) -> ThreadPoolExecutor:

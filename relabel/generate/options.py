@@ -11,7 +11,7 @@ from typing import Annotated, Literal, get_args
 from relabel.errors import InvalidValueError
 from relabel.manifest import LEAST_STEP, MOST_STEP, PLANES, PROFILE, STEP, CodeType, Compression
 from relabel.options import Option, RunOptions, check_options
-from relabel.plan import Failure
+from relabel.plan import RunSummary
 
 Stage = Literal["data", "device", "disk"]
 
@@ -78,7 +78,7 @@ class StageSeconds:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class GenerateSummary:
+class GenerateSummary(RunSummary):
     """What one process of a run did; or all of them together, where they know of each other.
 
     `images` and the failures with a key are those of the shards it published; `images_earlier` and `failed_earlier`
@@ -98,39 +98,11 @@ class GenerateSummary:
             with its own verdict: torchrun stops all processes as soon as one says that it failed.
     """
 
-    shards: int
-    shards_skipped: int
-    shards_published: int
-    images: int
-    failures: tuple[Failure, ...]
-    seconds: float
     waits: StageSeconds = field(default_factory=StageSeconds)
     busy: StageSeconds = field(default_factory=StageSeconds, compare=False)
-    max_failures: float = 0.01
-    failures_unlisted: int = 0
-    failed_earlier: int = 0
-    images_earlier: int = field(default=0, compare=False)
     batch_size: int = field(default=0, compare=False)
     fallbacks: int = 0
     is_part: bool = False
-
-    @property
-    def images_per_second(self) -> float:
-        """Images of published shards over `seconds`."""
-        return self.images / self.seconds if self.seconds > 0 else 0.0
-
-    @property
-    def is_good(self) -> bool:
-        """Whether every shard was published and at most `max_failures` of its images failed, now or earlier."""
-        failed_images = sum(1 for f in self.failures if f.key)
-        every = max(self.images + self.images_earlier, 1)
-        failed = failed_images + self.failures_unlisted + self.failed_earlier
-        return failed_images == len(self.failures) and failed <= self.max_failures * every
-
-    @property
-    def had_nothing_to_do(self) -> bool:
-        """Whether every shard was there before."""
-        return self.shards_skipped == self.shards
 
     def timings_table(self) -> list[tuple[str, float, float]]:
         """(stage, share of the run that was waited for it, share of the run that it was at work), a row a stage.

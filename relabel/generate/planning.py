@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from importlib import metadata
 
 from relabel.generate.options import GenerateOptions
 from relabel.geometry import WHOLE
 from relabel.images import ImageSource, Listing
-from relabel.manifest import PER_ROW, DataRecord, Manifest, MemberRecord, ScoreRecord
+from relabel.manifest import PER_ROW, DataRecord, Manifest, MemberRecord, ScoreRecord, versions
 from relabel.progress import Progress
 from relabel.teacher import Ensemble
 
@@ -41,13 +40,5 @@ def manifest_of(ensemble: Ensemble, data: DataRecord, options: GenerateOptions) 
         flip_average=ensemble.flip_average,
         footprint=WHOLE if first.preprocessing.fit == "squash" else PER_ROW,
         class_names=ensemble.class_names,
-        versions={name: _version(name) for name in ("relabel", "torch", "torchvision", "timm")},
+        versions=versions(),
     )
-
-
-def _version(package: str) -> str:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        # Run from a source tree that is not installed.
-        return "unknown"

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from relabel.generate.batches import DecodedBatch, RowInfo
+from relabel.generate.batches import DecodedBatch
 from relabel.plan import Failure, ShardTask
 from relabel.store import Row, RowBatch, RowTable, ShardWriter
 
@@ -26,9 +26,9 @@ class OpenShard:
     task: ShardTask
     writer: ShardWriter
     stores_footprints: bool
-    rows: list[RowInfo] = field(default_factory=list)
+    rows: list[Row] = field(default_factory=list)
 
-    def add(self, rows: list[RowInfo], scores: RowBatch, finite: NDArray[np.bool_]) -> None:
+    def add(self, rows: list[Row], scores: RowBatch, finite: NDArray[np.bool_]) -> None:
         """Compress the maps of the next rows, those that have one."""
         ended = [
             row if row.error or good else replace(row, error=NOT_FINITE)
@@ -48,8 +48,7 @@ class OpenShard:
 
     def publish(self) -> None:
         """Write and rename all files of the shard."""
-        rows = [Row(key=r.key, image_hash=r.hash, label=r.label, error=r.error) for r in self.rows]
-        self.writer.publish(RowTable.of(rows))
+        self.writer.publish(RowTable.of(self.rows))
 
 
 class Publisher:
@@ -141,7 +140,7 @@ class Publisher:
 @dataclass(frozen=True, slots=True)
 class _Job:
     shard: OpenShard
-    rows: list[RowInfo]
+    rows: list[Row]
     scores: RowBatch
     finite: NDArray[np.bool_]
     is_last: bool

@@ -8,9 +8,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
 from relabel.cores import usable_cores
 from relabel.generate.annotate import Annotator, PendingScores
 from relabel.generate.batch_size import fastest_batch_size
@@ -23,7 +20,7 @@ from relabel.images import ImageSource, open_source
 from relabel.manifest import PER_ROW
 from relabel.plan import Failure, ShardTask, missing, share
 from relabel.progress import Progress
-from relabel.store import FAILED, NO_IMAGE, StoreReader, StoreWriter, create_or_open
+from relabel.store import StoreWriter, create_or_open, remaining
 from relabel.teacher import Ensemble, EnsembleSpec, Teacher, TeacherSpec, load_ensemble
 
 
@@ -57,29 +54,27 @@ def generate(
     listing = listed(source, options, title=peers.title("listing images"), shown=shown)
     writer = create_or_open(Path(store), manifest_of(ensemble, listing.record, options))
     mine = share(listing.tasks, options.rank, options.world_size)
-    published = writer.published() - (_with_failures(writer, mine) if options.retry_failed else frozenset())
-    todo = missing(mine, published)
-    # Of the shards that are there: skipping them must not make an earlier run's failures look mended.
-    earlier = [statuses for task, statuses in _statuses(writer, mine) if task not in todo]
+    left = remaining(writer, mine, retry_failed=options.retry_failed)
     annotator = Annotator(ensemble, writer.manifest.scores)
     plan = BatchPlan(
         views=ensemble.views,
-        batch_size=_batch_size(options, annotator, ensemble, todo, peers),
+        batch_size=_batch_size(options, annotator, ensemble, left.tasks, peers),
         fingerprints=listing.fingerprints,
         threads=options.workers or default_decode_threads(usable_cores(), peers.on_this_machine),
         device=ensemble.device,
     )
     # Which of theirs other processes will label again is not known here.
-    is_idle = not missing(listing.tasks if peers.are_shared else mine, published) and not options.retry_failed
+    everyone = listing.tasks if peers.are_shared else mine
+    is_idle = not missing(everyone, writer.published()) and not options.retry_failed
     with Progress(peers.title("labelling"), None, unit="images", shown=shown and not is_idle) as progress:
         run = _Run(annotator, writer, peers, progress, again=options.retry_failed)
         summary = replace(
-            run.label(source, todo, plan),
+            run.label(source, left.tasks, plan),
             shards=len(mine),
-            shards_skipped=len(mine) - len(todo),
+            shards_skipped=len(mine) - len(left.tasks),
             max_failures=options.max_failures,
-            failed_earlier=sum(int((statuses == FAILED).sum()) for statuses in earlier),
-            images_earlier=sum(int((statuses != NO_IMAGE).sum()) for statuses in earlier),
+            failed_earlier=left.failed_earlier,
+            images_earlier=left.images_earlier,
         )
         told = peers.gather(summary, run.tell)
     return _of_all(told, listing.tasks, writer, peers)
@@ -91,16 +86,6 @@ def _loaded(teacher: TeacherSpec | EnsembleSpec | Teacher | Ensemble) -> Ensembl
     if isinstance(teacher, EnsembleSpec):
         return load_ensemble(teacher)
     return Ensemble.of(teacher) if isinstance(teacher, Teacher) else teacher
-
-
-def _statuses(writer: StoreWriter, tasks: Sequence[ShardTask]) -> Iterator[tuple[ShardTask, NDArray[np.uint8]]]:
-    """The statuses of each task's shard, of those that are published."""
-    reader = StoreReader(writer.path, partial=True)
-    return ((task, reader.statuses(task.shard)) for task in tasks if task.shard in reader.published)
-
-
-def _with_failures(writer: StoreWriter, tasks: Sequence[ShardTask]) -> frozenset[int]:
-    return frozenset(task.shard for task, statuses in _statuses(writer, tasks) if (statuses == FAILED).any())
 
 
 def _batch_size(

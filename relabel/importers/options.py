@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Annotated, Literal, NamedTuple
 
 from relabel.errors import InvalidValueError
 from relabel.manifest import Archive, Fit, Orientation
 from relabel.options import Option, RunOptions, check_options
-from relabel.plan import Failure
+from relabel.plan import RunSummary
 
 FootprintChoice = Literal["whole", "center"]
 
@@ -70,25 +70,17 @@ class ImportOptions(RunOptions):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ImportSummary:
-    """What an import did. `images` and the failures with a key are those of the shards that it published.
+class ImportSummary(RunSummary):
+    """What an import did.
 
     Attributes:
         planes: K.
         classes_most, classes_mean: how many classes a map of the archive lists.
         scores, scores_dropped: of the shards published now, all scores and those of classes beyond K.
         maps: the archive's files; `maps_without_image` of them belong to no image.
-        failures: the first of them; `failures_unlisted` more.
-        failed_earlier, images_earlier: of the shards that were there before.
         footprint, orientation: as imported.
     """
 
-    shards: int
-    shards_skipped: int
-    shards_published: int
-    images: int
-    failures: tuple[Failure, ...]
-    seconds: float
     planes: int
     classes_most: int
     classes_mean: float
@@ -98,30 +90,3 @@ class ImportSummary:
     maps_without_image: int
     footprint: FootprintChoice
     orientation: Orientation
-    max_failures: float = 0.01
-    failures_unlisted: int = 0
-    failed_earlier: int = field(default=0)
-    images_earlier: int = field(default=0)
-    whole_shards_failed: int = 0
-
-    @property
-    def images_per_second(self) -> float:
-        """Images of published shards over `seconds`."""
-        return self.images / self.seconds if self.seconds > 0 else 0.0
-
-    @property
-    def failed(self) -> int:
-        """Images that failed, now or earlier."""
-        now = len(self.failures) + self.failures_unlisted - self.whole_shards_failed
-        return now + self.failed_earlier
-
-    @property
-    def is_good(self) -> bool:
-        """Whether every shard was published and at most `max_failures` of the images failed."""
-        every = max(self.images + self.images_earlier, 1)
-        return not self.whole_shards_failed and self.failed <= self.max_failures * every
-
-    @property
-    def had_nothing_to_do(self) -> bool:
-        """Whether every shard was there before."""
-        return self.shards_skipped == self.shards

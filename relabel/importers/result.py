@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from importlib import metadata
 
 from relabel.errors import InvalidValueError, SourceError
 from relabel.geometry import WHOLE
@@ -11,7 +10,7 @@ from relabel.importers.archive import Rows
 from relabel.importers.files import Scan
 from relabel.importers.options import PUBLISHED, ImportOptions
 from relabel.importers.planes import Layout
-from relabel.manifest import PER_ROW, ImportRecord, Manifest, Preprocessing, ScoreRecord, TeacherRecord
+from relabel.manifest import PER_ROW, ImportRecord, Manifest, Preprocessing, ScoreRecord, TeacherRecord, versions
 from relabel.store.layout import class_dtype
 
 
@@ -72,7 +71,7 @@ def manifest_of(rows: Rows, found: Scan, layout: Layout, options: ImportOptions)
         data=rows.record,
         footprint=WHOLE if whole else PER_ROW,
         imported=ImportRecord(archive=options.archive, orientation=layout.orientation, digest=f"{found.digest:032x}"),
-        versions={name: _version(name) for name in ("relabel", "torch")},
+        versions=versions(),
     )
 
 
@@ -87,11 +86,3 @@ def _refuse_other_format(dtype: str, options: ImportOptions) -> None:
         "parts of an image, so a mistake would shift every label. If this one is made otherwise, say which part its "
         "maps cover: --footprint whole or center"
     )
-
-
-def _version(package: str) -> str:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        # Run from a source tree that is not installed.
-        return "unknown"

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import itertools
-import threading
 import time
-from collections.abc import Callable
-from concurrent.futures import CancelledError, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from relabel.cores import stoppable_threads
 from relabel.errors import InvalidValueError
 from relabel.images import ImageSource, open_source
 from relabel.importers.archive import Rows, list_archive, rows_of_files, rows_of_images
@@ -18,9 +16,8 @@ from relabel.importers.options import PUBLISHED, ImportOptions, ImportSummary
 from relabel.importers.result import layout_of, manifest_of
 from relabel.importers.shard import ImportedShard, ShardJob, files_of, import_shard
 from relabel.importers.workers import Workers
-from relabel.plan import ShardTask, missing
 from relabel.progress import Progress
-from relabel.store import FAILED, NO_IMAGE, StoreReader, StoreWriter, create_or_open, read_manifest
+from relabel.store import create_or_open, read_manifest, remaining
 
 _LISTED = 1000
 """Failures that a summary names; the store has them all."""
@@ -58,10 +55,12 @@ def import_archive(
             found, digests = _scanned(rows, options, workers, progress)
         layout = layout_of(found, options)
         writer = create_or_open(path, manifest_of(rows, found, layout, options))
-        todo = missing(rows.tasks, writer.published())
-        failed_earlier, images_earlier = _earlier(writer, rows.tasks, todo)
-        with Progress("importing", sum(t.count for t in todo), unit="images", shown=shown and bool(todo)) as progress:
-            stopped = threading.Event()
+        left = remaining(writer, rows.tasks)
+        todo = sum(task.count for task in left.tasks)
+        with (
+            Progress("importing", todo, unit="images", shown=shown and bool(todo)) as progress,
+            stoppable_threads(options.threads) as threads,
+        ):
             job = ShardJob(
                 rows=rows,
                 source=source,
@@ -70,14 +69,14 @@ def import_archive(
                 digests=digests,
                 writer=writer,
                 workers=workers,
-                advance=_unless(stopped, progress.advance),
+                advance=threads.unless_stopped(progress.advance),
             )
-            done = _imported(job, todo, options.threads, stopped)
+            done = list(threads.pool.map(lambda task: import_shard(job, task), left.tasks))
     return ImportSummary(
         shards=len(rows.tasks),
-        shards_skipped=len(rows.tasks) - len(todo),
-        failed_earlier=failed_earlier,
-        images_earlier=images_earlier,
+        shards_skipped=len(rows.tasks) - len(left.tasks),
+        failed_earlier=left.failed_earlier,
+        images_earlier=left.images_earlier,
         seconds=time.perf_counter() - started,
         planes=layout.planes,
         classes_most=max(most for kind, most in found.most.items() if kind.shape == layout.shape),
@@ -109,8 +108,7 @@ def _totals(done: list[ImportedShard]) -> dict[str, Any]:
         "shards_published": len(done) - len(refusals),
         "images": sum(shard.images for shard in done),
         "failures": tuple(failures[:_LISTED]),
-        "failures_unlisted": max(0, len(failures) - _LISTED),
-        "whole_shards_failed": len(refusals),
+        "failures_unlisted": len(failures[_LISTED:]),
         "scores": sum(shard.scores for shard in done),
         "scores_dropped": sum(shard.dropped for shard in done),
     }
@@ -139,34 +137,3 @@ def _scanned(rows: Rows, options: ImportOptions, workers: Workers, progress: Pro
         digests[shard] = added(digests[shard], found.digest)
         progress.advance(found.files)
     return total, digests
-
-
-def _earlier(writer: StoreWriter, tasks: tuple[ShardTask, ...], todo: tuple[ShardTask, ...]) -> tuple[int, int]:
-    """Failed images and images of the shards that are there: skipping them must not make failures look mended."""
-    reader, left = StoreReader(writer.path, partial=True), frozenset(todo)
-    statuses = [reader.statuses(t.shard) for t in tasks if t not in left and t.shard in reader.published]
-    return sum(int((s == FAILED).sum()) for s in statuses), sum(int((s != NO_IMAGE).sum()) for s in statuses)
-
-
-def _imported(
-    job: ShardJob, tasks: tuple[ShardTask, ...], threads: int, stopped: threading.Event
-) -> list[ImportedShard]:
-    """Every shard, several at a time; an error or Ctrl-C ends all of them."""
-    with ThreadPoolExecutor(max(1, min(threads, len(tasks))), "import") as pool:
-        try:
-            return list(pool.map(lambda task: import_shard(job, task), tasks))
-        except BaseException:
-            stopped.set()
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
-
-
-def _unless(stopped: threading.Event, advance: Callable[[int], Any]) -> Callable[[int], None]:
-    """`advance`, which every thread calls often, as the place where it notices that it was stopped."""
-
-    def step(count: int) -> None:
-        if stopped.is_set():
-            raise CancelledError
-        advance(count)
-
-    return step

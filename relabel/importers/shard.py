@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from relabel.errors import ImageError, SourceError
-from relabel.geometry import Footprint
+from relabel.geometry import WHOLE, Footprint
 from relabel.images import EncodedImage, ImageSource, header_facts, image_hash
 from relabel.importers.archive import Rows
 from relabel.importers.files import Files, added
@@ -74,13 +74,14 @@ def _filled(job: ShardJob, task: ShardTask, add: Callable[..., None]) -> tuple[R
     rows, first = job.rows, job.rows.first(task)
     done, digest = ImportedShard(images=task.count), 0
     images = _images(job, task)
-    told: list[_Told] = []
+    told: list[Row] = []
     calls = ((files, job.layout) for files in files_of(rows, task, job.num_classes))
     for found in job.workers.map(convert, calls, ahead=2):
         start = len(told)
         together = list(islice(images, len(found.reasons)))
         for number, one in enumerate(together):
-            one.error = rows.fault(first + start + number) or found.reasons[number] or one.error
+            error = rows.fault(first + start + number) or found.reasons[number] or one.error
+            together[number] = replace(one, error=error)
         told += together
         good = np.array([i for i, place in enumerate(found.places.tolist()) if not together[place].error], np.intp)
         for some in _few(good, job.layout):
@@ -96,17 +97,8 @@ def _filled(job: ShardJob, task: ShardTask, add: Callable[..., None]) -> tuple[R
         job.advance(len(together))
     if digest != job.digests[task.shard]:
         raise SourceError("the archive's files changed while they were imported; run again when nothing writes them")
-    done.failures = [
-        Failure(task.shard, rows.keys[first + number], one.error) for number, one in enumerate(told) if one.error
-    ]
-    keys = rows.keys[first : first + task.count]
-    table = RowTable.of(
-        [
-            Row(key=key, image_hash=one.hash, label=one.label, error=one.error)
-            for key, one in zip(keys, told, strict=True)
-        ]
-    )
-    return table, done
+    done.failures = [Failure(task.shard, one.key, one.error) for one in told if one.error]
+    return RowTable.of(told), done
 
 
 def _few(good: NDArray[np.intp], layout: Layout) -> Iterator[NDArray[np.intp]]:
@@ -117,24 +109,13 @@ def _few(good: NDArray[np.intp], layout: Layout) -> Iterator[NDArray[np.intp]]:
         yield good[start : start + together]
 
 
-@dataclass(slots=True)
-class _Told:
-    """What an image itself says."""
-
-    hash: int = 0
-    label: int = -1
-    footprint: Footprint = field(default_factory=Footprint)
-    error: str = ""
-
-
-def _images(job: ShardJob, task: ShardTask) -> Iterator[_Told]:
-    """Each of a task's images, in order; nothing is known of any where there is no source."""
-    if job.source is None:
-        for _ in range(task.count):
-            yield _Told()
-        return
+def _images(job: ShardJob, task: ShardTask) -> Iterator[Row]:
+    """What each of a task's images says itself, in order; where there is no source, only their keys are known."""
     first = job.rows.first(task)
     keys = job.rows.keys[first : first + task.count]
+    if job.source is None:
+        yield from (Row(key=key) for key in keys)
+        return
     count = 0
     for image in job.source.read(task.source, task.first, task.count):
         if count >= len(keys) or image.key != keys[count]:
@@ -142,16 +123,17 @@ def _images(job: ShardJob, task: ShardTask) -> Iterator[_Told]:
                 f"{task.source} changed during the run: it holds {image.key!r}, which was not listed there"
             )
         count += 1
-        yield _told(image, is_centre=job.writer.manifest.footprint == PER_ROW)
+        yield _row(image, is_centre=job.writer.manifest.footprint == PER_ROW)
     if count != task.count:
         raise SourceError(f"{task.source} changed during the run: {count} images, and {task.count} were listed")
 
 
-def _told(image: EncodedImage, *, is_centre: bool) -> _Told:
-    told = _Told(image_hash(image.data), image.label)
-    if is_centre:
-        try:
-            told.footprint = Footprint.center_square(header_facts(image.data).size_hw)
-        except ImageError as error:
-            told.error = str(error)
-    return told
+def _row(image: EncodedImage, *, is_centre: bool) -> Row:
+    """An image that cannot be read has no centre square, but may well have a map of all of it."""
+    row = Row(key=image.key, image_hash=image_hash(image.data), label=image.label)
+    try:
+        facts = header_facts(image.data)
+    except ImageError as error:
+        return replace(row, error=str(error)) if is_centre else row
+    footprint = Footprint.center_square(facts.size_hw) if is_centre else WHOLE
+    return replace(row, size_hw=facts.size_hw, orientation=facts.orientation, footprint=footprint)

@@ -1,5 +1,6 @@
 """What made a store, as JSON that rebuilds it: the zarr group's attributes are the `Manifest`."""
 
+from relabel.manifest.libraries import versions
 from relabel.manifest.manifest import FORMAT, PER_ROW, Manifest, PerRow, fingerprint
 from relabel.manifest.records import (
     LEAST_STEP,
@@ -58,4 +59,5 @@ __all__ = [
     "TeacherSource",
     "Weights",
     "fingerprint",
+    "versions",
 ]

@@ -5,6 +5,7 @@ from relabel.store.layout import FAILED, LABELED, NO_IMAGE
 from relabel.store.maps import RowBatch
 from relabel.store.metadata import read_manifest
 from relabel.store.reader import StoreReader
+from relabel.store.remaining import Remaining, remaining
 from relabel.store.rows import Row, RowTable
 from relabel.store.writer import ShardWriter, StoreWriter
 
@@ -12,6 +13,7 @@ __all__ = [
     "FAILED",
     "LABELED",
     "NO_IMAGE",
+    "Remaining",
     "Row",
     "RowBatch",
     "RowTable",
@@ -20,4 +22,5 @@ __all__ = [
     "StoreWriter",
     "create_or_open",
     "read_manifest",
+    "remaining",
 ]

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import CancelledError, Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from relabel.cores import usable_cores
+from relabel.cores import stoppable_threads, usable_cores
 from relabel.errors import RelabelError
 from relabel.findings import Finding
 from relabel.images import ImageSource, open_source
@@ -89,14 +86,14 @@ def verify_shards(
     # A mistyped path must not be found out only after the store was read.
     source = None if images is None else open_source(images)
     compared = 0
-    with _threads(workers) as (pool, stopped):
+    with stoppable_threads(workers or usable_cores()) as threads:
 
         def check(shard: int) -> _ShardCheck:
-            return _check_shard(reader, shard, _unless(stopped, bar.advance))
+            return _check_shard(reader, shard, threads.unless_stopped(bar.advance))
 
         rows = reader.num_shards * reader.rows_per_shard
         with Progress("verifying", rows, unit="rows", shown=show_progress) as bar:
-            checks = list(pool.map(check, range(reader.num_shards)))
+            checks = list(threads.pool.map(check, range(reader.num_shards)))
         findings = [finding for check in checks for finding in check.findings]
         findings += [Finding(-1, -1, "", what) for what in metadata_findings(reader)]
         table = KeyTable(reader, [check.rows for check in checks])
@@ -104,7 +101,9 @@ def verify_shards(
         if source is not None:
             with Progress("comparing images", len(table), unit="images", shown=show_progress) as bar:
                 names = reader.manifest.data.class_names
-                compared, differences = compare_images(source, names, table, pool, _unless(stopped, bar.advance))
+                compared, differences = compare_images(
+                    source, names, table, threads.pool, threads.unless_stopped(bar.advance)
+                )
             findings += differences
     total = np.sum([check.images for check in checks], axis=0)
     return ShardsReport(
@@ -116,30 +115,6 @@ def verify_shards(
         seconds=time.perf_counter() - started,
         findings=tuple(sorted(findings)),
     )
-
-
-@contextlib.contextmanager
-def _threads(workers: int | None) -> Iterator[tuple[Executor, threading.Event]]:
-    """A pool, and an event that is set once its results are no longer wanted (Ctrl-C)."""
-    stopped = threading.Event()
-    with ThreadPoolExecutor(workers or usable_cores()) as pool:
-        try:
-            yield pool, stopped
-        except BaseException:
-            stopped.set()
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
-
-
-def _unless(stopped: threading.Event, advance: Callable[[int], None]) -> Callable[[int], None]:
-    """`advance`, which every thread calls often, as the place where it notices that it was stopped."""
-
-    def step(count: int) -> None:
-        if stopped.is_set():
-            raise CancelledError
-        advance(count)
-
-    return step
 
 
 def _check_shard(reader: StoreReader, shard: int, advance: Callable[[int], None]) -> _ShardCheck:

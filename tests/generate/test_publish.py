@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 from relabel.errors import StoreError
-from relabel.generate.batches import DecodedBatch, RowInfo
+from relabel.generate.batches import DecodedBatch
 from relabel.generate.publish import OpenShard, Publisher
 from relabel.geometry import Footprint
 from relabel.plan import ShardTask
-from relabel.store import RowBatch, RowTable
+from relabel.store import Row, RowBatch, RowTable
 
 TASK = ShardTask(5, "a.tar", 0, 4)
 
@@ -42,8 +42,11 @@ class FakeWriter:
         self.closed += 1
 
 
-def rows(*errors: str) -> list[RowInfo]:
-    return [RowInfo(f"key{i}", i, -1, Footprint(0, 0, 1, 1 + i), error) for i, error in enumerate(errors)]
+def rows(*errors: str) -> list[Row]:
+    return [
+        Row(key=f"key{i}", image_hash=i, footprint=Footprint(0, 0, 1, 1 + i), error=error)
+        for i, error in enumerate(errors)
+    ]
 
 
 def scores(count: int) -> RowBatch:

@@ -60,6 +60,7 @@ def expected(key: str, number: int, fit: str, dtype: str) -> dict[str, Any]:
     scores = torch.cat([kept.planes[0], kept.rest])
     values = {
         "hash": image_hash(picture(number)),
+        "frame": (20, 30, 1),
         "label": number % 2,
         "error": "",
         "classes": coded.classes[0].tolist(),
@@ -458,7 +459,7 @@ def test_another_list_of_images_is_refused(tars, tmp_path, change):
 def test_other_versions_workers_and_batches_may_go_on_with_a_store(tars, tmp_path, monkeypatch):
     with pytest.raises(StopRunError):
         generate(tars, tmp_path / "store", make_teacher(stopping(generating.answer, 4)), options())
-    monkeypatch.setattr("relabel.generate.planning._version", lambda package: "0.0.1")
+    monkeypatch.setattr("relabel.manifest.libraries._version", lambda package: "0.0.1")
     summary = generate(tars, tmp_path / "store", make_teacher(), options(batch_size=2, workers=1))
     assert summary.shards_skipped > 0
     assert findings(tmp_path / "store", tars) == []

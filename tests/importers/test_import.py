@@ -137,6 +137,9 @@ def test_images_give_keys_hashes_and_ground_truths(lists, photos, tmp_path):
     table = relabel.store.StoreReader(store).table(0)
     assert table.keys == KEYS[:3]
     assert table.labels.tolist() == [0, 0, 1]
+    assert table.sizes_hw.tolist() == [list(size) for size in SIZES[:3]]
+    assert table.orientations.tolist() == [1, 1, 1]
+    assert read_manifest(store).data.class_names == ("n01", "n02")
     assert table.image_hashes[2] == relabel.images.image_hash((photos / KEYS[2]).read_bytes())
 
 
