@@ -36,7 +36,7 @@ KINDS = (
 
 def store(path: Path) -> Path:
     """Two shards, one footprint that is not the whole image, and versions."""
-    footprint = torch.tensor([0, 0, 1, 0.5])
+    footprint = torch.tensor([0, -0.25, 1, 1.25])
     make_store(path, [["a.jpg", "b.jpg"], ["c.jpg"]], random_logits(3, 12, (3, 4)), footprint=footprint)
     group = json.loads((path / "zarr.json").read_text())
     group["attributes"]["relabel"]["versions"] = {"relabel": "0.1.0", "torch": "2.11.0", "timm": "1.0.31"}
