@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from relabel.errors import TeacherError
 from relabel.manifest import Manifest, MemberRecord
 from relabel.options import declared, for_each
 from relabel.teacher import EnsembleSpec, TeacherSpec

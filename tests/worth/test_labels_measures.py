@@ -272,6 +272,8 @@ def test_what_only_the_user_knows_is_asked_for(tmp_path: Path) -> None:
             manifest_of(tmp_path, kept=KeptRecord(selection="file", count=10, of=1000, digest="1" * 64)),
             RerunOptions(device="cpu"),
         )
+    with pytest.raises(TeacherError, match=r"written by another program .* no teacher to run again"):
+        rerun_spec(dataclasses.replace(manifest_of(tmp_path), preprocessing=None), RerunOptions(device="cpu"))
     weights = tmp_path / "weights.pt"
     (found,) = rerun_spec(unknown, RerunOptions(device="cpu", checkpoints=(weights,))).teachers
     assert found.checkpoint == weights
