@@ -111,6 +111,7 @@ def test_a_folder_becomes_labels_that_verify_and_inspect(photos: Path, tmp_path:
     assert relabel.open(store).class_names == ("tabby", "red fox", "lynx")
     shown = run("inspect", store).stdout
     assert re.search(r"; most often [012] '(tabby|red fox|lynx)': [1-5]", shown)
+    assert "2 to 3 images each (most: 0 'c': 3, 1 'd': 2)" in shown
     told = run("teacher", TEACHER[1], "--random-weights", 0, "--classes", classes).stdout
     assert re.search(r"classes +3: 0 'tabby' ... 2 'lynx'\nkept +file: 3 of the teacher's 1000 classes", told)
 
