@@ -48,7 +48,7 @@ def test_numpy_logits_become_a_store_that_verifies_and_gives_the_oracles_labels(
     report = verify_shards(tmp_path / "s.zarr", str(photos), show_progress=False)
     assert (report.findings, report.shards, report.images_compared) == ((), 3, 7)
     maps = relabel.open(tmp_path / "s.zarr")
-    assert maps.class_names == names
+    assert (maps.class_names, maps.manifest.data.class_names) == (names, ("a", "b"))
     assert (maps.manifest.teacher.name, maps.manifest.preprocessing) == ("my own", None)
     labels = maps[maps.rows(KEYS)].pool(torch.tensor([[0.0, 0.0, 1.0, 1.0]]).expand(7, 4)).numpy()
     exact = maps_of(LOGITS).pool(torch.tensor([[0.0, 0.0, 1.0, 1.0]]).expand(7, 4)).numpy()
