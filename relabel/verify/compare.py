@@ -26,16 +26,12 @@ class _Outcome:
 
 
 def compare_images(
-    source: ImageSource,
-    class_names: tuple[str, ...] | None,
-    table: KeyTable,
-    pool: Executor,
-    progress: Callable[[int], None],
+    source: ImageSource, table: KeyTable, pool: Executor, progress: Callable[[int], None]
 ) -> tuple[int, list[Finding]]:
     """How many images were compared (those whose hash is known), and every difference in keys, bytes or ground truth.
 
-    `class_names` are those that the store's ground truths number. Keys are looked up wherever they are, so that images
-    may have been moved between tars. A part that cannot be read is a finding, and the others are compared all the same.
+    Keys are looked up wherever they are, so that images may have been moved between tars. A part that cannot be read is
+    a finding, and the others are compared all the same.
     """
 
     def compared(spans: Iterable[Span]) -> _Outcome:
@@ -49,7 +45,7 @@ def compare_images(
                 outcome.unreadable.append(str(error))
         return outcome
 
-    outcomes = list(pool.map(compared, source.spans(class_names)))
+    outcomes = list(pool.map(compared, source.spans(table.class_names)))
     unreadable = [what for outcome in outcomes for what in outcome.unreadable]
     strangers = [key for outcome in outcomes for key in outcome.strangers]
     found = np.array([place for outcome in outcomes for place in outcome.places], np.int64)

@@ -100,10 +100,7 @@ def verify_shards(
         findings += table.findings()
         if source is not None:
             with Progress("comparing images", len(table), unit="images", shown=show_progress) as bar:
-                names = reader.manifest.data.class_names
-                compared, differences = compare_images(
-                    source, names, table, threads.pool, threads.unless_stopped(bar.advance)
-                )
+                compared, differences = compare_images(source, table, threads.pool, threads.unless_stopped(bar.advance))
             findings += differences
     total = np.sum([check.images for check in checks], axis=0)
     return ShardsReport(
