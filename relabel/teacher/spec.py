@@ -31,25 +31,15 @@ CHECKPOINT = Option(
     "Weights of your own: a safetensors file or a torch state dict.",
     "teacher",
     unset="the pretrained ones",
-    flag="--checkpoint",
     each="pretrained",
     is_shared=False,
 )
-RANDOM_WEIGHTS = Option(
-    "Random weights, for benchmarks.",
-    "teacher",
-    least=0,
-    most=2**63 - 1,
-    flag="--random-weights",
-    metavar="SEED",
-    each="",
-)
+RANDOM_WEIGHTS = Option("Random weights, for benchmarks.", "teacher", least=0, most=2**63 - 1, metavar="SEED", each="")
 IMAGE_SIZE = Option(
     "Its input in pixels; larger gives a finer map where the model allows it.",
     "teacher",
     least=1,
     unset="the model's own",
-    flag="--image-size",
     metavar="H [W]",
     each="",
 )
@@ -57,7 +47,6 @@ CLASSES = Option(
     "Keep some classes only, renormalised: imagenet-1k out of a larger one, or a file of a class per line.",
     "teacher",
     unset="all",
-    flag="--classes",
     metavar="NAME|FILE",
     each="all",
 )

@@ -14,7 +14,7 @@ _RECORDED = "the manifest's"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RerunOptions:
-    """What the manifest does not say, or says otherwise, of the teachers to run; see `TeacherSpec`.
+    """What the manifest does not say, or says otherwise, of the teachers to run: fields of `TeacherSpec`.
 
     A tuple is empty for what the manifest says, and holds one value for all teachers or one for each; None stands for a
     teacher's own weights, and for all of its classes. Sizes are (height, width) in pixels.
@@ -23,12 +23,12 @@ class RerunOptions:
     teachers: Annotated[
         tuple[str, ...], replace(NAME, help="Others than the manifest says, as for generate.", unset=_RECORDED)
     ] = ()
-    checkpoints: Annotated[
+    checkpoint: Annotated[
         tuple[Path | None, ...],
         replace(CHECKPOINT, help="The weights' file, if they came from one: a manifest has their digest.", unset=""),
     ] = ()
     random_weights: Annotated[tuple[int, ...], replace(RANDOM_WEIGHTS, help="Random weights, with --teacher.")] = ()
-    image_sizes_hw: Annotated[
+    image_size_hw: Annotated[
         tuple[tuple[int, int], ...], replace(IMAGE_SIZE, help="Its input in pixels.", unset=_RECORDED)
     ] = ()
     classes: Annotated[

@@ -12,14 +12,6 @@ from relabel.teacher import EnsembleSpec, TeacherSpec
 from relabel.teacher.devices import find_device
 from relabel.worth.options import RerunOptions
 
-_FIELDS = {
-    "checkpoints": "checkpoint",
-    "random_weights": "random_weights",
-    "image_sizes_hw": "image_size_hw",
-    "classes": "classes",
-}
-"""What is given once for each teacher, and what `TeacherSpec` calls it."""
-
 
 def recorded_members(manifest: Manifest) -> list[MemberRecord]:
     """Every forward pass that a manifest tells of, but for mirrored ones.
@@ -56,9 +48,9 @@ def rerun_spec(manifest: Manifest, options: RerunOptions) -> EnsembleSpec:
     distinct = list(dict.fromkeys(identities))
     places = list(range(len(members))) if options.teachers else [distinct.index(identity) for identity in identities]
     asked = {
-        _FIELDS[option.name]: for_each(option, given, max(places) + 1)
+        option.name: for_each(option, given, max(places) + 1)
         for option in declared(RerunOptions)
-        if option.name in _FIELDS and (given := getattr(options, option.name))
+        if option.is_many and option.name != "teachers" and (given := getattr(options, option.name))
     }
     device = find_device(options.device)
     said: dict[str, Any] = {"device": options.device}

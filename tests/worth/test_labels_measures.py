@@ -275,10 +275,10 @@ def test_what_only_the_user_knows_is_asked_for(tmp_path: Path) -> None:
     with pytest.raises(TeacherError, match=r"written by another program .* no teacher to run again"):
         rerun_spec(dataclasses.replace(manifest_of(tmp_path), preprocessing=None), RerunOptions(device="cpu"))
     weights = tmp_path / "weights.pt"
-    (found,) = rerun_spec(unknown, RerunOptions(device="cpu", checkpoints=(weights,))).teachers
+    (found,) = rerun_spec(unknown, RerunOptions(device="cpu", checkpoint=(weights,))).teachers
     assert found.checkpoint == weights
     with pytest.raises(InvalidValueError, match="1 teachers and 2 times --checkpoint"):
-        rerun_spec(unknown, RerunOptions(device="cpu", checkpoints=(weights, None)))
+        rerun_spec(unknown, RerunOptions(device="cpu", checkpoint=(weights, None)))
     with pytest.raises(TeacherError, match=r"maps of 1000 classes, and labeled:first .* answers 20"):
         Rerun(manifest_of(tmp_path), RerunOptions(device="cpu", teachers=("labeled:first",)))
 
