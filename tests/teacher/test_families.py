@@ -77,35 +77,44 @@ class Around(nn.Module):
         return self.after(self.inner(images * 2 - 1))
 
 
-@torch.inference_mode()
-@pytest.mark.parametrize("name", SHALLOW)
-def test_whoever_brings_a_model_of_a_family_gets_its_adapter(name):
-    dense, _ = _proved(name)
-    model, images = _model(name), _images(name)
+def _derived(model):
     derived = copy.copy(model)
     derived.__class__ = type("Mine", (type(model),), {"__module__": "mine"})
-    for given in (model, derived, Around(model)):
-        found, proof = dense_of(given, "mine:net", images)
-        pixels = images * 2 - 1 if isinstance(given, Around) else images
-        torch.testing.assert_close(found(images), dense(pixels), rtol=0, atol=1e-5 * float(dense(pixels).abs().max()))
-        assert not proof.repeated
+    return derived
 
 
 @torch.inference_mode()
-@pytest.mark.parametrize("most", [MOST_REPEATED, 5])
-@pytest.mark.parametrize("name", ["cait_xxs24_224", "xcit_nano_12_p16_224", "volo_d1_224"])
+@pytest.mark.parametrize("bring", [lambda model: model, _derived, Around], ids=["itself", "derived", "inside"])
+@pytest.mark.parametrize("name", ["cait_xxs24_224", "pit_ti_224", "coat_lite_tiny"])
+def test_whoever_brings_a_model_of_a_family_gets_its_adapter(name, bring):
+    dense, _ = _proved(name)
+    given, images = bring(_model(name)), _images(name)
+    found, proof = dense_of(given, "mine:net", images)
+    expected = dense(images * 2 - 1 if isinstance(given, Around) else images)
+    assert _off(found(images), expected) < 1e-5
+    assert not proof.repeated
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize(("name", "most"), [("cait_xxs24_224", 256), ("cait_xxs24_224", 5)])
 def test_without_its_adapter_class_attention_is_never_given_a_wrong_map(name, most, monkeypatch):
     dense, _ = _proved(name)
     monkeypatch.setattr("relabel.teacher.heads.families._FAMILIES", {})
     monkeypatch.setattr("relabel.teacher.heads.hooked.MOST_REPEATED", most)
-    if most > 5 and "xcit" not in name:
-        # A hook finds the map before class attention, and runs that over a whole grid of every location.
-        found, proof = dense_of(_model(name), "mine:net", _images(name))
-        assert proof.repeated
-        assert _off(found(_images(name)), dense(_images(name))) < 1e-5
-    else:
-        with pytest.raises(TeacherError, match=r"class tokens that passed other layers|its 16 tokens are not 0 prefix"):
+    if most == 5:
+        with pytest.raises(TeacherError, match=r"mine:net .* its answer is read off class tokens that passed other"):
             dense_of(_model(name), "mine:net", _images(name))
+        return
+    # A hook finds the map before class attention, and runs that over a whole grid of every location.
+    found, proof = dense_of(_model(name), "mine:net", _images(name))
+    assert proof.repeated
+    assert _off(found(_images(name)), dense(_images(name))) < 1e-5
+
+
+def test_where_nothing_can_be_proved_the_first_way_says_why(monkeypatch):
+    monkeypatch.setattr("relabel.teacher.heads.families._FAMILIES", {})
+    with pytest.raises(TeacherError, match="its features are list, not one map or one sequence of tokens"):
+        dense_of(_model("coat_tiny"), "mine:net", _images("coat_tiny"))
 
 
 def _seen(model, images, *modules):
@@ -263,8 +272,40 @@ def test_half_precision_differs_by_its_rounding_only(name):
         assert _off(dense(_images(name)).float(), exact) < 0.05
 
 
-def test_a_model_of_another_family_is_left_alone():
-    assert adapted(timm.create_model("test_vit")) is None
+class Cait(nn.Module):
+    """Of a user's own, by the name of one of timm's."""
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: timm.create_model("test_vit"),
+        Cait,
+        # Which of the two would answer cannot be told.
+        lambda: nn.ModuleList([_model("cait_xxs24_224"), _model("volo_d1_224")]),
+    ],
+    ids=["another family", "another's class", "two"],
+)
+def test_what_is_no_model_of_one_family_is_left_alone(make):
+    assert adapted(make()) is None
+
+
+def test_a_wrapper_that_changes_its_models_answer_is_proved_another_way_or_refused(monkeypatch):
+    images = _images("cait_xxs24_224")
+    given = Around(_model("cait_xxs24_224"), lambda answer: answer * 2)
+    expected, _ = dense_of(Around(_model("cait_xxs24_224")), "mine:net", images)
+    found, proof = dense_of(given, "mine:net", images)
+    assert proof.repeated
+    assert _off(found(images), 2 * expected(images)) < 1e-5
+    monkeypatch.setattr("relabel.teacher.heads.hooked.MOST_REPEATED", 5)
+    with pytest.raises(TeacherError, match=r"mine:net .* a part of its answer passes its features by"):
+        dense_of(given, "mine:net", images)
+
+
+def test_a_place_that_is_named_is_taken_whatever_the_model_is():
+    model = timm.create_model("test_resnet").eval()
+    dense, _ = dense_of(model, "mine:net", torch.randn(2, 3, 64, 64), "layer4")
+    assert dense.model.place == "layer4"
 
 
 @torch.inference_mode()

@@ -186,15 +186,14 @@ def test_a_module_that_answers_for_whole_images_is_made_dense_and_proved(place, 
     torch.testing.assert_close(teacher(images)[:, :, 1, 5], model[4](vector))
 
 
+def test_a_module_of_ones_own_needs_no_timm(load, monkeypatch):
+    monkeypatch.setitem(sys.modules, "timm", None)
+    assert load(_classifier).proof.kind == "linear"
+
+
 def test_a_place_in_what_already_answers_at_every_location_is_refused(load):
     with pytest.raises(TeacherError, match="a_package:make@drop answers maps by itself: leave @drop out"):
         load(Pooling, "a_package:make@drop")
-
-
-def test_preprocessing_can_be_chosen(load):
-    wanted = {"mean": (0.5,) * 3, "std": (0.25,) * 3, "interpolation": "bicubic", "fit": "center", "crop": 0.5}
-    made = load(_said(mean=[0.1] * 3, interpolation="bilinear"), **wanted).preprocessing
-    assert {name: getattr(made, name) for name in wanted} == wanted
 
 
 class _Probabilities(Pooling):

@@ -54,16 +54,17 @@ def test_a_record_says_the_spec_that_made_it(spec):
 
 
 def test_a_record_of_files_needs_to_be_told_where_they_are(tmp_path):
+    made = _load()
     kept = KeptRecord(selection="file", count=2, of=10, digest="9" * 64)
-    record = replace(_load().record, weights="checkpoint", seed=None)
+    saved, few = replace(made.record, weights="checkpoint", seed=None), replace(made.record, kept=kept)
     with pytest.raises(TeacherError, match=r"ran with the weights 'checkpoint' .* give --checkpoint FILE"):
-        TeacherSpec.of(record, _load().preprocessing)
-    assert TeacherSpec.of(record, _load().preprocessing, checkpoint=tmp_path).checkpoint == tmp_path
+        TeacherSpec.of(saved, made.preprocessing)
+    assert TeacherSpec.of(saved, made.preprocessing, checkpoint=tmp_path).checkpoint == tmp_path
     with pytest.raises(TeacherError, match=r"kept 2 of 10 classes by a file \(sha256 999999999999\): give it as --cl"):
-        TeacherSpec.of(replace(_load().record, kept=kept), _load().preprocessing)
-    assert TeacherSpec.of(replace(_load().record, kept=kept), _load().preprocessing, classes=None).classes is None
+        TeacherSpec.of(few, made.preprocessing)
+    assert TeacherSpec.of(few, made.preprocessing, classes=None).classes is None
     # A checkpoint that is said stands for recorded random weights too.
-    assert TeacherSpec.of(_load().record, _load().preprocessing, checkpoint=None).random_weights is None
+    assert TeacherSpec.of(made.record, made.preprocessing, checkpoint=None).random_weights is None
 
 
 def test_a_hooked_teacher_runs_in_channels_last_order(photos):

@@ -88,12 +88,6 @@ def test_each_cell_of_a_perceptron_is_what_it_says_of_that_location(saved, photo
     torch.testing.assert_close(teacher(images)[:, :, 1, 0], model.classifier(vectors[:, :, 1, 0]), rtol=1e-4, atol=1e-5)
 
 
-def test_random_weights_are_those_of_their_seed():
-    first, again, other = (_load("shufflenet_v2_x0_5", random_weights=seed) for seed in (1, 1, 2))
-    assert first.record.weights_digest == again.record.weights_digest != other.record.weights_digest
-    assert (first.record.weights, first.record.seed) == ("random", 1)
-
-
 @pytest.mark.parametrize(
     ("name", "size_hw", "interpolation"),
     [

@@ -136,13 +136,6 @@ def test_a_mean_that_a_processor_says_is_taken_to_the_digit(made):
     assert made_of.std == (0.26862954, 0.26130258, 0.27577711)
 
 
-def test_preprocessing_can_be_chosen(made):
-    _, folder = made()
-    wanted = {"mean": (0.4,) * 3, "std": (0.2,) * 3, "interpolation": "bicubic", "image_size_hw": (32, 96)}
-    preprocessing = _load(folder, **wanted).preprocessing
-    assert {name: getattr(preprocessing, name) for name in wanted} == wanted
-
-
 def test_a_folder_without_a_processor_needs_mean_and_std(made):
     _, folder = made()
     (folder / "preprocessor_config.json").unlink()
@@ -178,10 +171,9 @@ def test_class_names_are_those_of_its_configuration(made):
     assert _load(folder).class_names is None
 
 
-def test_random_weights_need_a_configuration_only_and_are_those_of_their_seed(tmp_path):
+def test_random_weights_need_a_configuration_only(tmp_path):
     SMALL["resnet"].save_pretrained(tmp_path)
-    first, again, other = (_load(tmp_path, random_weights=s, image_size_hw=(64, 64)) for s in (1, 1, 2))
-    assert first.record.weights_digest == again.record.weights_digest != other.record.weights_digest
+    assert _load(tmp_path, random_weights=1, image_size_hw=(64, 64)).record.seed == 1
 
 
 def test_a_checkpoint_may_have_other_classes(made, tmp_path, photos):
