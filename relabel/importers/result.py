@@ -49,7 +49,7 @@ def manifest_of(rows: Rows, found: Scan, layout: Layout, options: ImportOptions)
             name=options.teacher_name or published.teacher,
             weights="unknown",
             weights_digest="unknown",
-            head="imported",
+            head="unknown",
             precision="unknown",
         ),
         preprocessing=Preprocessing(
