@@ -34,7 +34,7 @@ _loading = threading.Lock()
 """Python's filter of warnings is the process's; and two threads would load no faster than one."""
 
 
-class Kind(NamedTuple):
+class MapKind(NamedTuple):
     """What a file holds: its dtype's name, k, and the last two axes as they are stored."""
 
     dtype: str
@@ -68,8 +68,8 @@ class LoadedFiles:
     """
 
     reasons: list[str]
-    places: dict[Kind, list[int]] = field(default_factory=dict)
-    maps: dict[Kind, NDArray[np.float32]] = field(default_factory=dict)
+    places: dict[MapKind, list[int]] = field(default_factory=dict)
+    maps: dict[MapKind, NDArray[np.float32]] = field(default_factory=dict)
     digest: int = 0
 
 
@@ -87,8 +87,8 @@ class Scan:
     """
 
     files: int = 0
-    kinds: Counter[Kind] = field(default_factory=Counter)
-    most: dict[Kind, int] = field(default_factory=dict)
+    kinds: Counter[MapKind] = field(default_factory=Counter)
+    most: dict[MapKind, int] = field(default_factory=dict)
     listed: int = 0
     digest: int = 0
     reasons: list[str] = field(default_factory=list)
@@ -130,7 +130,7 @@ def exact_ids(dtype: str) -> int:
 def load(files: Files) -> LoadedFiles:
     """Read and check files; what is wrong with one is said, and the others are read all the same."""
     loaded = LoadedFiles([""] * len(files.names))
-    tensors: dict[Kind, list[NDArray[np.float32]]] = {}
+    tensors: dict[MapKind, list[NDArray[np.float32]]] = {}
     for place, name in enumerate(files.names):
         if not name:
             continue
@@ -204,7 +204,7 @@ def _digest(name: str, data: bytes) -> int:
     return int.from_bytes(named.digest(), "little")
 
 
-def _map(data: bytes, num_classes: int) -> tuple[Kind, NDArray[np.float32]]:
+def _map(data: bytes, num_classes: int) -> tuple[MapKind, NDArray[np.float32]]:
     """A file's kind and its numbers, (2, k, H, W) float32, whatever their strides were."""
     value = _loaded(data)
     if not isinstance(value, Tensor):
@@ -224,7 +224,7 @@ def _map(data: bytes, num_classes: int) -> tuple[Kind, NDArray[np.float32]]:
     if value.shape[1] > num_classes:
         raise ImageError(f"lists {value.shape[1]} classes at a cell, of {num_classes}")
     array: NDArray[np.float32] = value.detach().to(torch.float32).contiguous().numpy()
-    return Kind(dtype, *array.shape[1:]), array
+    return MapKind(dtype, *array.shape[1:]), array
 
 
 def _loaded(data: bytes) -> Any:

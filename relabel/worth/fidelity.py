@@ -11,7 +11,7 @@ from torch import Tensor
 
 from relabel.manifest import ScoreRecord
 from relabel.pooling import Space
-from relabel.worth.ways import Answers, Kind, Labeler, Way, labelers
+from relabel.worth.ways import Answers, Labeler, LineKind, Way, labelers
 
 TEMPERATURES = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.1, 1.25, 1.5, 2.0)
 """Tried besides 1."""
@@ -38,7 +38,7 @@ class LabelLine:
     """
 
     label: str
-    kind: Kind
+    kind: LineKind
     space: Space | None
     temperature: float
     planes: int | None
@@ -111,7 +111,7 @@ class Fidelity:
     def lines(self) -> Iterator[LabelLine]:
         """The table."""
         spaces: tuple[Space, ...] = ("logit", "probability")
-        kinds: tuple[Kind, ...] = ("limit", "stored")
+        kinds: tuple[LineKind, ...] = ("limit", "stored")
         places = [(kind, space) for kind in kinds for space in spaces if self.tallies]
         best = {nearest(self.tallies, kind, space).way.name for kind, space in places}
         for tally in self.tallies.values():
@@ -157,7 +157,7 @@ class Fidelity:
             tally.add(name, values)
 
 
-def nearest(tallies: Mapping[str, Tally], kind: Kind, space: Space) -> Tally:
+def nearest(tallies: Mapping[str, Tally], kind: LineKind, space: Space) -> Tally:
     """The labels of a kind, of one space and at any temperature, that are nearest to the teacher's answers."""
     same = [t for t in tallies.values() if (t.way.kind, t.way.space) == (kind, space)]
     return min(same, key=lambda tally: tally.mean("kl_teacher"))

@@ -19,7 +19,7 @@ from relabel.score_map.coding import decode_scores, encode_scores
 from relabel.store import RowBatch
 from relabel.store.codecs import CODECS, ZSTD
 
-Kind = Literal["teacher", "limit", "stored", "size", "whole image", "swapped", "published", "truth"]
+LineKind = Literal["teacher", "limit", "stored", "size", "whole image", "swapped", "published", "truth"]
 
 TOP = 5
 """Classes of a cell in the published formats."""
@@ -38,7 +38,7 @@ class Way:
     """
 
     name: str
-    kind: Kind
+    kind: LineKind
     space: Space | None = None
     temperature: float = 1.0
     planes: int | None = None

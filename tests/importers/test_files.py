@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from importers.archives import CLASSES, cell_lists, save_relabel, save_token_labeling
 
-from relabel.importers.files import MAX_BYTES, Files, Kind, Scan, load, scan
+from relabel.importers.files import MAX_BYTES, Files, MapKind, Scan, load, scan
 from relabel.importers.planes import Layout, convert
 
 NAME = "n01/a.pt"
@@ -142,7 +142,7 @@ def test_a_scan_counts_kinds_classes_and_bytes(tmp_path):
     save_token_labeling(tmp_path / "c.pt", lists.scores[2, :, :4], lists.ids[2, :, :4])
     (tmp_path / "d.pt").write_bytes(b"cut")
     found = scan(Files(str(tmp_path), names, CLASSES))
-    small, large = Kind("float16", 3, 4, 6), Kind("float32", 3, 5, 6)
+    small, large = MapKind("float16", 3, 4, 6), MapKind("float32", 3, 5, 6)
     assert (found.files, dict(found.kinds)) == (4, {large: 2, small: 1})
     counts = [len(lists.ids[i].unique()) for i in (0, 1)] + [len(lists.ids[2, :, :4].unique())]
     assert (found.most, found.listed) == ({large: max(counts[:2]), small: counts[2]}, sum(counts))
@@ -222,9 +222,9 @@ def test_a_map_with_bad_numbers_leaves_the_others_what_they_are(bad, tmp_path):
         save_relabel(tmp_path / name, scores, ids)
     loaded = load(Files(str(tmp_path), names, CLASSES))
     good = [number for number in range(3) if number != bad]
-    assert loaded.places == {Kind("float32", 3, 5, 6): good}
+    assert loaded.places == {MapKind("float32", 3, 5, 6): good}
     assert [bool(reason) for reason in loaded.reasons] == [number == bad for number in range(3)]
-    np.testing.assert_array_equal(loaded.maps[Kind("float32", 3, 5, 6)][:, 0], lists.scores[good])
+    np.testing.assert_array_equal(loaded.maps[MapKind("float32", 3, 5, 6)][:, 0], lists.scores[good])
 
 
 def test_a_class_of_next_to_no_weight_has_its_plane_before_one_that_no_cell_lists(tmp_path):

@@ -8,10 +8,10 @@ import pytest
 
 from relabel.errors import InvalidValueError
 from relabel.importers import ImportOptions
-from relabel.importers.files import Kind, Scan
+from relabel.importers.files import MapKind, Scan
 from relabel.importers.result import layout_of
 
-MANY, FEW, HALF = Kind("float32", 3, 5, 6), Kind("float32", 5, 9, 9), Kind("float16", 3, 5, 6)
+MANY, FEW, HALF = MapKind("float32", 3, 5, 6), MapKind("float32", 5, 9, 9), MapKind("float16", 3, 5, 6)
 
 
 @pytest.mark.parametrize(
