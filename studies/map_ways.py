@@ -16,8 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from relabel import ScoreMap
-from relabel.store.codecs import ZSTD
-from relabel.worth.ways import INDEX_BYTES
+from relabel.store.codecs import ENTRY_BYTES, ZSTD
 from studies.map_answers import Answers
 
 STEP, OFFSET_STEP = 1 / 2, 1 / 8
@@ -99,7 +98,7 @@ class Parts:
     @property
     def id_bytes(self) -> int:
         """Of the class ids, the offsets and the entry in the index."""
-        return 2 * self.classes.shape[1] + self.offsets.shape[1] + INDEX_BYTES
+        return 2 * self.classes.shape[1] + self.offsets.shape[1] + ENTRY_BYTES
 
     def codes(self, step: float = STEP) -> Tensor:
         """(B, K + 1, H * W)."""

@@ -130,10 +130,14 @@ class Crc32c:
         """See `Codec`."""
         return data + crc32c()(data).to_bytes(4, "little")
 
+    def size(self, length: int) -> int:
+        """The bytes of the chunk of so many bytes."""
+        return length + 4
+
     def content(self, chunk: Any, length: int | None = None) -> Any:
         """See `Codec`; a view where the chunk is an array."""
-        if length is not None and len(chunk) != length + 4:
-            raise ValueError(f"{len(chunk)} bytes instead of {length + 4}")
+        if length is not None and len(chunk) != self.size(length):
+            raise ValueError(f"{len(chunk)} bytes instead of {self.size(length)}")
         if len(chunk) < 4 or crc32c()(chunk) != _CRC32C_RESIDUE:
             raise ValueError("its checksum does not agree")
         return chunk[:-4]
@@ -151,6 +155,27 @@ class Crc32c:
 ZSTD, CRC32C = Zstd(), Crc32c()
 CODECS: dict[Compression, Codec] = {"zstd": ZSTD, "none": CRC32C}
 """Of score maps, by the name of the compression in the manifest."""
+
+
+ENTRY_BYTES = 16
+"""Of a row in a shard's index: the offset and the length of its inner chunk, 8 bytes each."""
+
+
+def index_bytes(rows: int) -> int:
+    """The length of the index of so many rows, which is the end of a file of score maps."""
+    return CRC32C.size(ENTRY_BYTES * rows)
+
+
+def encode_index(index: NDArray[np.uint64]) -> bytes:
+    """The offset and the length of each row's inner chunk, (R, 2), and their checksum."""
+    return CRC32C.encode(index.astype("<u8").tobytes())
+
+
+def decode_index(end: Any, rows: int) -> NDArray[np.uint64]:
+    """The inverse, (R, 2), a view; raises ValueError where the end of the file is damaged."""
+    content = CRC32C.content(end, ENTRY_BYTES * rows)
+    index: NDArray[np.uint64] = np.frombuffer(content, "<u8").reshape(rows, 2)
+    return index
 
 
 def encode_strings(values: Sequence[str]) -> bytes:

@@ -98,10 +98,13 @@ class ShardFiles:
 
     def _index(self, shard: int) -> NDArray[np.uint64]:
         whole = self._mapped("scores", shard)
-        chunks = len(whole) - 16 * self.rows - 4
+        chunks = len(whole) - codecs.index_bytes(self.rows)
         if chunks < 0:
             raise self.damaged("scores", shard, f"{len(whole)} bytes are too few for the index of {self.rows} rows")
-        index = self._checked("scores", shard, whole[chunks:]).view("<u8").reshape(self.rows, 2)
+        try:
+            index = codecs.decode_index(whole[chunks:], self.rows)
+        except ValueError as error:
+            raise self.damaged("scores", shard, error) from error
         stored = index[(index != ABSENT).any(1)]
         # Each by itself first: their sum may wrap.
         if (stored > chunks).any() or (stored.sum(1) > chunks).any():
@@ -110,16 +113,11 @@ class ShardFiles:
 
     def _raw(self, name: str, shard: int) -> NDArray[Any]:
         spec, whole = self.arrays[name], self._mapped(name, shard)
-        content = self._checked(name, shard, whole, self.rows * spec.row_bytes())
-        return content.view(spec.little).reshape(self.rows, *spec.tail)
-
-    def _checked(self, name: str, shard: int, data: NDArray[np.uint8], length: int | None = None) -> NDArray[np.uint8]:
-        """What lies before the checksum of mapped bytes; these arrays, and the index, are never compressed."""
         try:
-            content: NDArray[np.uint8] = codecs.CRC32C.content(data, length)
-            return content
+            content = codecs.CRC32C.content(whole, self.rows * spec.row_bytes())
         except ValueError as error:
             raise self.damaged(name, shard, error) from error
+        return np.frombuffer(content, spec.little).reshape(self.rows, *spec.tail)
 
     def _bytes(self, name: str, shard: int) -> bytes:
         path = self.path(name, shard)

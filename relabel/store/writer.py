@@ -232,14 +232,14 @@ class ShardWriter:
 
     def _shard_bytes(self) -> bytes:
         """Inner chunks in the order of their rows, then the index: offset and length of each, and its crc32c."""
-        index = np.full((self._manifest.data.rows_per_shard, 2), ABSENT, "<u8")
+        index = np.full((self._manifest.data.rows_per_shard, 2), ABSENT, np.uint64)
         parts: list[bytes] = []
         offset = 0
         for row in sorted(self._maps):
             index[row] = offset, len(self._maps[row])
             parts.append(self._maps[row])
             offset += len(self._maps[row])
-        return b"".join([*parts, codecs.CRC32C.encode(index.tobytes())])
+        return b"".join([*parts, codecs.encode_index(index)])
 
     def _write(self, spec: ArraySpec, data: bytes) -> None:
         temporary = self._store.temporary(spec, self.shard)

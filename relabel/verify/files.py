@@ -79,11 +79,11 @@ class ScoreFile:
         self._name = _file(self._spec, shard)
         try:
             self._file = OpenFile(reader.files.local(self._name))
-            size = os.fstat(self._file.descriptor).st_size - 16 * reader.rows_per_shard - 4
+            size = os.fstat(self._file.descriptor).st_size - codecs.index_bytes(reader.rows_per_shard)
             if size < 0:
                 raise DamagedStoreError(f"{self._name} is damaged: it is too short for the index of its rows")
-            index = codecs.CRC32C.content(self._file.read(16 * reader.rows_per_shard + 4, size))
-            self._index = np.frombuffer(index, "<u8").reshape(reader.rows_per_shard, 2)
+            end = self._file.read(codecs.index_bytes(reader.rows_per_shard), size)
+            self._index = codecs.decode_index(end, reader.rows_per_shard)
         except OSError as error:
             raise DamagedStoreError(f"{self._name} cannot be read: {error.strerror}") from error
         except ValueError as error:

@@ -11,22 +11,20 @@ from torch import Tensor
 
 from relabel.geometry import WHOLE
 from relabel.geometry.cells import swapped
-from relabel.manifest import STEP, Compression, ScoreRecord
+from relabel.manifest import PLANES, PROFILE, STEP, Compression, ScoreRecord
 from relabel.pooling import Space
 from relabel.published import relabel_targets
 from relabel.score_map import Fill, ScoreMap
 from relabel.score_map.coding import decode_scores, encode_scores
 from relabel.store import RowBatch
-from relabel.store.codecs import CODECS, ZSTD
+from relabel.store.codecs import CODECS, ENTRY_BYTES, ZSTD
 
 LineKind = Literal["teacher", "limit", "stored", "size", "whole image", "swapped", "published", "truth"]
 
 TOP = 5
 """Classes of a cell in the published formats."""
 SMOOTHING = 0.1
-_DEFAULT = (16, 64)
-INDEX_BYTES = 16
-"""Of a chunk in the index of its shard: its offset and its length."""
+_DEFAULT = (PLANES, PROFILE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,7 +108,7 @@ def sizes(record: ScoreRecord) -> list[tuple[int, int]]:
 
 def row_bytes(rows: RowBatch, compression: Compression) -> list[int]:
     """What each image's scores, classes and profile take in a store, with the entry in the index."""
-    beside = INDEX_BYTES + rows.classes[:1].nbytes + rows.profile[:1].nbytes
+    beside = ENTRY_BYTES + rows.classes[:1].nbytes + rows.profile[:1].nbytes
     return [len(CODECS[compression].encode(scores.tobytes())) + beside for scores in rows.scores]
 
 
@@ -173,7 +171,7 @@ def cell_labelers(logits: Tensor, footprints: Tensor, step: float) -> Iterator[L
     maps = ScoreMap.from_cell_topk(classes, filled[:, :-1], num_classes=num_classes, rest=filled[:, -1])
     maps = replace(maps, footprint=footprints)
     bytes_each = [
-        sum(len(ZSTD.encode(part.numpy().tobytes())) for part in (one, ids.short())) + 2 * INDEX_BYTES
+        sum(len(ZSTD.encode(part.numpy().tobytes())) for part in (one, ids.short())) + 2 * ENTRY_BYTES
         for one, ids in zip(codes, classes, strict=True)
     ]
     way = Way(name=f"cell top-{top}, mean of the rest", kind="published", space="logit")
