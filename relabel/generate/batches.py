@@ -23,26 +23,16 @@ from relabel.manifest import Preprocessing, fingerprint
 from relabel.plan import ShardTask, even_batches
 from relabel.store import Row
 
-__all__ = [
-    "BatchPlan",
-    "DecodedBatch",
-    "DecodedBatches",
-    "ShardFailure",
-    "default_decode_threads",
-]
-
 
 @dataclass(frozen=True, slots=True)
 class DecodedBatch:
-    """Images `first` .. of a task, uint8 (n, 3, h, w) once for each of the plan's views; zeros for failed images.
+    """The next images of a task, uint8 (n, 3, h, w) once for each of the plan's views; zeros for failed images.
 
-    `is_last` says that the task ends here, and that its images were those that were listed; `fallbacks`
-    is how many of them a slower decoder had to read, `seconds` how long the
-    decoding threads worked on it, their mean.
+    `is_last` says that the task ends here, and that its images were those that were listed; `fallbacks` is how many of
+    them a slower decoder had to read, `seconds` how long the decoding threads worked on it, their mean.
     """
 
     task: ShardTask
-    first: int
     views: tuple[Tensor, ...]
     rows: list[Row]
     is_last: bool
@@ -61,7 +51,6 @@ class ShardFailure:
 @dataclass(frozen=True, slots=True)
 class _Pending:
     task: ShardTask
-    first: int
     pixels: Callable[[], Pixels]
     is_last: bool
 
@@ -131,9 +120,7 @@ class DecodedBatches:
                 yield item
             else:
                 found = item.pixels()
-                yield DecodedBatch(
-                    item.task, item.first, found.views, found.rows, item.is_last, found.fallbacks, found.seconds
-                )
+                yield DecodedBatch(item.task, found.views, found.rows, item.is_last, found.fallbacks, found.seconds)
 
     def _feed(self) -> None:
         try:
@@ -163,13 +150,12 @@ class DecodedBatches:
         images = self._images(task)
         plan = self._plan
         sizes = iter(even_batches(task.count, plan.batch_size)) if plan.fingerprints else iter(())
-        first = 0
         chunk = list(itertools.islice(images, next(sizes, plan.batch_size)))
         while chunk:
             # Read before its predecessor is handed out, so that a last batch is known as such.
             following = list(itertools.islice(images, next(sizes, plan.batch_size)))
-            yield _Pending(task, first, self._decoder.submit(chunk), is_last=not following)
-            first, chunk = first + len(chunk), following
+            yield _Pending(task, self._decoder.submit(chunk), is_last=not following)
+            chunk = following
 
     def _images(self, task: ShardTask) -> Iterator[EncodedImage]:
         """The task's images; raises behind the last where they are not those that were listed."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Annotated, Literal, get_args
+from dataclasses import dataclass, field, replace
+from typing import Annotated, Any, Literal, get_args
 
 from relabel.errors import InvalidValueError
 from relabel.manifest import LEAST_STEP, MOST_STEP, PLANES, PROFILE, STEP, CodeType, Compression
@@ -116,26 +116,24 @@ class GenerateSummary(RunSummary):
 def merged(parts: Sequence[GenerateSummary]) -> GenerateSummary:
     """The summary of several processes of one run, which labelled at the same time."""
 
-    def total(name: str) -> int:
-        return sum(getattr(part, name) for part in parts)
-
     def mean(name: str) -> StageSeconds:
         every = [getattr(part, name) for part in parts]
         return StageSeconds(*(sum(getattr(s, stage) for s in every) / len(every) for stage in get_args(Stage)))
 
-    return GenerateSummary(
-        shards=total("shards"),
-        shards_skipped=total("shards_skipped"),
-        shards_published=total("shards_published"),
-        images=total("images"),
+    added: dict[str, Any] = {name: sum(getattr(part, name) for part in parts) for name in _ADDED}
+    return replace(
+        parts[0],
         failures=tuple(failure for part in parts for failure in part.failures),
         seconds=max(part.seconds for part in parts),
         waits=mean("waits"),
         busy=mean("busy"),
-        max_failures=parts[0].max_failures,
-        failures_unlisted=total("failures_unlisted"),
-        failed_earlier=total("failed_earlier"),
-        images_earlier=total("images_earlier"),
         batch_size=max(part.batch_size for part in parts),
-        fallbacks=total("fallbacks"),
+        **added,
     )
+
+
+_ADDED = (
+    *("shards", "shards_skipped", "shards_published", "images", "fallbacks"),
+    *("failures_unlisted", "failed_earlier", "images_earlier"),
+)
+"""What the processes of a run have done together."""

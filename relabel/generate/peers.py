@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from datetime import timedelta
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 import torch.distributed
 
@@ -34,26 +34,10 @@ _TOLD_FAILURES = 1000
 _TOLD_CHARACTERS = 500
 
 
-class Store(Protocol):
-    """What is used of torch's stores; their errors are RuntimeErrors."""
-
-    def add(self, key: str, amount: int, /) -> int:
-        """Add to a number, at first 0, in one step; returns the sum."""
-
-    def set(self, key: str, value: str, /) -> None:
-        """Keep a value."""
-
-    def get(self, key: str, /) -> bytes:
-        """A value that is there."""
-
-    def check(self, keys: list[str], /) -> bool:
-        """Whether values are there."""
-
-
 class Peers:
     """Process `rank` of `world_size`; `store`, if any, is one that all of them see."""
 
-    def __init__(self, rank: int, world_size: int, store: Store | None = None) -> None:
+    def __init__(self, rank: int, world_size: int, store: torch.distributed.Store | None = None) -> None:
         self.rank, self.world_size = rank, world_size
         self._store = store
         self._done = self._total = 0
@@ -62,26 +46,19 @@ class Peers:
     def of_run(cls, rank: int, world_size: int, environment: Mapping[str, str] = os.environ) -> Peers:
         """Those of torchrun's processes, if it started this one as that rank; else alone."""
         number = next(_runs)
-        if world_size == 1 or not torch.distributed.is_available():
-            return cls(rank, world_size)
         env = environment.get
-        is_ours = (env("RANK"), env("WORLD_SIZE")) == (str(rank), str(world_size))
-        if not is_ours or env("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        is_ours = world_size > 1 and (env("RANK"), env("WORLD_SIZE")) == (str(rank), str(world_size))
+        if not is_ours or env("TORCHELASTIC_USE_AGENT_STORE") != "True" or not torch.distributed.is_available():
             return cls(rank, world_size)
-        # A store may outlive a failed start, and serves every run of a script.
-        prefix = f"relabel/{env('TORCHELASTIC_RUN_ID')}/{env('TORCHELASTIC_RESTART_COUNT')}/{number}/"
         try:
-            tcp = torch.distributed.TCPStore(
-                environment["MASTER_ADDR"],
-                int(environment["MASTER_PORT"]),
-                is_master=False,
-                timeout=timedelta(seconds=_CONNECT_SECONDS),
-            )
-            store = torch.distributed.PrefixStore(prefix, tcp)
-            return cls(rank, world_size, store)
+            address, timeout = (environment["MASTER_ADDR"], int(environment["MASTER_PORT"])), _CONNECT_SECONDS
+            tcp = torch.distributed.TCPStore(*address, is_master=False, timeout=timedelta(seconds=timeout))
         except (KeyError, ValueError, RuntimeError) as error:
             _log.warning("torchrun's store cannot be reached (%s): each process tells of its own share alone", error)
             return cls(rank, world_size)
+        # A store may outlive a failed start, and serves every run of a script.
+        prefix = f"relabel/{env('TORCHELASTIC_RUN_ID')}/{env('TORCHELASTIC_RESTART_COUNT')}/{number}/"
+        return cls(rank, world_size, torch.distributed.PrefixStore(prefix, tcp))
 
     @property
     def are_shared(self) -> bool:
@@ -116,9 +93,8 @@ class Peers:
             self._ask(lambda store: store.set("chosen", str(chosen)))
             return chosen
         deadline = time.monotonic() + _PATIENCE_SECONDS
-        while self._has("chosen") is False and time.monotonic() < deadline:
+        while (told := self._told("chosen")) is None and self.are_shared and time.monotonic() < deadline:
             time.sleep(_POLL_SECONDS)
-        told = self._ask(lambda store: store.get("chosen")) if self._has("chosen") else None
         return choose() if told is None else int(told)
 
     def gather(self, mine: GenerateSummary, seen: Callable[[], int]) -> dict[int, GenerateSummary]:
@@ -127,17 +103,16 @@ class Peers:
         The first waits for the others as long as any of them counts images (`seen` says how many there are by now).
         Those that did not tell are missing. Where the processes do not know of each other, each has its own.
         """
-        if not self.are_shared:
-            return {self.rank: mine}
         if self.rank:
             self._ask(lambda store: store.set(f"summary/{self.rank}", _encoded(mine)))
+        if self.rank or not self.are_shared:
             # Where the store was lost, nobody else tells of this share.
             return {self.rank: replace(mine, is_part=self.are_shared)}
         found, signs, deadline = {0: mine}, (-1, 0), 0.0
         while len(found) < self.world_size:
-            for rank in set(range(self.world_size)) - found.keys():
-                if self._has(f"summary/{rank}"):
-                    found |= self._told_by(rank)
+            for rank in range(1, self.world_size):
+                if rank not in found and (told := self._told(f"summary/{rank}")) is not None:
+                    found[rank] = _decoded(told)
             if not self.are_shared:
                 return {0: mine}
             if signs != (signs := (seen(), len(found))):
@@ -145,16 +120,13 @@ class Peers:
             if time.monotonic() > deadline:
                 break
             time.sleep(_POLL_SECONDS)
-        return dict(sorted(found.items()))
+        return found
 
-    def _told_by(self, rank: int) -> dict[int, GenerateSummary]:
-        data = self._ask(lambda store: store.get(f"summary/{rank}"))
-        return {} if data is None else {rank: _decoded(data)}
+    def _told(self, key: str) -> bytes | None:
+        """What another process has said by now."""
+        return self._ask(lambda store: store.get(key) if store.check([key]) else None)
 
-    def _has(self, key: str) -> bool | None:
-        return self._ask(lambda store: bool(store.check([key])))
-
-    def _ask(self, question: Callable[[Store], _T]) -> _T | None:
+    def _ask(self, question: Callable[[torch.distributed.Store], _T]) -> _T | None:
         """The store's answer; None where there is no store, or no longer."""
         if self._store is None:
             return None

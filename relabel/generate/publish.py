@@ -42,14 +42,6 @@ class OpenShard:
         self.writer.add(len(self.rows) + good, kept)
         self.rows += ended
 
-    def failures(self) -> list[Failure]:
-        """The rows without a map, and why."""
-        return [Failure(self.task.shard, row.key, row.error) for row in self.rows if row.error]
-
-    def publish(self) -> None:
-        """Write and rename all files of the shard."""
-        self.writer.publish(RowTable.of(self.rows))
-
 
 class Publisher:
     """A thread that compresses batches and publishes shards; its errors are raised by the next `put` or `finish`.
@@ -65,7 +57,7 @@ class Publisher:
         self.busy_seconds = 0.0
         self._advance = advance
         self._open: list[OpenShard] = []
-        self._queue: queue.Queue[_Job | OpenShard | None] = queue.Queue(8)
+        self._queue: queue.Queue[Callable[[], None] | None] = queue.Queue(8)
         self._error: BaseException | None = None
         self._stopped = False
         self._thread = threading.Thread(target=self._run, name="publish", daemon=True)
@@ -80,12 +72,24 @@ class Publisher:
         """Hand over a shard's next batch; waits while 8 batches are waiting already."""
         self._raise()
         # Without the batch's pixels: a waiting job is small.
-        self._queue.put(_Job(shard, batch.rows, scores, finite, batch.is_last))
+        rows, is_last = batch.rows, batch.is_last
+
+        def compress() -> None:
+            shard.add(rows, scores, finite)
+            if is_last:
+                shard.writer.publish(RowTable.of(shard.rows))
+                self.published += 1
+                self.images += len(shard.rows)
+                self.failures += [Failure(shard.task.shard, row.key, row.error) for row in shard.rows if row.error]
+                self._close(shard)
+            self._advance(len(rows))
+
+        self._queue.put(compress)
 
     def give_up(self, shard: OpenShard) -> None:
         """Let go of a shard that will not be whole."""
         self._raise()
-        self._queue.put(shard)
+        self._queue.put(lambda: self._close(shard))
 
     def finish(self) -> None:
         """Wait until all that was handed over is compressed or published."""
@@ -114,33 +118,11 @@ class Publisher:
                 continue
             started = time.perf_counter()
             try:
-                if isinstance(job, OpenShard):
-                    self._close(job)
-                else:
-                    self._do(job)
+                job()
             except BaseException as error:  # noqa: BLE001 - raised in the thread that asks next
                 self._error = error
             self.busy_seconds += time.perf_counter() - started
 
-    def _do(self, job: _Job) -> None:
-        job.shard.add(job.rows, job.scores, job.finite)
-        if job.is_last:
-            job.shard.publish()
-            self.published += 1
-            self.images += len(job.shard.rows)
-            self.failures += job.shard.failures()
-            self._close(job.shard)
-        self._advance(len(job.rows))
-
     def _close(self, shard: OpenShard) -> None:
         shard.writer.close()
         self._open.remove(shard)
-
-
-@dataclass(frozen=True, slots=True)
-class _Job:
-    shard: OpenShard
-    rows: list[Row]
-    scores: RowBatch
-    finite: NDArray[np.bool_]
-    is_last: bool

@@ -124,16 +124,6 @@ class StoreReader:
         statuses: NDArray[np.uint8] = self._shard_files.column("status", shard)
         return statuses
 
-    def stored_rows(self, shard: int) -> NDArray[np.bool_]:
-        """(rows_per_shard,) whether a row has a map, from the shard's index.
-
-        Raises:
-            LabelError: the shard is not published.
-            DamagedStoreError: a file was changed, cut or removed.
-        """
-        stored: NDArray[np.bool_] = self._map(shard).index[:, 0] != ABSENT
-        return stored
-
     def size_bytes(self) -> int:
         """The bytes of all files of the store.
 

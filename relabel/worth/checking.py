@@ -10,9 +10,8 @@ import torch
 from torch import Tensor
 
 from relabel.findings import Finding
-from relabel.score_map import ScoreMap
 from relabel.store import StoreReader
-from relabel.worth.causes import StoredPlanes, cause
+from relabel.worth.causes import cause
 from relabel.worth.rerun import Rerun
 from relabel.worth.sampling import SampledRow
 from relabel.worth.scores import compare
@@ -42,7 +41,6 @@ class ScoreCheck:
 
     def __init__(self, reader: StoreReader, rerun: Rerun) -> None:
         self._reader, self._rerun = reader, rerun
-        self._record = reader.manifest.scores
         self._is_other = any(rerun.findings())
         self._causes: Counter[str] = Counter()
         self._means: list[Tensor] = []
@@ -52,17 +50,14 @@ class ScoreCheck:
 
     def add(self, rows: Sequence[SampledRow], answers: Answers, sizes_hw: Sequence[tuple[int, int]]) -> None:
         """Compare the maps of B images, of sizes (height, width) in pixels."""
-        differences = compare(
-            answers.stored, answers.scores, is_logit=self._record.is_logit, is_exact=self._rerun.is_exact
-        )
+        differences = compare(answers.stored, answers.scores, is_exact=self._rerun.is_exact)
         self._means.append(differences.mean)
-        self._limits.append(differences.limits.mean)
+        self._limits.append(differences.limits[0])
         self._largest = max(self._largest, float(differences.largest.max()))
         for image, row in enumerate(rows):
             faults = differences.faults(image)
             if faults:
-                stored = self._planes(answers.stored[image : image + 1])
-                limit = float(differences.limits.mean[image])
+                stored, limit = answers.stored[image : image + 1], float(differences.limits[0, image])
                 found = cause(stored, answers.scores[image], limit, is_other=self._is_other)
                 self._causes[found] += 1
                 # What it is called will do; the report tells once what it means.
@@ -93,17 +88,6 @@ class ScoreCheck:
             height, width = size_hw
             allowed += 0.5 / torch.tensor([width, height, width, height])
         return bool(((mine - answers.footprints[image]).abs() <= allowed).all())
-
-    def _planes(self, map_: ScoreMap) -> StoredPlanes:
-        """Of a batch of one."""
-        one = map_.decoded()
-        count = one.planes.shape[1]
-        return StoredPlanes(
-            planes=one.planes[0].float(),
-            classes=one.classes[0, :count],
-            step=self._record.step,
-            is_logit=self._record.is_logit,
-        )
 
 
 def _other_footprint(answers: Answers, image: int) -> str:

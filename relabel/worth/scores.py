@@ -30,18 +30,6 @@ _LACKING = 0.05
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
-    """What may lie between the maps of two runs, beyond coding: (B,) nats each, by the spread of an image's scores.
-
-    On average, for nearly all scores, and for any.
-    """
-
-    mean: Tensor
-    usual: Tensor
-    largest: Tensor
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Differences:
     """Of B images, (B,) each, in nats beyond what coding explains.
 
@@ -50,7 +38,7 @@ class Differences:
         share: of those scores, how many are further off than is usual.
         offsets: the mean over the profile; 0 where it means nothing.
         lacking: the probability in the label of the whole image that the kept classes lack of as many likeliest ones'.
-        limits: what may be.
+        limits: (3, B), what may lie between the maps of two runs: on average, for nearly all scores, and for any.
     """
 
     mean: Tensor
@@ -58,13 +46,11 @@ class Differences:
     share: Tensor
     offsets: Tensor
     lacking: Tensor
-    limits: Limits
+    limits: Tensor
 
     def faults(self, image: int) -> list[str]:
         """What is wrong with an image's map, in words; empty where nothing is."""
-        limit, usual, most = (
-            float(values[image]) for values in (self.limits.mean, self.limits.usual, self.limits.largest)
-        )
+        limit, usual, most = self.limits[:, image].tolist()
         mean, largest, share, offsets, lacking = (
             float(values[image]) for values in (self.mean, self.largest, self.share, self.offsets, self.lacking)
         )
@@ -79,14 +65,6 @@ class Differences:
         if lacking > _LACKING:
             found.append(f"its classes lack {lacking:.0%} of the probability of the likeliest ones")
         return found
-
-
-def limits_of(log_probabilities: Tensor, *, is_exact: bool) -> Limits:
-    """The limits for images whose re-run says (B, C, H, W); `is_exact`: both runs computed in float32."""
-    spread = log_probabilities.std(1).mean((1, 2))
-    parts = zip(_EXACT if is_exact else _ROUGH, _SLACK, strict=True)
-    mean, usual, largest = (part * spread + slack for part, slack in parts)
-    return Limits(mean=mean, usual=usual, largest=largest)
 
 
 def beyond_coding(stored: Tensor, expected: Tensor, *, step: float | None) -> Tensor:
@@ -108,57 +86,57 @@ def centred(scores: Tensor, present: Tensor, dim: int) -> Tensor:
     return scores - known.sum(dim, keepdim=True) / present.sum(dim, keepdim=True).clamp(min=1)
 
 
-def planes_apart(stored: Tensor, expected: Tensor, *, step: float | None, is_logit: bool) -> Tensor:
-    """(B, K, H, W) or (K, H, W): how far planes are from expected ones, NaN where not stored; classes at dim -3.
+def planes_apart(stored: ScoreMap, expected: Tensor) -> Tensor:
+    """(B, K, H, W): how far stored planes are from expected ones, beyond coding; NaN where not stored.
 
-    Raw logits are compared up to a constant at each cell, which no label sees.
+    Maps with holes are of raw logits, which are compared up to a constant at each cell, which no label sees.
     """
-    if is_logit:
-        present = ~stored.isnan()
-        apart = (centred(stored, present, -3) - centred(expected, present, -3)).abs()
+    planes = stored.decoded().planes.float()
+    if stored.holes:
+        present = ~planes.isnan()
+        apart = (centred(planes, present, 1) - centred(expected, present, 1)).abs()
         return (apart - 2 * _HALF * expected.abs()).clamp(min=0)
-    return beyond_coding(stored, expected, step=step)
+    return beyond_coding(planes, expected, step=step_of(stored))
 
 
-def compare(stored: ScoreMap, scores: Tensor, *, is_logit: bool, is_exact: bool) -> Differences:
+def step_of(stored: ScoreMap) -> float | None:
+    """Nats per code; None of float16."""
+    return stored.step if is_code(stored.planes) else None
+
+
+def compare(stored: ScoreMap, scores: Tensor, *, is_exact: bool) -> Differences:
     """Hold stored maps against a re-run's log-probabilities (B, C, H, W).
 
     Args:
         stored: as the store keeps them; where they have holes, only what is stored counts.
         scores: of the same images, on the CPU.
-        is_logit: whether the stored scores are raw logits.
-        is_exact: see `limits_of`.
+        is_exact: whether both runs computed in float32.
     """
-    step, maps = stored.step if is_code(stored.planes) else None, stored.decoded()
-    count, num_classes = maps.planes.shape[1], maps.num_classes
+    maps, count, num_classes = stored.decoded(), stored.planes.shape[1], stored.num_classes
     ids = maps.classes.long()
     expected = planes_of(scores, ids[:, :count])
-    apart = planes_apart(maps.planes.float(), expected, step=step, is_logit=is_logit)
-    limits = limits_of(scores, is_exact=is_exact)
+    apart = planes_apart(stored, expected)
+    # By the spread of an image's scores.
+    parts, slack = (torch.tensor(each)[:, None] for each in (_EXACT if is_exact else _ROUGH, _SLACK))
+    limits = parts * scores.std(1).mean((1, 2)) + slack
     offsets = lacking = scores.new_zeros(len(scores))
     if not stored.holes:
         lacking = _lacking(scores, ids)
         if num_classes > count:
             # In float64: of two sums over all classes little may be left.
             rest = ((scores.double().sum(1) - expected.double().sum(1)) / (num_classes - count)).float()
-            apart = torch.cat([apart, beyond_coding(maps.rest.float(), rest, step=step).unsqueeze(1)], dim=1)
+            further = beyond_coding(maps.rest.float(), rest, step=step_of(stored))
+            apart = torch.cat([apart, further.unsqueeze(1)], dim=1)
             offsets = _offsets_apart(maps, scores, rest)
-    mean, largest, share = _summed_up(apart, limits)
+    known = (~apart.isnan()).sum((1, 2, 3)).clamp(min=1)
     return Differences(
-        mean=mean,
-        largest=largest,
-        share=share,
+        mean=apart.nansum((1, 2, 3)) / known,
+        largest=apart.nan_to_num(0.0).amax((1, 2, 3)),
+        share=(apart > limits[1][:, None, None, None]).sum((1, 2, 3)) / known,
         offsets=offsets,
         lacking=lacking,
         limits=limits,
     )
-
-
-def _summed_up(apart: Tensor, limits: Limits) -> tuple[Tensor, Tensor, Tensor]:
-    """(B,) mean, largest, and share above what is usual, of differences (B, P, H, W), NaN where not stored."""
-    stored = (~apart.isnan()).sum((1, 2, 3)).clamp(min=1)
-    above = (apart > limits.usual[:, None, None, None]).sum((1, 2, 3))
-    return apart.nansum((1, 2, 3)) / stored, apart.nan_to_num(0.0).amax((1, 2, 3)), above / stored
 
 
 def planes_of(scores: Tensor, classes: Tensor) -> Tensor:

@@ -58,7 +58,7 @@ def scores(count: int) -> RowBatch:
 
 
 def put(publisher: Publisher, shard: OpenShard, *errors: str, finite: list[bool] | None = None, last: bool) -> None:
-    batch = DecodedBatch(TASK, len(shard.rows), None, rows(*errors), last)
+    batch = DecodedBatch(TASK, None, rows(*errors), last)
     publisher.put(shard, batch, scores(len(errors)), np.array(finite or [True] * len(errors)))
 
 

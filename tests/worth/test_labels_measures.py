@@ -21,13 +21,13 @@ from relabel.score_map import ScoreMap
 from relabel.store import StoreReader
 from relabel.teacher import TeacherSpec
 from relabel.worth import LabelLine, LabelsOptions, RerunOptions, verify_labels
-from relabel.worth.causes import NEAR, UNKNOWN, StoredPlanes, cause
+from relabel.worth.causes import NEAR, UNKNOWN, cause
 from relabel.worth.fidelity import Crops, Fidelity, Tally
 from relabel.worth.rebuilding import rerun_spec
 from relabel.worth.recommend import recommend
 from relabel.worth.rerun import Rerun
 from relabel.worth.sampling import sample_rows
-from relabel.worth.scores import compare
+from relabel.worth.scores import compare, planes_apart
 from relabel.worth.ways import Answers, Way, labelers, row_bytes, sizes
 
 CLASSES, GRID, STEP = 7, (3, 4), 1 / 8
@@ -446,15 +446,20 @@ def test_a_lower_precision_is_allowed_more_in_proportion_to_the_spread_of_the_sc
     for noise, wrong_if_exact, wrong_if_rough in ((0.0, False, False), (0.06, True, False), (0.5, True, True)):
         moved = logits + noise * spread * torch.randn(logits.shape, generator=torch.Generator().manual_seed(0))
         for is_exact, wrong in ((True, wrong_if_exact), (False, wrong_if_rough)):
-            found = compare(maps, moved.log_softmax(1), is_logit=False, is_exact=is_exact)
+            found = compare(maps, moved.log_softmax(1), is_exact=is_exact)
             assert [bool(found.faults(image)) for image in range(2)] == [wrong] * 2
+
+
+def one_map(planes: torch.Tensor) -> ScoreMap:
+    """Of the first classes, by planes (K, H, W)."""
+    return ScoreMap(torch.arange(len(planes))[None], planes[None], planes.amin(0)[None], num_classes=CLASSES)
 
 
 def test_what_rounding_hides_has_no_cause_but_that_it_is_near(logits: torch.Tensor) -> None:
     scores = logits.log_softmax(1)[0]
     planes = scores[:4] + 0.4 * torch.randn(scores[:4].shape, generator=torch.Generator().manual_seed(0))
-    stored = StoredPlanes((planes * 2).round() / 2, torch.arange(4), 0.5, False)
-    assert stored.apart(scores[:4]) > 0.05
+    stored = one_map(planes.clamp(max=0)).coded(1 / 2)
+    assert planes_apart(stored, scores[None, :4]).mean() > 0.05
     assert cause(stored, scores, 0.01, is_other=False) == NEAR
 
 
@@ -465,8 +470,7 @@ def test_what_rounding_hides_has_no_cause_but_that_it_is_near(logits: torch.Tens
 )
 def test_near_is_both_close_and_alike(spread: float, stored_of: Any, logits: torch.Tensor) -> None:
     scores = (spread * logits).log_softmax(1)[0]
-    stored = StoredPlanes(stored_of(scores[:4]), torch.arange(4), 1 / 16, False)
-    assert cause(stored, scores, 0.005, is_other=False) == UNKNOWN
+    assert cause(one_map(stored_of(scores[:4])), scores, 0.005, is_other=False) == UNKNOWN
 
 
 @pytest.mark.parametrize(("cells", "is_wrong"), [(1, False), (6, True)])
@@ -475,9 +479,9 @@ def test_a_few_scores_may_be_further_off_than_is_usual(cells: int, is_wrong: boo
     maps = ScoreMap.from_logits(logits, CLASSES, 0)
     apart = 0.05 * scores.std(1).mean((1, 2))[0]
     maps.planes[0, -1].view(-1)[:cells] -= apart
-    differences = compare(maps, scores, is_logit=False, is_exact=True)
+    differences = compare(maps, scores, is_exact=True)
     assert differences.largest[0] == pytest.approx(float(apart), rel=0.1)
-    assert differences.mean[0] < differences.limits.mean[0]
+    assert differences.mean[0] < differences.limits[0, 0]
     assert bool(differences.faults(0)) is is_wrong
 
 
@@ -488,7 +492,7 @@ def test_a_map_without_the_likeliest_class_is_found(logits: torch.Tensor) -> Non
         planes = scores.gather(1, ids[:, :, None, None].expand(-1, -1, *GRID))
         rest = (scores.sum(1) - planes.sum(1)) / (CLASSES - 3)
         made = ScoreMap(ids, planes, rest, num_classes=CLASSES)
-        found = compare(made, scores, is_logit=False, is_exact=True).faults(0)
+        found = compare(made, scores, is_exact=True).faults(0)
         assert [what[:16] for what in found] == faults
 
 
