@@ -14,6 +14,7 @@ from typing import Any
 import click
 import numpy as np
 import pytest
+import torch
 import zarr
 from click.testing import CliRunner, Result
 from PIL import Image
@@ -114,6 +115,24 @@ def test_a_folder_becomes_labels_that_verify_and_inspect(photos: Path, tmp_path:
     assert "2 to 3 images each (most: 0 'c': 3, 1 'd': 2)" in shown
     told = run("teacher", TEACHER[1], "--random-weights", 0, "--classes", classes).stdout
     assert re.search(r"classes +3: 0 'tabby' ... 2 'lynx'\nkept +file: 3 of the teacher's 1000 classes", told)
+
+
+def test_a_list_of_files_is_images_to_every_command(photos: Path, tmp_path: Path) -> None:
+    listed, store, archive = tmp_path / "list.txt", tmp_path / "labels.zarr", tmp_path / "archive"
+    listed.write_text("d/3.png\tdog\nc/0.png\tcat\nd/1.png\tdog\n")
+    images = ("--images", photos, "--files", listed, "--quiet")
+    assert run("generate", photos, store, *TEACHER, "--files", listed).exit_code == 0
+    maps = relabel.open(store)
+    assert (list(maps.keys()), maps.manifest.data.class_names) == (["d/3.png", "c/0.png", "d/1.png"], ("cat", "dog"))
+    assert parsed(run("verify", "shards", store, *images, "--json").stdout)["images_compared"] == 3
+    assert run("verify", "labels", store, *images, "-n", 2).exit_code == 0
+    (archive / "c").mkdir(parents=True)
+    torch.save(torch.tensor([[[[1.5]], [[0.5]]], [[[7.0]], [[9.0]]]]), archive / "c" / "0.pt")
+    assert run("import", "relabel", archive, tmp_path / "import.zarr", *images).exit_code == 1
+    assert run("verify", "shards", tmp_path / "import.zarr", *images).exit_code == 0
+    for command in (("verify", "shards", store), ("verify", "labels", store)):
+        assert run(*command, "--files", listed).exit_code == 2
+    assert "Missing option '--images'" in run("verify", "labels", store).stderr
 
 
 def test_a_tar_gets_the_labels_of_the_folder_on_macos_too(
