@@ -122,8 +122,9 @@ def header_facts(data: bytes) -> ImageFacts:
         if header is not None:
             return ImageFacts((header.height, header.width), header.orientation)
         with _open(data) as image:
-            if image.format == "PNG" and "exif" not in image.info and b"eXIf" in data:
-                # It stands behind the pixels.
+            is_behind = image.format == "PNG" and "exif" not in image.info and b"eXIf" in data
+            if image.format == "TIFF" or is_behind:
+                # A TIFF is turned while it is loaded, by its XMP too; a PNG's Exif may stand behind its pixels.
                 refuse_too_large(image.height, image.width)
                 image.load()
             return ImageFacts((image.height, image.width), _orientation(image))

@@ -481,9 +481,9 @@ def test_classes_are_named_in_the_manifest_and_compared_by_name(tmp_path):
     assert reader.table(0).labels.tolist() == [0, 1, 0, 1, 0, 1]
     assert findings(tmp_path / "store", images) == []
     write_tar(tmp_path / "x.tar", [*named[:-1], (named[-1][0], b"even")])
-    assert findings(tmp_path / "store", images) == ["its ground truth is 0 and the store says 1"]
+    assert findings(tmp_path / "store", images) == ["its ground truth is 0 and the store says 1 'odd'"]
     write_tar(tmp_path / "x.tar", [*named[:-1], (named[-1][0], b"prime")])
-    assert findings(tmp_path / "store", images) == ["its ground truth is -1 and the store says 1"]
+    assert findings(tmp_path / "store", images) == ["its ground truth is -1 and the store says 1 'odd'"]
 
 
 # Without a listing

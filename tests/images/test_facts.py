@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image, PngImagePlugin
+from PIL import Image, PngImagePlugin, TiffImagePlugin, TiffTags
 
 from relabel.geometry import Footprint
 from relabel.images import ImageFacts, header_facts
@@ -86,6 +86,9 @@ def test_a_tiff_is_turned_while_it_is_decoded_and_then_upright():
     assert ours(data) == ImageFacts((8, 5), 1)
     turned = torch.from_numpy(PIXELS.copy()).permute(2, 0, 1).rot90(-1, (1, 2))
     assert decode(data).pixels.equal(turned)
+    by_xmp = TiffImagePlugin.ImageFileDirectory_v2()
+    by_xmp[700], by_xmp.tagtype[700] = XMP % 6, TiffTags.BYTE
+    assert ours(encoded("TIFF", tiffinfo=by_xmp)) == ImageFacts((8, 5), 1)
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "PPM"])
@@ -163,8 +166,9 @@ def test_no_exif_whatever_it_holds_is_more_than_an_orientation(data):
 
 def test_the_first_exif_block_of_a_jpeg_counts():
     first, second = (encoded("JPEG", exif=block(n)) for n in (6, 3))
-    segment = second[2 : 4 + int.from_bytes(second[4:6], "big")]
-    place = 4 + int.from_bytes(first[4:6], "big")
-    both = first[:place] + segment + first[place:]
+    place = first.index(b"\xff\xe1")
+    end = place + 2 + int.from_bytes(first[place + 2 : place + 4], "big")
+    both = first[:end] + second[place:end] + first[end:]
+    assert both.count(b"Exif\0\0") == 2
     assert ours(both) == pillows(both) == ImageFacts((5, 8), 6)
     assert decode_and_fit(both, [VIEW])[0].footprint == Footprint()

@@ -223,6 +223,10 @@ class TestBadFolders:
             pytest.skip("this file system refuses such names itself")
         with pytest.raises(SourceError, match=r"2 file names are not valid UTF-8: \['a/.*e8\.png', 'a/.*e9\.png'\]"):
             listed(open_source(str(tmp_path)))
+        put(tmp_path / "other", "a/1.png")
+        Path(os.fsdecode(os.fsencode(tmp_path / "other") + b"/\xe9")).mkdir()
+        with pytest.raises(SourceError, match="1 file names are not valid UTF-8"):
+            listed(open_source(str(tmp_path / "other")))
 
     def test_an_image_that_vanished_since_the_listing_is_named(self, tmp_path: Path) -> None:
         put(tmp_path, "a/1.png", "a/2.png")

@@ -326,7 +326,7 @@ class TestClasses:
         # Its place among all names is not known without the others.
         assert [image.label for image in read(f"{tmp_path}/*.tar")] == [-1] * 6
 
-    @pytest.mark.parametrize("text", [b"-1", b"9999999999", b"\xff\xfe", b"a\nb", b"long " * 50, b"\x07"])
+    @pytest.mark.parametrize("text", [b"-1", b"-5", b"9999999999", b"\xff\xfe", b"a\nb", b"long " * 50, b"\x07"])
     def test_a_class_that_is_neither_is_not_known(self, tmp_path: Path, text: bytes) -> None:
         images = put(tmp_path / "x.tar", of_classes(b"007", text, b"1"))
         assert self.listed(images) == (None, [7, -1, 1])
