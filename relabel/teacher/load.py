@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import torch
@@ -109,8 +110,8 @@ def _dense(fetched: Fetched, name: str, images: Tensor) -> tuple[nn.Module, Proo
     with blaming(f"{name} cannot be moved to {images.device}", "Use another --device"):
         model = model.to(images.device).eval().requires_grad_(False)
     height, width = images.shape[2:]
-    with blaming(f"{name} does not take images of {height} x {width} pixels", fetched.way_out), torch.inference_mode():
-        _check_patches(model, height, width)
+    blamed = blaming(f"{name} does not take images of {height} x {width} pixels", fetched.way_out)
+    with blamed, torch.inference_mode(), _whole_patches(model):
         answer: object = model(images)
     is_classifier = isinstance(answer, Tensor) and answer.ndim == 2 and len(answer) == len(images)
     if is_classifier and not isinstance(model, _InOrder):
@@ -133,17 +134,29 @@ class _InOrder(nn.Module):
         return self._model(images.contiguous())
 
 
-def _check_patches(model: nn.Module, height: int, width: int) -> None:
-    """Refuse an input that patches do not divide: its last pixels would not be seen, and every cell be misplaced."""
-    padded = {
-        child for module in model.modules() if getattr(module, "dynamic_img_pad", False) for child in module.children()
-    }
-    for module in model.modules():
-        if not isinstance(module, nn.Conv2d) or module.in_channels != 3 or module.padding not in ((0, 0), "valid"):
-            continue
-        rows, columns = module.kernel_size
-        if module.kernel_size == module.stride and module not in padded and (height % rows or width % columns):
+@contextmanager
+def _whole_patches(model: nn.Module) -> Iterator[None]:
+    """Refuse an input that patches do not divide: its last pixels would not be seen, and every cell be misplaced.
+
+    Patches are asked what they are given, since some models pad or resize their images before.
+    """
+
+    def check(patches: nn.Module, given: tuple[Tensor]) -> None:
+        rows, columns = patches.kernel_size  # type: ignore[misc]  # a convolution's two numbers
+        if given[0].shape[2] % rows or given[0].shape[3] % columns:
             raise ValueError(f"its patches of {rows} x {columns} pixels do not divide them")
+
+    hooks = [
+        module.register_forward_pre_hook(check)
+        for module in model.modules()
+        if isinstance(module, nn.Conv2d) and module.in_channels == 3 and module.kernel_size == module.stride
+        if module.padding in ((0, 0), "valid")
+    ]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 @dataclass(frozen=True, slots=True)

@@ -117,7 +117,7 @@ def test_a_model_that_is_no_teacher_of_photographs_is_refused(arguments, why, mo
 @pytest.mark.parametrize(
     ("name", "size_hw", "why"),
     [
-        ("test_vit", (100, 100), "100 x 100 pixels: ValueError: its patches of 16 x 16 pixels do not divide them"),
+        ("test_vit", (100, 100), r"100 x 100 pixels: AssertionError: .*divisible by patch size \(16\)"),
         ("convit_tiny", (256, 256), "256 x 256 pixels: AssertionError: .*Its own size is 224 x 224"),
     ],
 )
@@ -162,9 +162,9 @@ def test_a_loaded_teacher_neither_trains_nor_keeps_gradients(taught, photos):
 
 
 def test_an_input_that_patches_do_not_divide_is_refused():
-    # test_vit has patches of 16: at 170 it would never look at the last 10 pixels.
-    with pytest.raises(TeacherError, match=r"170 x 160 pixels.*patches of 16 x 16 pixels do not divide"):
-        load_teacher(TeacherSpec(name="test_vit", random_weights=0, image_size_hw=(170, 160), device="cpu"))
+    # Its patches are of 4: at 162 it would never look at the last 2 pixels.
+    with pytest.raises(TeacherError, match=r"162 x 160 pixels: ValueError: its patches of 4 x 4 pixels do not divide"):
+        load_teacher(TeacherSpec(name="test_convnext", random_weights=0, image_size_hw=(162, 160), device="cpu"))
 
 
 def _authors(name):
@@ -206,6 +206,14 @@ def test_weights_that_timm_cannot_rename_are_refused_by_their_own_names(tmp_path
     torch.save({"downsample_layers.0.0.weight": torch.zeros(3), "grn.beta": torch.tensor(0.0)}, tmp_path / "a.pt")
     with pytest.raises(TeacherError, match=r"does not fit test_convnext: .*unexpected \(downsample_layers\.0\.0"):
         _load("test_convnext", random_weights=None, checkpoint=tmp_path / "a.pt")
+
+
+def test_patches_that_divide_what_a_model_makes_of_its_images_are_whole(monkeypatch):
+    def create(name, **kwargs):
+        return _create(name, dynamic_img_size=True, dynamic_img_pad=True, **kwargs)
+
+    monkeypatch.setattr(timm, "create_model", create)
+    assert _load("test_vit", image_size_hw=(160, 150)).grid.size_hw == (10, 10)
 
 
 def test_a_folder_is_no_timm_model(tmp_path):
