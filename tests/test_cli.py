@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import io
 import json
 import re
 import subprocess
 import sys
-import tarfile
 from pathlib import Path
-from typing import Any
 
 import click
 import numpy as np
 import pytest
 import torch
 import zarr
-from click.testing import CliRunner, Result
+from commands import parsed, run
+from generating import write_tar
 from PIL import Image
 from stores import make_store, random_logits, seal
 
@@ -31,22 +29,6 @@ from relabel.verify import ShardsReport
 
 ROOT = Path(__file__).parents[1]
 TEACHER = ("--teacher", "test_resnet", "--random-weights", "0", "--image-size", "64", "--quiet", "--device", "cpu")
-
-
-def run(*arguments: object, **environment: str | None) -> Result:
-    """Run a command; a traceback is a failure of the test."""
-    result = CliRunner().invoke(main, [str(argument) for argument in arguments], env=environment, prog_name="relabel")
-    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
-    return result
-
-
-def parsed(text: str) -> Any:
-    """JSON, strictly: the NaN of Python's own dialect is refused."""
-
-    def refused(word: str) -> None:
-        raise AssertionError(f"{word} is not JSON")
-
-    return json.loads(text, parse_constant=refused)
 
 
 @pytest.fixture
@@ -73,15 +55,11 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def tar(photos: Path) -> Path:
     """The same in one tar, with the same ground truths."""
-    path = photos.with_suffix(".tar")
-    with tarfile.open(path, "w") as out:
-        for file in sorted(photos.glob("*/*")):
-            truth = str("cd".index(file.parent.name)).encode()
-            for suffix, data in ((file.suffix, file.read_bytes()), (".cls", truth)):
-                member = tarfile.TarInfo(f"{file.parent.name}-{file.stem}{suffix}")
-                member.size = len(data)
-                out.addfile(member, io.BytesIO(data))
-    return path
+    members = []
+    for file in sorted(photos.glob("*/*")):
+        key, truth = f"{file.parent.name}-{file.stem}", str("cd".index(file.parent.name))
+        members += [(key + file.suffix, file.read_bytes()), (f"{key}.cls", truth.encode())]
+    return write_tar(photos.with_suffix(".tar"), members)
 
 
 def test_a_folder_becomes_labels_that_verify_and_inspect(photos: Path, tmp_path: Path) -> None:

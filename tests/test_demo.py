@@ -13,10 +13,6 @@ import torch
 from PIL import Image
 
 from pipelines import demo, scenes
-from relabel.errors import InvalidValueError
-from relabel.geometry import Box
-from relabel.report import LabeledCrop, LabeledImage, draw_labels
-from relabel.score_map import ScoreMap
 
 
 @pytest.fixture(scope="module")
@@ -94,25 +90,6 @@ def test_content_is_each_class_share_of_the_box_area_inside_the_crop() -> None:
     assert scene.label == 7
 
 
-def test_content_agrees_with_counting_pixels(made: list[Any]) -> None:
-    random = np.random.default_rng(0)
-    for scene in made:
-        height, width = scene.size_hw
-        columns, rows = (
-            np.sort(random.choice(width, 2, replace=False)),
-            np.sort(random.choice(height, 2, replace=False)),
-        )
-        crop = np.array([[columns[0] / width, rows[0] / height, columns[1] / width, rows[1] / height]])
-        counts = np.zeros(10)
-        for digit in scene.digits:
-            mask = np.zeros((height, width), bool)
-            x0, y0, x1, y1 = (round(v * s) for v, s in zip(digit.box_xyxy, [width, height] * 2, strict=True))
-            mask[y0:y1, x0:x1] = True
-            counts[digit.label] += mask[rows[0] : rows[1], columns[0] : columns[1]].sum()
-        expected = counts / counts.sum() if counts.any() else counts
-        assert scenes.content([scene], crop)[0] == pytest.approx(expected, abs=1e-9)
-
-
 def test_tars_hold_every_scene_with_the_largest_digits_class(made: list[Any], tmp_path: Path) -> None:
     pattern = scenes.write_tars(made, tmp_path / "scenes", 3)
     assert pattern.endswith("train-{000..002}.tar")
@@ -138,49 +115,3 @@ def test_distances_of_known_labels() -> None:
     assert divergence == pytest.approx(by_hand, abs=3e-4)
     one_hot = torch.tensor([[1.0, 0.0, 0.0], [1.0, 0.0, 0.0]], dtype=torch.float64)
     assert np.isfinite(demo.distances(truth, one_hot)).all()
-
-
-def _labeled_image(*, height: int = 30, width: int = 40) -> LabeledImage:
-    logits = torch.zeros(1, 5, 3, 4)
-    logits[0, 2, 0, 0] = 6.0
-    score_map = ScoreMap.from_logits(logits, planes=3, profile=2).coded()
-    label = score_map.pool(torch.tensor([[0.0, 0.0, 0.5, 0.5]]))[0].numpy()
-    crops = (LabeledCrop(Box(0, 0, 0.5, 0.5), label), LabeledCrop(Box(0.5, 0.2, 0.9, 1), label, np.eye(5)[2]))
-    return LabeledImage("a title", np.full((height, width, 3), 90, np.uint8), score_map, crops)
-
-
-def test_a_picture_is_a_png_with_the_crops_boxes_on_the_image(tmp_path: Path) -> None:
-    path = draw_labels(
-        [_labeled_image(), _labeled_image(height=50, width=30)], tmp_path / "new" / "labels.png", "abcde"
-    )
-    with Image.open(path) as picture:
-        assert picture.format == "PNG"
-        pixels = np.asarray(picture.convert("RGB")).astype(int)
-    assert min(pixels.shape[:2]) > 300
-    for colour in ((0xFF, 0x7F, 0x0E), (0x00, 0xB8, 0xD4), (0x2B, 0x6C, 0xB0)):
-        assert (np.abs(pixels - colour).sum(axis=2) < 12).sum() > 100
-
-
-def test_a_plane_is_drawn_where_its_cells_lie(tmp_path: Path) -> None:
-    from matplotlib.figure import Figure
-
-    from relabel import report
-
-    figure = Figure()
-    axes = figure.subplots(1, 1)
-    report._draw_planes([axes], _labeled_image(), list("abcde"))
-    heat = axes.images[1]
-    assert axes.get_title() == "plane 1: “c”"
-    assert heat.get_extent() == [-0.5, 39.5, 29.5, -0.5]
-    assert heat.get_array()[0, 0] > 0.9
-    assert heat.get_array()[2, 3] == pytest.approx(0.2, abs=0.02)
-
-
-def test_a_picture_of_nothing_or_of_labels_of_other_classes_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InvalidValueError, match="at least one image"):
-        draw_labels([], tmp_path / "x.png")
-    image = _labeled_image()
-    with pytest.raises(InvalidValueError, match=r"must each be \(5,\)"):
-        LabeledImage("x", image.pixels, image.score_map, (LabeledCrop(Box.whole(), np.ones(4)),))
-    with pytest.raises(InvalidValueError, match="uint8"):
-        LabeledImage("x", image.pixels.astype(float), image.score_map, ())

@@ -15,9 +15,9 @@ from pathlib import Path
 import click
 import pytest
 from click.testing import CliRunner
+from commands import leaves, parser
 
 import relabel
-import relabel.cli.options
 from relabel.cli import main
 
 _ROOT = Path(__file__).parents[1]
@@ -105,30 +105,11 @@ def relabel_arguments(words: list[str]) -> list[str] | None:
     return words[places[0] + 1 :] if places else None
 
 
-def leaves(
-    command: click.Command = main, path: tuple[str, ...] = ()
-) -> Iterator[tuple[tuple[str, ...], click.Command]]:
-    """Every command that is not a group, with the words that lead to it."""
-    if isinstance(command, click.Group):
-        for name, child in command.commands.items():
-            yield from leaves(child, (*path, name))
-    else:
-        yield path, command
-
-
 @pytest.fixture
 def parse(monkeypatch, tmp_path):
-    """Parse arguments as `relabel` does and run nothing; answers what is wrong with them, or an empty string."""
+    """What is wrong with arguments, or an empty string; nothing is run, in a folder without any file."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(relabel.cli.options, "is_file", lambda path: True)
-    for _, command in leaves():
-        monkeypatch.setattr(command, "callback", lambda **_: None)
-
-    def problem(arguments: list[str]) -> str:
-        result = CliRunner().invoke(main, arguments)
-        return "" if result.exit_code == 0 else f"relabel {shlex.join(arguments)}: {result.output or result.exception}"
-
-    return problem
+    return parser(monkeypatch)
 
 
 def make_targets() -> set[str]:

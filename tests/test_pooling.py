@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import numpy as np
 import oracle
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torchvision.ops import roi_align
 
 from relabel.errors import InvalidValueError, LabelError
@@ -67,123 +64,6 @@ def test_labels_of_ten_thousand_boxes_are_those_of_roi_align_on_all_classes(grid
     torch.testing.assert_close(found, expected if size else expected[:, :, 0, 0], atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("space", SPACES)
-@pytest.mark.parametrize("size", [None, (3, 2)])
-@pytest.mark.parametrize(
-    ("grid_hw", "footprint", "outside"),
-    [((15, 15), None, 0.0), ((5, 8), (0.125, 0.0, 0.875, 1.0), 0.1), ((1, 1), None, 0.2)],
-)
-def test_labels_are_the_oracles(grid_hw, footprint, outside, size, space):
-    maps = random_maps(5, grid_hw, dtype=torch.float64, footprint=footprint)
-    boxes = torch.tensor(oracle.random_boxes(5 * 12, 6, 0.01 / max(grid_hw), outside=outside)).reshape(12, 5, 4)
-    for some in boxes:
-        found, covered = maps.pool(some, size, space=space, uncovered="nearest"), maps.covered(some, size)
-        for i in (covered.reshape(5, -1) > 0).all(1).nonzero()[:, 0].tolist():
-            of_footprint = footprint or oracle.WHOLE
-            expected = oracle.label(
-                oracle_map(maps, i), some[i], size or (1, 1), footprint_xyxy=of_footprint, space=space
-            )
-            np.testing.assert_allclose(found[i], expected if size else expected[:, 0, 0], atol=1e-6)
-
-
-@st.composite
-def crops_of_maps(draw):
-    """Maps of any shape and any teacher's confidence, and a box of each, which may reach outside."""
-    height, width = draw(st.integers(1, 6)), draw(st.integers(1, 6))
-    classes = draw(st.integers(1, 12))
-    planes = draw(st.integers(1, classes))
-    seed, scale = draw(st.integers(0, 2**32)), draw(st.sampled_from([0.0, 0.1, 3.0, 100.0, 1e4]))
-    generator = torch.Generator().manual_seed(seed)
-    logits = torch.randn(3, classes, height, width, generator=generator) * scale
-    maps = ScoreMap.from_logits(logits, planes, draw(st.integers(0, classes - planes)))
-    if draw(st.booleans()):
-        maps = maps.coded()
-    return maps, torch.tensor(oracle.random_boxes(3, seed, 1e-4, outside=0.2), dtype=torch.float32)
-
-
-@given(crops_of_maps(), st.sampled_from(SPACES), st.sampled_from([None, (1, 1), (2, 3)]))
-@settings(max_examples=60, deadline=None)
-def test_a_label_sums_to_1_and_sparse_is_dense(crops, space, size):
-    maps, boxes = crops
-    dense = maps.pool(boxes, size, space=space, uncovered="nearest")
-    sparse = maps.pool(boxes, size, space=space, uncovered="nearest", sparse=True)
-    assert dense.shape == (3, maps.num_classes, *(size or ()))
-    assert (dense >= 0).all()
-    torch.testing.assert_close(dense.sum(1), torch.ones_like(dense[:, 0]))
-    others = maps.num_classes - maps.classes.shape[1]
-    torch.testing.assert_close(sparse.probabilities.sum(1) + others * sparse.other, torch.ones_like(sparse.other))
-    torch.testing.assert_close(sparse.dense(), dense, atol=0, rtol=0)
-    torch.testing.assert_close(sparse.covered, maps.covered(boxes, size), atol=0, rtol=0)
-
-
-@given(st.integers(1, 6), st.integers(1, 6), st.integers(0, 2**32))
-@settings(max_examples=25, deadline=None)
-def test_a_constant_added_to_all_logits_of_a_cell_changes_nothing(height, width, seed):
-    generator = torch.Generator().manual_seed(seed)
-    logits = torch.randn(2, 9, height, width, generator=generator, dtype=torch.float64) * 4
-    shift = torch.randn(2, 1, height, width, generator=generator, dtype=torch.float64) * 50
-    boxes = torch.tensor(oracle.random_boxes(2, seed, 0.01))
-    plain, shifted = (ScoreMap.from_logits(z, 3, 4) for z in (logits, logits + shift))
-    torch.testing.assert_close(plain.classes, shifted.classes)
-    for space in SPACES:
-        torch.testing.assert_close(shifted.pool(boxes, space=space), plain.pool(boxes, space=space))
-
-
-@pytest.mark.parametrize("grid_hw", [(4, 6), (1, 1)])
-def test_the_whole_image_is_the_mean_of_its_cells_of_log_probabilities_or_of_probabilities(grid_hw):
-    maps = random_maps(3, grid_hw, planes=CLASSES, profile=0)
-    dense = maps.to_dense()
-    torch.testing.assert_close(maps.pool(BOX.expand(3, 4)), dense.mean((2, 3)).softmax(1))
-    found = maps.pool(BOX.expand(3, 4), space="probability")
-    torch.testing.assert_close(found, dense.exp().mean((2, 3)))
-
-
-def test_with_a_plane_for_every_class_the_label_is_that_of_all_logits():
-    logits = torch.randn(4, 7, 5, 3, dtype=torch.float64) * 3
-    boxes = torch.tensor(oracle.random_boxes(4, 3, 0.02))
-    found = ScoreMap.from_logits(logits, planes=7).pool(boxes, (2, 2))
-    for image in range(4):
-        expected = oracle.full_label(logits[image].numpy(), boxes[image].numpy(), (2, 2))
-        np.testing.assert_allclose(found[image], expected, atol=1e-12)
-
-
-def test_token_labels_average_to_the_image_label_in_probability_where_both_sample_each_cell_once():
-    """So for boxes on cell borders with tokens of whole cells; in logits the label of a mean is no mean of labels."""
-    maps = random_maps(2, (6, 8), dtype=torch.float64)
-    for box in ([0, 0, 1, 1], [0.25, 0, 0.75, 1], [0.5, 0.5, 1, 1]):
-        boxes = torch.tensor([box, box], dtype=torch.float64)
-        tokens = maps.pool(boxes, (3, 2), space="probability").mean((2, 3))
-        torch.testing.assert_close(tokens, maps.pool(boxes, space="probability"))
-        assert (maps.pool(boxes, (3, 2)).mean((2, 3)) - maps.pool(boxes)).abs().max() > 1e-3
-
-
-@pytest.mark.parametrize("space", SPACES)
-def test_a_flipped_crop_has_the_label_of_the_mirrored_map_in_the_mirrored_box(space):
-    footprint = (0.125, 0.0, 0.875, 1.0)
-    maps = random_maps(8, (4, 6), footprint=footprint)
-    mirrored = ScoreMap(
-        maps.classes,
-        maps.planes.flip(3),
-        maps.rest.flip(2),
-        maps.profile,
-        num_classes=CLASSES,
-        footprint=torch.tensor([footprint]).expand(8, 4),
-    )
-    boxes = torch.tensor(oracle.random_boxes(8, 9, 0.05) * 0.75 + [0.125, 0.1, 0.125, 0.1], dtype=torch.float32)
-    mirrored_boxes = torch.stack([1 - boxes[:, 2], boxes[:, 1], 1 - boxes[:, 0], boxes[:, 3]], dim=1)
-    flip = torch.ones(8, dtype=torch.bool)
-    found = maps.pool(boxes, (3, 5), flip=flip, space=space)
-    torch.testing.assert_close(found, mirrored.pool(mirrored_boxes, (3, 5), space=space), atol=1e-5, rtol=0)
-
-
-def test_a_flip_mirrors_the_columns_of_its_own_crop_only_and_no_image_label():
-    maps, boxes = random_maps(2, (4, 6)), torch.tensor([[0.1, 0.2, 0.7, 0.9]]).expand(2, 4)
-    flip = torch.tensor([True, False])
-    plain, flipped = maps.pool(boxes, (2, 3)), maps.pool(boxes, (2, 3), flip=flip)
-    torch.testing.assert_close(flipped, torch.stack([plain[0].flip(2), plain[1]]), atol=0, rtol=0)
-    torch.testing.assert_close(maps.pool(boxes, flip=flip), maps.pool(boxes), atol=0, rtol=0)
-
-
 def test_x_is_x_and_y_is_y():
     """A class that lives in the top right corner cell wins in that corner alone."""
     logits = torch.zeros(1, 2, 3, 5)
@@ -192,14 +72,6 @@ def test_x_is_x_and_y_is_y():
     assert (tokens > 0.6).nonzero().tolist() == [[0, 4]]
     corner = ScoreMap.from_logits(logits).pool(torch.tensor([[0.8, 0.0, 1.0, 1 / 3]]))
     assert corner[0, 1] > 0.99
-
-
-def test_codes_are_pooled_as_the_scores_they_stand_for():
-    coded = random_maps(6, (5, 7)).coded()
-    boxes = torch.tensor(oracle.random_boxes(6, 11, 0.01), dtype=torch.float32)
-    for space in SPACES:
-        expected = coded.decoded().pool(boxes, (2, 2), space=space)
-        torch.testing.assert_close(coded.pool(boxes, (2, 2), space=space), expected, atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -262,19 +134,6 @@ def test_a_crop_outside_the_footprint_raises_or_takes_the_nearest_cells():
 def test_sparse_labels_are_printed_by_shape():
     sparse = random_maps(2, (3, 3)).pool(BOX.expand(2, 4), (2, 2), sparse=True)
     assert repr(sparse) == f"SparseLabels((2, 16, 2, 2) of {CLASSES} classes, torch.float32)"
-
-
-@pytest.mark.parametrize("temperature", [0.05, 0.5, 3.0])
-@pytest.mark.parametrize("space", SPACES)
-def test_a_temperature_raises_the_label_to_a_power(space, temperature):
-    maps = random_maps(4, (5, 7), dtype=torch.float64)
-    boxes = torch.tensor(oracle.random_boxes(4, 3, 0.05))
-    plain = maps.pool(boxes, (2, 3), space=space)
-    powers = ((plain.log() - plain.log().amax(1, keepdim=True)) / temperature).exp()
-    found = maps.pool(boxes, (2, 3), space=space, temperature=temperature)
-    torch.testing.assert_close(found, powers / powers.sum(1, keepdim=True))
-    sparse = maps.pool(boxes, (2, 3), space=space, temperature=temperature, sparse=True)
-    torch.testing.assert_close(sparse.dense(), found, atol=0, rtol=0)
 
 
 def test_a_high_temperature_brings_back_classes_that_had_no_probability_left():

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
@@ -16,7 +17,7 @@ from relabel import Box, ScoreMap, report
 from relabel.errors import InvalidValueError
 from relabel.report import LabeledCrop, LabeledImage, draw_labels
 
-MAP = ScoreMap.from_logits(torch.randn(1, 5, 3, 4, generator=torch.Generator().manual_seed(0)), 3, 2)
+MAP = ScoreMap.from_logits(torch.randn(1, 5, 3, 4, generator=torch.Generator().manual_seed(0)), 3, 2).coded()
 PIXELS = np.arange(30 * 40 * 3, dtype=np.uint32).reshape(30, 40, 3).astype(np.uint8)
 LABEL = np.full(5, 0.2)
 
@@ -52,6 +53,7 @@ def test_a_crops_box_is_drawn_on_the_image() -> None:
     image = LabeledImage("t", PIXELS, MAP, (LabeledCrop(Box(0.25, 0.5, 0.75, 1.0), LABEL),))
     for patch in shown(report._draw_image, image).patches:
         assert patch.get_bbox().extents == pytest.approx((9.5, 14.5, 29.5, 29.5))
+    assert to_hex(patch.get_edgecolor()) == report._CROP_COLOURS[0]
 
 
 def test_planes_lie_on_the_footprint() -> None:
@@ -69,7 +71,7 @@ def test_each_plane_is_drawn_with_its_own_class() -> None:
     report._draw_planes(both, LabeledImage("t", PIXELS, MAP, ()), list("abcde"))
     for number, axes in enumerate(both):
         assert axes.get_title() == f"plane {number + 1}: “{'abcde'[int(MAP.classes[0, number])]}”"
-        assert np.allclose(axes.images[1].get_array(), MAP.planes[0, number].exp(), atol=1e-6)
+        assert np.allclose(axes.images[1].get_array(), MAP.decoded().planes[0, number].exp(), atol=1e-6)
 
 
 def test_bars_are_the_classes_that_matter_in_the_order_of_their_numbers() -> None:
@@ -110,7 +112,7 @@ def test_a_row_is_the_image_its_planes_and_each_crop_beside_its_label(
 
 def test_names_and_titles_that_look_like_formulas_are_drawn_as_they_are(tmp_path: Path) -> None:
     image = LabeledImage("a$b$c$ $\\frac", PIXELS, MAP, (LabeledCrop(Box.whole(), LABEL),))
-    path = draw_labels([image], tmp_path / "x.png", ["a$", "$b", "$x^$", "d", "$\\e$"])
+    path = draw_labels([image], tmp_path / "new" / "x.png", ["a$", "$b", "$x^$", "d", "$\\e$"])
     with Image.open(path) as picture:
         assert picture.format == "PNG"
 
@@ -134,5 +136,7 @@ def test_a_picture_of_no_planes_or_of_classes_without_names_is_refused(
 ) -> None:
     with pytest.raises(InvalidValueError, match="planes of at least 1 and a name for each of 5 classes"):
         draw_labels([LabeledImage("t", PIXELS, MAP, ())], tmp_path / "x.png", **arguments)
+    with pytest.raises(InvalidValueError, match="at least one image"):
+        draw_labels([], tmp_path / "x.png")
     with pytest.raises(InvalidValueError, match=r"must each be \(5,\).*got \(5, 2\)"):
         LabeledImage("t", PIXELS, MAP, (LabeledCrop(Box.whole(), np.ones((5, 2))),))

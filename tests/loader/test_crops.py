@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import io
+import itertools
 import pickle
-import tarfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 import webdataset as wds
+from generating import write_tar
 from PIL import Image
 from stores import make_store, random_logits
 from torch.utils.data import ConcatDataset, DataLoader, Subset
@@ -48,17 +49,6 @@ def store(tmp_path: Path) -> Path:
 
 def crops(photos: Path, store: Path, **options: Any) -> relabel.LabeledCrops:
     return relabel.LabeledCrops(ImageFolder(photos), relabel.open(store), TRANSFORM, **options)
-
-
-def test_an_item_is_a_crop_and_its_row_box_and_flip(photos: Path, store: Path) -> None:
-    dataset = crops(photos, store)
-    image, target = dataset[5]
-    row, box, flip = target
-    assert image.shape == (3, 16, 16)
-    assert (row, target.ground_truth) == (1, 1)
-    assert isinstance(box, relabel.Box)
-    assert isinstance(flip, bool)
-    assert len(dataset) == 8
 
 
 @pytest.mark.parametrize("flip", [False, True])
@@ -99,18 +89,17 @@ def test_loader_workers_give_the_row_of_the_image_that_they_loaded(
 ) -> None:
     dataset = wrap(crops(photos, store))
     workers = 2 if context == "fork" else 1
-    loader = DataLoader(
-        dataset, batch_size=3, num_workers=workers, collate_fn=relabel.collate, multiprocessing_context=context
-    )
+    given = {"num_workers": workers, "multiprocessing_context": context, "persistent_workers": True}
+    loader = DataLoader(dataset, batch_size=3, collate_fn=relabel.collate, **given)
     whole = relabel.open(store)
     count = 0
-    for images, labels in loader:
+    for images, labels in itertools.chain(loader, loader):
         numbers = (images[:, 0].amax((1, 2)) * 255 / 20).round().long().tolist()
         maps = whole[whole.rows([NAMES[number] for number in numbers])]
         assert torch.equal(labels.maps.planes, maps.planes)
         assert labels.pool().sum(1).tolist() == pytest.approx([1.0] * len(labels))
         count += len(images)
-    assert count == len(dataset)
+    assert count == 2 * len(dataset)
 
 
 def test_labels_move_but_boxes_stay_where_their_weights_are_made(
@@ -163,7 +152,7 @@ def test_a_subset_of_a_folder_is_that_subset(photos: Path, store: Path) -> None:
         assert item[1].ground_truth == 1
     with pytest.raises(InvalidValueError, match="its own transform"):
         relabel.LabeledCrops(Subset(ImageFolder(photos, transform=TRANSFORM), [0]), dataset.maps, None)
-    with pytest.raises(InvalidValueError, match="list has no root"):
+    with pytest.raises(InvalidValueError, match="list has no root, samples, loader"):
         relabel.LabeledCrops(Subset([1], [0]), dataset.maps, None)
 
 
@@ -173,23 +162,6 @@ def test_keys_of_a_dataset_of_splits_are_below_the_split(photos: Path, store: Pa
     folder.root, folder.split_folder = str(photos.parent), str(photos)  # type: ignore[attr-defined]
     dataset = relabel.LabeledCrops(folder, relabel.open(store), TRANSFORM)
     assert [dataset[i][1].row for i in range(8)] == [4, 5, 6, 7, 0, 1, 2, 3]
-
-
-def test_a_sampler_of_batches_and_workers_that_stay_change_nothing(photos: Path, store: Path) -> None:
-    dataset = relabel.LabeledCrops(ImageFolder(photos), relabel.open(store), v2.ToImage())
-    loader = DataLoader(
-        dataset,
-        batch_sampler=[[3], [6, 6, 0]],
-        num_workers=1,
-        persistent_workers=True,
-        collate_fn=relabel.collate,
-    )
-    for _ in range(2):
-        batches = [(images[:, 0, 0, 0] // 20, labels) for images, labels in loader]
-        assert [numbers.tolist() for numbers, _ in batches] == [[3], [6, 6, 0]]
-        for numbers, labels in batches:
-            rows = dataset.maps.rows([NAMES[number] for number in numbers])
-            assert torch.equal(labels.maps.planes, dataset.maps[rows].planes)
 
 
 def stream_sample(key: str, **changes: Any) -> dict[str, Any]:
@@ -226,14 +198,12 @@ def test_a_sample_that_was_taken_apart_or_not_decoded_is_refused(store: Path) ->
 
 
 def test_a_stream_of_samples_is_labeled_by_its_keys(tmp_path: Path) -> None:
-    with tarfile.open(tmp_path / "a.tar", "w") as tar:
-        for number in range(5):
-            data = io.BytesIO()
-            picture(number).save(data, "PNG")
-            for suffix, member in (("png", data.getvalue()), ("cls", str(number).encode())):
-                info = tarfile.TarInfo(f"x/{number}.{suffix}")
-                info.size = len(member)
-                tar.addfile(info, io.BytesIO(member))
+    members = []
+    for number in range(5):
+        stream = io.BytesIO()
+        picture(number).save(stream, "PNG")
+        members += [(f"x/{number}.png", stream.getvalue()), (f"x/{number}.cls", str(number).encode())]
+    write_tar(tmp_path / "a.tar", members)
     make_store(tmp_path / "s.zarr", [[f"x/{i}" for i in (4, 3, 2, 1, 0)]], random_logits(5, 9, (4, 5)))
     sample = relabel.LabeledSample(relabel.open(tmp_path / "s.zarr"), TRANSFORM)
     stream = wds.WebDataset(str(tmp_path / "a.tar"), shardshuffle=False).decode("pil").map(sample)
@@ -258,11 +228,6 @@ def test_items_of_two_stores_or_of_two_sizes_do_not_make_a_batch(photos: Path, s
         relabel.collate([plain[0]])
     with pytest.raises(InvalidValueError, match="Let the transform end in tensors of one size"):
         relabel.collate([(torch.zeros(3, 4, 4), one[0][1]), (torch.zeros(3, 4, 5), one[1][1])])
-
-
-def test_what_is_no_folder_of_images_is_refused(store: Path) -> None:
-    with pytest.raises(InvalidValueError, match="list has no root, samples, loader"):
-        relabel.LabeledCrops([], relabel.open(store), TRANSFORM)  # type: ignore[arg-type]
 
 
 def test_a_datasets_own_transform_is_refused_not_dropped(photos: Path, store: Path) -> None:
@@ -292,12 +257,6 @@ def test_a_stream_brings_its_keys_to_its_workers(store: Path) -> None:
     for name in ("key", "status"):
         (store / name).rename(store / f"{name} is gone")
     assert pickle.loads(pickle.dumps(sample))(stream_sample(NAMES[0])) is not None
-
-
-def test_a_batch_pools_without_the_dense_target(photos: Path, store: Path) -> None:
-    dataset = crops(photos, store)
-    _, labels = relabel.collate([dataset[0], dataset[1]])
-    assert torch.equal(labels.pool((2, 2), sparse=True).dense(), labels.pool((2, 2)))
 
 
 def test_a_batch_of_published_maps_gives_the_published_labels() -> None:

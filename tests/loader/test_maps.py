@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import pickle
 from pathlib import Path
 
@@ -17,7 +16,6 @@ import relabel
 from relabel.errors import LabelError, StoreError
 from relabel.geometry import WHOLE
 from relabel.loader.keys import KeyIndex
-from relabel.score_map import ScoreMap
 
 KEYS = [["a/0.jpg", "a/1.jpg", "b/2.jpg"], ["b/ü.jpg", "c/4.jpg"]]
 EVERY = [key for shard in KEYS for key in shard]
@@ -148,15 +146,6 @@ def test_an_unfinished_store_opens_only_when_asked_and_lacks_the_missing_keys(st
     maps = relabel.open(store, partial=True)
     assert len(maps) == 3
     assert maps.find(["b/2.jpg", "c/4.jpg"]).tolist() == [2, -1]
-
-
-def test_forked_workers_read_what_the_parent_reads(store: Path) -> None:
-    maps = relabel.open(store)
-    expected = maps[maps.rows(EVERY[:4])]
-    with multiprocessing.get_context("fork").Pool(2) as pool:  # spawned ones: those of a loader, in test_crops
-        for read in pool.map(maps.__getitem__, [[0, 1, 2, 3]] * 4):
-            assert isinstance(read, ScoreMap)
-            assert torch.equal(read.planes, expected.planes)
 
 
 def test_a_pickled_store_brings_its_keys_and_no_mapped_files(store: Path) -> None:

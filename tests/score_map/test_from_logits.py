@@ -41,22 +41,6 @@ def test_classes_planes_rest_and_profile_are_the_oracles(classes, planes, profil
         np.testing.assert_allclose(maps.to_dense()[image], oracle.expand(expected), atol=1e-10)
 
 
-def test_planes_are_exact_and_rest_keeps_the_mean_of_the_others():
-    logits = random_logits((3, 30, 4, 5))
-    maps, exact = ScoreMap.from_logits(logits, 5, 6), logits.log_softmax(1)
-    dense = maps.to_dense()
-    torch.testing.assert_close(maps.planes, exact.gather(1, maps.classes[:, :5, None, None].expand(-1, -1, 4, 5)))
-    others = torch.ones(3, 30, dtype=torch.bool).scatter_(1, maps.classes[:, :5], False)
-    for image in range(3):
-        left = others[image]
-        torch.testing.assert_close(maps.rest[image], exact[image, left].mean(0))
-        # The profile's classes have their own mean, and the remaining ones the mass that they have together.
-        means, said = exact[image, left].mean((1, 2)), dense[image, left].mean((1, 2))
-        profiled = torch.isin(left.nonzero()[:, 0], maps.classes[image, 5:])
-        torch.testing.assert_close(said[profiled], means[profiled])
-        torch.testing.assert_close(said[~profiled].logsumexp(0), means[~profiled].logsumexp(0))
-
-
 def test_a_class_that_wins_in_one_corner_is_kept_before_one_that_is_second_everywhere():
     logits = torch.zeros(1, 20, 6, 6)
     logits[0, 3] = 8.0

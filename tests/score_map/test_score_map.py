@@ -91,12 +91,6 @@ def test_floats_and_codes_are_maps(arguments):
     assert ScoreMap(**arguments).pool(WHOLE.expand(2, 4)).sum().item() == pytest.approx(2)
 
 
-def test_a_map_is_printed_by_shape():
-    assert repr(ScoreMap(**codes())) == (
-        "ScoreMap(2 images, 2 planes + 1 profile classes of 5, grid 3x4, torch.uint8, cpu)"
-    )
-
-
 def test_without_a_profile_all_other_classes_are_worth_the_rest():
     maps = ScoreMap(torch.tensor([[1]]), torch.full((1, 1, 2, 2), -1.0), torch.full((1, 2, 2), -2.0), num_classes=3)
     expected = torch.tensor([[-2.0, -1.0, -2.0]]).softmax(1)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import io
 import json
-import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from generating import write_tar
 from stores import seal
 
 from relabel.errors import SourceError
@@ -58,14 +57,10 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "photos"
 
 
-def write_tar(path: Path, keys: list[str]) -> None:
+def pack(path: Path, keys: list[str]) -> None:
     """A webdataset tar of some of the images and their ground truths."""
-    with tarfile.open(path, "w") as tar:
-        for key in keys:
-            for name, data in ((f"{key}.jpg", IMAGES[key]), (f"{key}.cls", str(LABELS[key]).encode())):
-                member = tarfile.TarInfo(name)
-                member.size = len(data)
-                tar.addfile(member, io.BytesIO(data))
+    members = ((f"{key}.jpg", IMAGES[key], f"{key}.cls", str(LABELS[key]).encode()) for key in keys)
+    write_tar(path, [pair for image, data, cls, truth in members for pair in ((image, data), (cls, truth))])
 
 
 def compared(store: Path, images: Path | str) -> ShardsReport:
@@ -113,24 +108,24 @@ def test_another_ground_truth_is_found(names: list[str] | None, stored: str, lab
 
 
 def test_images_may_be_moved_between_tars(tar_labels: Path, tmp_path: Path) -> None:
-    write_tar(tmp_path / "x.tar", ["c/4", "a/1"])
-    write_tar(tmp_path / "y.tar", ["b/2", "a/0", "b/3"])
+    pack(tmp_path / "x.tar", ["c/4", "a/1"])
+    pack(tmp_path / "y.tar", ["b/2", "a/0", "b/3"])
     report = compared(tar_labels, tmp_path / "[xy].tar")
     assert report.findings == ()
     assert report.images_compared == 5
 
 
 def test_a_key_that_two_tars_hold_is_found(tar_labels: Path, tmp_path: Path) -> None:
-    write_tar(tmp_path / "x.tar", KEYS)
-    write_tar(tmp_path / "y.tar", ["a/1"])
+    pack(tmp_path / "x.tar", KEYS)
+    pack(tmp_path / "y.tar", ["a/1"])
     assert compared(tar_labels, tmp_path / "[xy].tar").findings == (
         Finding(0, 1, "a/1", "more than one image has this key"),
     )
 
 
 def test_a_damaged_tar_hides_no_other(tar_labels: Path, tmp_path: Path) -> None:
-    write_tar(tmp_path / "x.tar", ["a/0", "a/1"])
-    write_tar(tmp_path / "y.tar", ["b/2", "b/3", "c/4"])
+    pack(tmp_path / "x.tar", ["a/0", "a/1"])
+    pack(tmp_path / "y.tar", ["b/2", "b/3", "c/4"])
     (tmp_path / "x.tar").write_bytes((tmp_path / "x.tar").read_bytes()[:700])
     (tmp_path / "y.tar").write_bytes((tmp_path / "y.tar").read_bytes().replace(b"bytes of b/3", b"bytes of b/4"))
     lost, damaged, changed = compared(tar_labels, tmp_path / "[xy].tar").findings

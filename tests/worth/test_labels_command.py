@@ -2,34 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
 
 import pytest
-from click.testing import CliRunner, Result
+from commands import parsed, run
 from labeled import label, rewritten, with_scores, write_pictures
 
-from relabel.cli import main
 from relabel.teacher import TeacherSpec
 
+VERIFY = ("verify", "labels")
 SMALL = ("-n", 6, "--crops", 2, "--device", "cpu")
-
-
-def run(*arguments: object) -> Result:
-    """Run a command; a traceback is a failure of the test."""
-    result = CliRunner().invoke(main, ["verify", "labels", *map(str, arguments)], prog_name="relabel")
-    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
-    return result
-
-
-def parsed(text: str) -> Any:
-    """JSON, strictly: the NaN and Infinity of Python's own dialect are refused."""
-
-    def refused(word: str) -> None:
-        raise AssertionError(f"{word} is not JSON")
-
-    return json.loads(text, parse_constant=refused)
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +27,7 @@ def store(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_good_store_is_told_with_its_table_and_what_to_do(store: Path, images: Path) -> None:
-    result = run(store, "--images", images, *SMALL)
+    result = run(*VERIFY, store, "--images", images, *SMALL)
     assert result.exit_code == 0, result.output
     table, _, advice = result.stdout.partition("What to do:")
     assert "teacher  labeled:first (own weights, sha256 " in table
@@ -64,7 +46,7 @@ def test_a_good_store_is_told_with_its_table_and_what_to_do(store: Path, images:
 
 
 def test_a_machine_gets_the_same(store: Path, images: Path) -> None:
-    result = run(store, "--images", images, *SMALL, "--json", "--quiet")
+    result = run(*VERIFY, store, "--images", images, *SMALL, "--json", "--quiet")
     assert (result.exit_code, result.stderr) == (0, "")
     report = parsed(result.stdout)
     assert (report["is_clean"], report["findings"], report["causes"]) == (True, [], [])
@@ -78,7 +60,7 @@ def test_a_machine_gets_the_same(store: Path, images: Path) -> None:
 
 def test_a_spoilt_store_exits_with_1_and_says_why(store: Path, images: Path, tmp_path: Path) -> None:
     spoilt = rewritten(store, tmp_path / "spoilt.zarr", with_scores(lambda scores: scores.swapaxes(2, 3)))
-    result = run(spoilt, "--images", images, *SMALL, "--quiet")
+    result = run(*VERIFY, spoilt, "--images", images, *SMALL, "--quiet")
     assert (result.exit_code, result.stderr) == (1, "")
     assert "Why the maps are wrong:\n- 6 of 6 wrong maps: transposed: rows and columns are exchanged" in result.stdout
     assert "Be wary:\n- 6 of the stored maps are not this teacher's" in result.stdout
@@ -86,11 +68,11 @@ def test_a_spoilt_store_exits_with_1_and_says_why(store: Path, images: Path, tmp
 
 
 def test_images_of_another_set_leave_nothing_to_measure(store: Path, images: Path) -> None:
-    result = run(store, "--images", images / "a", *SMALL, "--quiet")
+    result = run(*VERIFY, store, "--images", images / "a", *SMALL, "--quiet")
     assert result.exit_code == 1
     assert "no key of the store, such as" in result.stdout
     assert "What to do" not in result.stdout
-    report = parsed(run(store, "--images", images / "a", *SMALL, "--quiet", "--json").stdout)
+    report = parsed(run(*VERIFY, store, "--images", images / "a", *SMALL, "--quiet", "--json").stdout)
     assert (report["lines"], report["recommendation"], report["is_clean"]) == ([], None, False)
 
 
@@ -107,6 +89,6 @@ def test_images_of_another_set_leave_nothing_to_measure(store: Path, images: Pat
     ],
 )
 def test_what_cannot_be_run_exits_with_2(arguments: tuple[str, ...], said: str, store: Path, images: Path) -> None:
-    result = run(store, *(argument.format(images=images) for argument in arguments), "--quiet")
+    result = run(*VERIFY, store, *(argument.format(images=images) for argument in arguments), "--quiet")
     assert (result.exit_code, result.stdout) == (2, "")
     assert said in result.stderr
