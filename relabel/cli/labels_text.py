@@ -14,7 +14,17 @@ if TYPE_CHECKING:
     from relabel.worth import LabelLine, LabelsReport
 
 _WIDTH = 118
-_HEADER = ("label of a crop", "KL", "+-", "top-1", "KL", "top-1", "truth", "entropy", "bytes")
+_COLUMNS = (
+    ("KL", "kl_teacher", ",.3f"),
+    ("+-", "kl_teacher_error", ",.3f"),
+    ("top-1", "agreement_teacher", ".1%"),
+    ("KL", "kl_full", ",.3f"),
+    ("top-1", "agreement_full", ".1%"),
+    ("truth", "agreement_truth", ".1%"),
+    ("entropy", "entropy", ",.2f"),
+    ("bytes", "bytes_an_image", ",.0f"),
+)
+"""Of numbers: heading, field and format."""
 _GROUPS: tuple[tuple[str, ...], ...] = (
     ("teacher", "limit"),
     ("stored",),
@@ -55,9 +65,9 @@ def labels_text(report: LabelsReport) -> str:
 
 def _table(lines: Sequence[LabelLine]) -> str:
     """Columns of numbers to the right, an empty line between groups."""
-    header, rule, *texts = table(
-        _HEADER, [_row(line) for line in lines], right=[i > 0 for i in range(len(_HEADER))]
-    ).splitlines()
+    rows = [(line.label, *(_number(getattr(line, name), form) for _, name, form in _COLUMNS)) for line in lines]
+    headings = ("label of a crop", *(heading for heading, _, _ in _COLUMNS))
+    header, rule, *texts = table(headings, rows, right=[False, *[True] * len(_COLUMNS)]).splitlines()
     groups = [[text for line, text in zip(lines, texts, strict=True) if line.kind in kinds] for kinds in _GROUPS]
     # A heading of several columns may be wider than its first.
     widths = [len(dashes) + 2 for dashes in rule.split()]
@@ -65,26 +75,8 @@ def _table(lines: Sequence[LabelLine]) -> str:
     return "\n".join([above.rstrip(), header, rule, "\n\n".join("\n".join(group) for group in groups if group)])
 
 
-def _row(line: LabelLine) -> tuple[str, ...]:
-    return (
-        line.label,
-        _number(line.kl_teacher, 3),
-        _number(line.kl_teacher_error, 3),
-        _percent(line.agreement_teacher),
-        _number(line.kl_full, 3),
-        _percent(line.agreement_full),
-        _percent(line.agreement_truth),
-        _number(line.entropy, 2),
-        _number(line.bytes_an_image, 0),
-    )
-
-
-def _number(value: float, digits: int) -> str:
-    return "-" if math.isnan(value) else f"{value:,.{digits}f}"
-
-
-def _percent(value: float) -> str:
-    return "-" if math.isnan(value) else f"{value:.1%}"
+def _number(value: float, form: str) -> str:
+    return "-" if math.isnan(value) else format(value, form)
 
 
 def _item(sentence: str) -> str:

@@ -55,9 +55,6 @@ class Codec(Protocol):
 
     metadata: dict[str, Any]
 
-    def zarr_codec(self) -> Any:
-        """The same codec of zarr-python."""
-
     def encode(self, data: bytes) -> bytes:
         """A chunk; called in threads."""
 
@@ -75,12 +72,6 @@ class Zstd:
     """A zstd frame with its content's checksum."""
 
     metadata: dict[str, Any] = {"name": "zstd", "configuration": {"level": _ZSTD_LEVEL, "checksum": True}}  # noqa: RUF012
-
-    def zarr_codec(self) -> Any:
-        """See `Codec`."""
-        from zarr.codecs import ZstdCodec
-
-        return ZstdCodec(level=_ZSTD_LEVEL, checksum=True)
 
     def encode(self, data: bytes) -> bytes:
         """See `Codec`."""
@@ -119,12 +110,6 @@ class Crc32c:
     """The bytes themselves, and behind them their crc32c in 4 bytes, little endian."""
 
     metadata: dict[str, Any] = {"name": "crc32c"}  # noqa: RUF012
-
-    def zarr_codec(self) -> Any:
-        """See `Codec`."""
-        from zarr.codecs import Crc32cCodec
-
-        return Crc32cCodec()
 
     def encode(self, data: bytes) -> bytes:
         """See `Codec`."""

@@ -168,7 +168,7 @@ def create_arrays(path: str, manifest: Manifest) -> None:
             chunks=(1, 1, *spec.tail) if spec.is_sharded else (1, *shape[1:]),
             dtype=str if spec.dtype == "string" else spec.dtype,
             fill_value=spec.fill,
-            compressors=[spec.codec.zarr_codec()],
+            compressors=[spec.codec.metadata],
             dimension_names=_dimensions(spec),
             chunk_key_encoding={"name": "default", "separator": "."},
             attributes=spec.attributes,

@@ -59,10 +59,10 @@ def content_findings(maps: Maps, record: ScoreRecord, class_names: Sequence[str]
 
 def _class_findings(classes: NDArray[Any], record: ScoreRecord, class_names: Sequence[str] | None) -> _Found:
     ids = np.sort(classes.astype(np.int64), axis=1)
-    for row in _rows(ids[:, -1] >= record.num_classes):
+    for row in rows_of(ids[:, -1] >= record.num_classes):
         yield row, f"a class id lies outside [0, {record.num_classes}): {ids[row, -1]}"
     repeated = ids[:, 1:] == ids[:, :-1]
-    for row in _rows(repeated.any(axis=1)):
+    for row in rows_of(repeated.any(axis=1)):
         yield row, f"a class is stored twice: {class_text(int(ids[row, 1:][repeated[row]][0]), class_names)}"
 
 
@@ -78,35 +78,35 @@ def _decoded(scores: NDArray[Any], step: float) -> tuple[NDArray[np.float32], ND
 
 def _hole_findings(nats: NDArray[np.float32], missing: NDArray[np.bool_], record: ScoreRecord) -> _Found:
     """Scores that are infinite, or missing where none may be."""
-    for row in _rows(_any_cell(np.isinf(nats))):
+    for row in rows_of(any_cell(np.isinf(nats))):
         yield row, "a score is infinite"
-    for row in _rows(_any_cell(missing[:, -1] if record.has_holes else missing)):
+    for row in rows_of(any_cell(missing[:, -1] if record.has_holes else missing)):
         yield row, "a score is not stored (or not a number), and its place may have no hole"
 
 
 def _mass_findings(nats: NDArray[np.float32], profile: NDArray[Any] | None, record: ScoreRecord) -> _Found:
     """Probabilities sum to at most 1 at every cell and over the map; a fault that follows from another is not told."""
     if nats.max(initial=0) > _SLACK:
-        for row in _rows(_any_cell(nats > _SLACK)):
+        for row in rows_of(any_cell(nats > _SLACK)):
             yield row, f"a log-probability is above 0: {nats[row].max():.3f}"
         # Enough to be too much, and its exponential does not overflow.
         nats = np.minimum(nats, 1)
     rounding = _HALF_ROUNDING if record.step is None else record.step / 2
     most = math.exp(rounding) + _SLACK
     mass = np.exp(nats[:, :-1]).sum(axis=1)
-    above = _any_cell(mass > most)
-    for row in _rows(above):
+    above = any_cell(mass > most)
+    for row in rows_of(above):
         yield row, f"the planes' probabilities sum to {mass[row].max():.3f} at a cell, above 1 within the coding step"
     # The mean log-probability of the other classes is at most the log of their mean probability (Jensen).
     mass += (record.num_classes - record.planes) * np.exp(nats[:, -1])
-    above_with_rest = _any_cell(mass > most) & ~above
-    for row in _rows(above_with_rest):
+    above_with_rest = any_cell(mass > most) & ~above
+    for row in rows_of(above_with_rest):
         yield row, "the rest plane holds more probability than the planes leave at a cell"
     if profile is not None:
         pooled = _pooled_mass(nats, profile, record)
         # Offsets are rounded, and the rest that they are added to as well.
         most = math.exp(rounding + OFFSET_STEP / 2) + _SLACK
-        for row in _rows((pooled > most) & ~above & ~above_with_rest):
+        for row in rows_of((pooled > most) & ~above & ~above_with_rest):
             yield row, f"planes and profile sum to the probability {pooled[row]:.3f} over the map, above 1"
 
 
@@ -117,7 +117,7 @@ def _pooled_mass(nats: NDArray[np.float32], profile: NDArray[Any], record: Score
     offsets = means[:, -1:] + profile * np.float32(OFFSET_STEP)
     weights = np.array([1] * record.profile + [others], np.float32)
     mass = np.exp(means[:, :-1]).sum(axis=1) + np.exp(np.minimum(offsets, 1)) @ weights
-    clamped = _any_cell(nats[:, -1] == np.float32(-(record.step or 0)) * (NOT_STORED - 1)) & (record.step is not None)
+    clamped = any_cell(nats[:, -1] == np.float32(-(record.step or 0)) * (NOT_STORED - 1)) & (record.step is not None)
     pooled: NDArray[np.float32] = np.where(clamped, 0, mass)
     return pooled
 
@@ -133,16 +133,17 @@ def _offset_findings(profile: NDArray[Any], record: ScoreRecord) -> _Found:
     else:
         clamped |= (codes == _LEAST_OFFSET).any(axis=1)
         wrong = (np.abs(total) > record.profile * _OFFSET_ROUNDING) | (remaining != 0)
-    for row in _rows(wrong & ~clamped):
+    for row in rows_of(wrong & ~clamped):
         yield row, "the profile's offsets do not average to 0 over the classes without a plane"
 
 
-def _any_cell(wrong: NDArray[np.bool_]) -> NDArray[np.bool_]:
+def any_cell(wrong: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """(n, ...) to (n,)."""
     rows: NDArray[np.bool_] = np.logical_or.reduce(wrong, axis=tuple(range(1, wrong.ndim)))
     return rows
 
 
-def _rows(wrong: NDArray[np.bool_]) -> list[int]:
+def rows_of(wrong: NDArray[np.bool_]) -> list[int]:
+    """The numbers of the rows that are."""
     found: list[int] = np.flatnonzero(wrong).tolist()
     return found

@@ -17,7 +17,7 @@ from relabel.store.layout import ABSENT, ArraySpec
 
 
 def read_column(reader: StoreReader, name: str, shard: int) -> NDArray[Any]:
-    """A shard's rows of an array that is not sharded, (R, *tail); strings as objects.
+    """A shard's (R, *tail) of an array that is not sharded, or (1, *tail) of one without rows; strings as objects.
 
     Raises:
         DamagedStoreError: the file cannot be read, or is not what format 1 writes.
@@ -34,32 +34,16 @@ def read_column(reader: StoreReader, name: str, shard: int) -> NDArray[Any]:
         column = _strings(plain) if spec.dtype == "string" else _numbers(plain, spec)
     except codecs.DECODING_ERRORS as error:
         raise DamagedStoreError(f"{file} is damaged: {error}") from error
-    if len(column) != reader.rows_per_shard:
-        raise DamagedStoreError(f"{file} is damaged: it holds {len(column)} rows instead of {reader.rows_per_shard}")
+    if len(column) != (expected := reader.rows_per_shard if spec.per_row else 1):
+        raise DamagedStoreError(f"{file} is damaged: it holds {len(column)} rows instead of {expected}")
     return column
 
 
-def stored_digest(reader: StoreReader, shard: int) -> bytes:
-    """What a shard's `digest` holds, 64 bytes.
-
-    Raises:
-        DamagedStoreError: it cannot be read, or is damaged.
-    """
-    spec = reader.arrays["digest"]
-    try:
-        content: bytes = spec.codec.content(reader.files.local(_file(spec, shard)).read_bytes(), spec.row_bytes())
-    except OSError as error:
-        raise DamagedStoreError(f"{_file(spec, shard)} cannot be read: {error.strerror}") from error
-    except ValueError as error:
-        raise DamagedStoreError(f"{_file(spec, shard)} is damaged: {error}") from error
-    return content
-
-
-def found_digest(reader: StoreReader, shard: int) -> bytes:
-    """What it should hold, by the files that are there; all of them can be read."""
+def found_digest(reader: StoreReader, shard: int) -> NDArray[np.uint8]:
+    """(2, 32): what a shard's `digest` should hold, by the files that are there; all of them can be read."""
     specs = [spec for name, spec in reader.arrays.items() if name != "digest"]
     files = ((spec.name, reader.files.local(_file(spec, shard)).read_bytes()) for spec in specs)
-    return shard_digest(reader.manifest.identity(), shard, files).tobytes()
+    return shard_digest(reader.manifest.identity(), shard, files)
 
 
 class ScoreFile:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,64 +14,49 @@ from relabel.store import StoreReader
 from relabel.verify.files import read_column
 from relabel.verify.rows import Columns
 
+_ROW = np.dtype([("row", "i8"), ("key_hash", "i8"), ("image_hash", "u8"), ("label", "i4"), ("comparable", "?")])
+"""What is kept of a row with a key, without the key itself: 1.28 million of them would fill the memory.
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ShardRows:
-    """The rows with a key of one shard, without the keys themselves: 1.28 million of them would fill the memory.
-
-    Attributes:
-        rows: (n,) int64 numbers in the store, ascending.
-        key_hashes: (n,) int64, Python's hash of each key: good within this process.
-        image_hashes: (n,) uint64.
-        labels: (n,) int32.
-        comparable: (n,) bool, whether the last two are known, and could be read.
-    """
-
-    rows: NDArray[np.int64]
-    key_hashes: NDArray[np.int64]
-    image_hashes: NDArray[np.uint64]
-    labels: NDArray[np.int32]
-    comparable: NDArray[np.bool_]
+Its number in the store; Python's hash of the key, good within this process; the image's hash and its label, and whether
+the last two are known, and could be read.
+"""
 
 
-def shard_rows(columns: Columns, first: int) -> ShardRows | None:
-    """What of a shard's columns is needed later; `first` is the store's number of its first row. None without keys."""
+def shard_rows(columns: Columns, first: int) -> NDArray[Any] | None:
+    """(n,) of `_ROW`, ascending; `first` is the store's number of the shard's first row. None without keys."""
     if "key" not in columns:
         return None
     rows = np.flatnonzero(columns["key"] != "")
-    keys: list[str] = columns["key"][rows].tolist()
-    zeros = np.zeros(len(columns["key"]), np.uint64)
-    image_hashes = columns.get("image_hash", zeros)[rows].astype(np.uint64)
-    return ShardRows(
-        rows=first + rows,
-        key_hashes=np.fromiter(map(hash, keys), np.int64, len(keys)),
-        image_hashes=image_hashes,
-        labels=columns.get("label", zeros)[rows].astype(np.int32),
-        # Where the images were not at hand, no hash is known.
-        comparable=(image_hashes != 0) & ("label" in columns),
-    )
+    found = np.zeros(len(rows), _ROW)
+    found["row"] = first + rows
+    found["key_hash"] = [hash(key) for key in columns["key"][rows].tolist()]
+    for name in ("image_hash", "label"):
+        if name in columns:
+            found[name] = columns[name][rows]
+    # Where the images were not at hand, no hash is known.
+    found["comparable"] = (found["image_hash"] != 0) & ("label" in columns)
+    return found
 
 
 class KeyTable:
     """The rows of all shards, to be found by key.
 
     Attributes:
-        rows: see `ShardRows`; of all shards whose keys could be read.
-        image_hashes, labels, comparable: likewise.
+        rows: (n,) numbers in the store of all rows whose keys could be read, ascending.
+        image_hashes, labels: (n,) of their images.
+        comparable: (n,) bool, whether the last two are known, and could be read.
         is_complete: whether that is every shard of the store.
         class_names: of the labels; None where they are only numbers.
     """
 
-    def __init__(self, reader: StoreReader, shards: Sequence[ShardRows | None]) -> None:
+    def __init__(self, reader: StoreReader, shards: Sequence[NDArray[Any] | None]) -> None:
         self._reader = reader
         self.class_names = reader.manifest.data.class_names
         known = [shard for shard in shards if shard is not None]
         self.is_complete = len(known) == reader.num_shards
-        self.rows = np.concatenate([np.empty(0, np.int64), *(shard.rows for shard in known)])
-        self.image_hashes = np.concatenate([np.empty(0, np.uint64), *(shard.image_hashes for shard in known)])
-        self.labels = np.concatenate([np.empty(0, np.int32), *(shard.labels for shard in known)])
-        self.comparable = np.concatenate([np.empty(0, np.bool_), *(shard.comparable for shard in known)])
-        hashes = np.concatenate([np.empty(0, np.int64), *(shard.key_hashes for shard in known)])
+        rows = np.concatenate([np.empty(0, _ROW), *known])
+        self.rows, self.image_hashes, self.labels = rows["row"], rows["image_hash"], rows["label"]
+        self.comparable, hashes = rows["comparable"], rows["key_hash"]
         self._order = np.argsort(hashes, kind="stable")
         self._hashes = hashes[self._order]
 

@@ -3,31 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from typing import Any
 
 import numpy as np
 
 from relabel.manifest import PER_ROW
 from relabel.store import StoreReader
+from relabel.store.layout import array_metadata
 from relabel.verify.rows import contradicts
 
 _GROUP_FIELDS = frozenset({"zarr_format", "node_type", "attributes", "consolidated_metadata"})
-_ARRAY_FIELDS = frozenset(
-    {
-        "zarr_format",
-        "node_type",
-        "shape",
-        "data_type",
-        "chunk_grid",
-        "chunk_key_encoding",
-        "fill_value",
-        "codecs",
-        "dimension_names",
-        "attributes",
-        "storage_transformers",
-    }
-)
 
 
 def metadata_findings(reader: StoreReader) -> Iterator[str]:
@@ -36,13 +22,14 @@ def metadata_findings(reader: StoreReader) -> Iterator[str]:
     if group.get("consolidated_metadata") is not None:
         yield "zarr.json holds consolidated metadata, a copy of the arrays' metadata that readers would believe"
     yield from _unknown_fields("zarr.json", group, _GROUP_FIELDS)
-    for name in reader.arrays:
-        yield from _unknown_fields(f"{name}/zarr.json", _json(reader, f"{name}/zarr.json"), _ARRAY_FIELDS)
+    for name, spec in reader.arrays.items():
+        fields = array_metadata(spec, reader.manifest).keys() | {"storage_transformers"}
+        yield from _unknown_fields(f"{name}/zarr.json", _json(reader, f"{name}/zarr.json"), fields)
     yield from _manifest_findings(reader)
     yield from _stray_files(reader)
 
 
-def _unknown_fields(file: str, found: dict[str, Any], fields: frozenset[str]) -> Iterator[str]:
+def _unknown_fields(file: str, found: dict[str, Any], fields: Set[str]) -> Iterator[str]:
     """zarr readers must refuse a field that they do not know."""
     for name in sorted(found.keys() - fields):
         yield f"{file} holds {name!r}, which is no field of zarr v3"

@@ -19,8 +19,8 @@ from relabel.progress import Progress
 from relabel.store import FAILED, LABELED, NO_IMAGE, StoreReader
 from relabel.verify.compare import compare_images
 from relabel.verify.content import Maps, content_findings
-from relabel.verify.files import ScoreFile, found_digest, read_column, stored_digest
-from relabel.verify.keys import KeyTable, ShardRows, shard_rows
+from relabel.verify.files import ScoreFile, found_digest, read_column
+from relabel.verify.keys import KeyTable, shard_rows
 from relabel.verify.metadata import metadata_findings
 from relabel.verify.rows import Columns, row_findings
 
@@ -38,7 +38,7 @@ class _ShardCheck:
 
     findings: list[Finding] = field(default_factory=list)
     images: NDArray[np.int64] = field(default_factory=lambda: np.zeros(3, np.int64))
-    rows: ShardRows | None = None
+    rows: NDArray[Any] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,15 +127,11 @@ def _check_shard(reader: StoreReader, shard: int, advance: Callable[[int], None]
         advance(reader.rows_per_shard)
         return check
     for spec in reader.arrays.values():
-        if not spec.is_sharded and spec.per_row:
+        if not spec.is_sharded:
             try:
                 columns[spec.name] = read_column(reader, spec.name, shard)
             except RelabelError as error:
                 found(-1, str(error))
-    try:
-        digest = stored_digest(reader, shard)
-    except RelabelError as error:
-        found(-1, str(error))
     for row, what in row_findings(columns, reader.arrays, reader.manifest.fit):
         found(row, what)
     for row, what in _map_findings(reader, shard, columns, advance):
@@ -146,7 +142,7 @@ def _check_shard(reader: StoreReader, shard: int, advance: Callable[[int], None]
         for what in _count_findings(reader, shard, int((status != NO_IMAGE).sum())):
             found(-1, what)
     # Of a shard that is damaged otherwise it is no news.
-    if not check.findings and found_digest(reader, shard) != digest:
+    if not check.findings and (found_digest(reader, shard) != columns["digest"]).any():
         found(-1, _FOREIGN)
     check.rows = shard_rows(columns, shard * reader.rows_per_shard)
     return check

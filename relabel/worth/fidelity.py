@@ -53,14 +53,6 @@ class LabelLine:
     entropy: float
 
 
-@dataclass(frozen=True, slots=True)
-class Crops:
-    """Boxes (B, n, 4) xyxy in fractions of the image, and the teacher's probabilities (B, n, C) on their pixels."""
-
-    boxes: Tensor
-    answers: Tensor
-
-
 @dataclass(slots=True)
 class Tally:
     """What is counted of one way: for each image, its mean over the crops, (B,) a batch."""
@@ -94,10 +86,15 @@ class Fidelity:
         self._record = record
         self.tallies: dict[str, Tally] = {}
 
-    def add(self, answers: Answers, crops: Crops) -> None:
-        """Measure every way on the crops of B images."""
-        boxes = crops.boxes.unbind(1)
-        teacher = crops.answers.double()
+    def add(self, answers: Answers, boxes_xyxy: Tensor, on_crops: Tensor) -> None:
+        """Measure every way on the crops of B images.
+
+        Args:
+            answers: of the whole images.
+            boxes_xyxy: (B, n, 4), fractions of the image.
+            on_crops: the teacher's probabilities (B, n, C) on their pixels.
+        """
+        boxes, teacher = boxes_xyxy.unbind(1), on_crops.double()
         ways = iter(labelers(answers, self._record))
         first = next(ways)
         full = torch.stack([first.labels(box) for box in boxes], dim=1).double()
@@ -187,10 +184,5 @@ class _Reference:
             found[f"agreement_{name}"] = (p.argmax(2) == likeliest).double()
         found["agreement_truth"] = (likeliest == self._truths[:, None]).double()
         found["agreement_truth"][(self._truths < 0) | (self._truths >= labels.shape[2])] = math.nan
-        found["entropy"] = _entropy(labels)
+        found["entropy"] = -(labels * labels.clamp(min=_SMALLEST).log()).sum(2)
         return {name: values.masked_fill(~known, math.nan) for name, values in found.items()}
-
-
-def _entropy(labels: Tensor) -> Tensor:
-    """(B, n) in nats of labels (B, n, C)."""
-    return -(labels * labels.clamp(min=_SMALLEST).log()).sum(2)

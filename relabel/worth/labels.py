@@ -21,7 +21,7 @@ from relabel.images.decode import decode
 from relabel.progress import Progress
 from relabel.store import StoreReader
 from relabel.worth.checking import ScoreCheck, ScoreSummary
-from relabel.worth.fidelity import Crops, Fidelity, LabelLine
+from relabel.worth.fidelity import Fidelity, LabelLine
 from relabel.worth.options import LabelsOptions
 from relabel.worth.recommend import Recommendation, recommend
 from relabel.worth.rerun import Rerun
@@ -143,9 +143,9 @@ class _Run:
             truths=torch.tensor([row.label for row in rows]),
         )
         self.check.add(rows, answers, [(pixels.shape[1], pixels.shape[2]) for _, pixels, _ in decoded])
-        crops = self._cropped([(row, pixels) for row, pixels, _ in decoded])
-        self.fidelity.add(answers, crops)
-        self._covered += float(sum(answers.stored.covered(boxes).double().sum() for boxes in crops.boxes.unbind(1)))
+        boxes, on_crops = self._cropped([(row, pixels) for row, pixels, _ in decoded])
+        self.fidelity.add(answers, boxes, on_crops)
+        self._covered += float(sum(answers.stored.covered(each).double().sum() for each in boxes.unbind(1)))
         self.crops += len(rows) * self._options.crops
 
     def findings(self) -> list[Finding]:
@@ -167,8 +167,8 @@ class _Run:
             except ImageError as error:
                 self._unreadable.append(row.finding(f"the image was labelled, and cannot be decoded now: {error}"))
 
-    def _cropped(self, images: Sequence[tuple[SampledRow, Tensor]]) -> Crops:
-        """Random crops of each image, uint8 (3, H, W), and what the teacher says of their pixels."""
+    def _cropped(self, images: Sequence[tuple[SampledRow, Tensor]]) -> tuple[Tensor, Tensor]:
+        """Boxes (B, n, 4) of random crops of images uint8 (3, H, W), and the teacher's answers (B, n, C) on them."""
         boxes, answers = [], []
         for row, pixels in images:
             size_hw = (pixels.shape[1], pixels.shape[2])
@@ -178,4 +178,4 @@ class _Run:
             # An image's crops at a time: as many as are asked for may be more than a batch.
             parts = [cut[i : i + self.batch_size] for i in range(0, len(cut), self.batch_size)]
             answers.append(torch.cat([self._rerun.answers(part) for part in parts]))
-        return Crops(torch.stack(boxes), torch.stack(answers))
+        return torch.stack(boxes), torch.stack(answers)

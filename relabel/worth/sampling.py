@@ -9,7 +9,6 @@ from itertools import groupby
 import numpy as np
 from numpy.typing import NDArray
 
-from relabel.errors import SourceError
 from relabel.findings import Finding, no_common_key
 from relabel.images import EncodedImage, ImageSource, image_hash
 from relabel.store import LABELED, StoreReader
@@ -82,7 +81,8 @@ class SampledImages:
     def __iter__(self) -> Iterator[tuple[SampledRow, EncodedImage]]:
         wanted = {row.key: row for row in self._rows}
         shards = self._reader.manifest.data.shards
-        for image in self._source.find({row.key: shards[row.shard] for row in self._rows}, self._unread):
+        places = {row.key: shards[row.shard] for row in self._rows}
+        for image in self._source.find(places, lambda error: self.findings.append(Finding(-1, -1, "", str(error)))):
             row = wanted.pop(image.key)
             # A store that was imported may not know its images' bytes.
             if row.image_hash and row.image_hash != image_hash(image.data):
@@ -95,6 +95,3 @@ class SampledImages:
             self._progress(1)
         if self._rows and len(wanted) == len(self._rows):
             self.findings.append(Finding(-1, -1, "", no_common_key(self._rows[0].key)))
-
-    def _unread(self, error: SourceError) -> None:
-        self.findings.append(Finding(-1, -1, "", str(error)))

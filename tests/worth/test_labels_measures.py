@@ -22,7 +22,7 @@ from relabel.store import StoreReader
 from relabel.teacher import TeacherSpec
 from relabel.worth import LabelLine, LabelsOptions, RerunOptions, verify_labels
 from relabel.worth.causes import NEAR, UNKNOWN, cause
-from relabel.worth.fidelity import Crops, Fidelity, Tally
+from relabel.worth.fidelity import Fidelity, Tally
 from relabel.worth.rebuilding import rerun_spec
 from relabel.worth.recommend import recommend
 from relabel.worth.rerun import Rerun
@@ -66,7 +66,7 @@ def lines(logits: torch.Tensor, teacher: np.ndarray[Any, Any], stored: ScoreMap)
         footprints=torch.tensor(FOOTPRINTS).float(),
         truths=torch.tensor(TRUTHS),
     )
-    fidelity.add(answers, Crops(torch.tensor(BOXES).float(), torch.tensor(teacher).float()))
+    fidelity.add(answers, torch.tensor(BOXES).float(), torch.tensor(teacher).float())
     return {line.label: line for line in fidelity.lines()}
 
 
