@@ -105,17 +105,8 @@ def rewritten(
         with writer.claim(shard) as claimed:
             claimed.add(labeled, change(reader.read(shard * reader.rows_per_shard + labeled)))
             used = int((table.statuses > 0).sum())
-            claimed.publish(
-                RowTable(
-                    keys=table.keys[:used],
-                    image_hashes=table.image_hashes[:used],
-                    labels=table.labels[:used],
-                    sizes_hw=table.sizes_hw[:used],
-                    orientations=table.orientations[:used],
-                    statuses=table.statuses[:used],
-                    errors=table.errors[:used],
-                )
-            )
+            columns = {field.name: getattr(table, field.name)[:used] for field in dataclasses.fields(table)}
+            claimed.publish(RowTable(**columns))
     return path
 
 

@@ -98,6 +98,19 @@ def make_store(
     return maps
 
 
+def change_manifest(store: Path, **changes: Any) -> None:
+    """Change values of the manifest, given as record__field, and seal the store."""
+    group = json.loads((store / "zarr.json").read_text())
+    for name, value in changes.items():
+        *records, field = name.split("__")
+        record = group["attributes"]["relabel"]
+        for each in records:
+            record = record[each]
+        record[field] = value
+    (store / "zarr.json").write_text(json.dumps(group))
+    seal(store)
+
+
 def seal(store: Path) -> None:
     """Make the manifest's identity and every digest those of what lies there now: a fault is then found by itself."""
     group = json.loads((store / "zarr.json").read_text())

@@ -21,7 +21,7 @@ from store.samples import KINDS, Sample, assert_maps, contents, leftovers, sampl
 from relabel.errors import InvalidValueError, StoreBusyError, StoreError
 from relabel.geometry import WHOLE
 from relabel.manifest import PER_ROW
-from relabel.store import RowTable, StoreReader, StoreWriter, create_or_open
+from relabel.store import StoreReader, StoreWriter, create_or_open
 from relabel.store import writer as writing
 from relabel.store.locks import lock_file
 
@@ -453,17 +453,7 @@ def test_tables_and_maps_must_agree(claimed):
     with pytest.raises(InvalidValueError, match=r"UTF-8, which cannot say 'a/\\udcff.jpg'"):
         claimed.publish(replace(table, keys=["a/\udcff.jpg", *table.keys[1:]]))
     with pytest.raises(InvalidValueError, match="got 7 rows"):
-        claimed.publish(
-            RowTable(
-                keys=[*table.keys, ""],
-                errors=[*table.errors, ""],
-                labels=np.append(table.labels, np.int32(0)),
-                image_hashes=np.append(table.image_hashes, np.uint64(0)),
-                sizes_hw=np.append(table.sizes_hw, np.zeros((1, 2), np.uint32), 0),
-                orientations=np.append(table.orientations, np.uint8(0)),
-                statuses=np.append(table.statuses, np.uint8(0)),
-            )
-        )
+        claimed.publish(sample(rows=7, footprint=PER_ROW).table(0))
     with pytest.raises(InvalidValueError, match=r"labels of int32.*; got uint64, int64, uint32, uint8, uint8"):
         replace(table, labels=table.labels.astype(np.int64))
     claimed.publish(table)

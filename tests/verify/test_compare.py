@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from generating import write_tar
-from stores import seal
+from stores import change_manifest
 
 from relabel.errors import SourceError
 from relabel.findings import Finding
@@ -97,10 +96,7 @@ def test_changed_lost_and_new_images_are_found(labels: Path, folder: Path) -> No
 
 @pytest.mark.parametrize(("names", "stored"), [(None, "1"), (["a", "b", "c"], "1 'b'")])
 def test_another_ground_truth_is_found(names: list[str] | None, stored: str, labels: Path, folder: Path) -> None:
-    group = json.loads((labels / "zarr.json").read_text())
-    group["attributes"]["relabel"]["data"]["class_names"] = names
-    (labels / "zarr.json").write_text(json.dumps(group))
-    seal(labels)
+    change_manifest(labels, data__class_names=names)
     (folder / "aa").mkdir()
     assert [f for f in compared(labels, folder).findings if f.shard == 0] == [
         Finding(0, 2, "b/2.jpg", f"its ground truth is 2 and the store says {stored}")

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import zarr
-from stores import seal
+from stores import change_manifest
 
 from relabel.errors import StoreError
 from relabel.findings import Finding, abridged, class_text
@@ -24,16 +24,6 @@ from relabel.verify import verify_shards
 def findings(store: Path) -> list[Finding]:
     """What is found."""
     return list(verify_shards(store, show_progress=False).findings)
-
-
-def change_manifest(store: Path, **changes: Any) -> None:
-    """Change values of the manifest, given as record__field."""
-    group = json.loads((store / "zarr.json").read_text())
-    for name, value in changes.items():
-        record, _, field = name.partition("__")
-        group["attributes"]["relabel"][record][field] = value
-    (store / "zarr.json").write_text(json.dumps(group))
-    seal(store)
 
 
 def test_a_sound_store_is_clean_and_counted(store: Path) -> None:
@@ -139,12 +129,8 @@ def test_footprints_are_those_of_the_fit(make: Callable[..., Path], box: tuple[f
         assert found == ([] if fit in sound else [(0, 0), (0, 1), (0, 2), (1, 0)])
     shutil.rmtree(of_rows)
     of_all = make()
-    group = json.loads((of_all / "zarr.json").read_text())
-    group["attributes"]["relabel"]["footprint"] = box
-    (of_all / "zarr.json").write_text(json.dumps(group))
-    seal(of_all)
     for fit in ("center", "letterbox", "squash"):
-        change_manifest(of_all, preprocessing__fit=fit)
+        change_manifest(of_all, footprint=box, preprocessing__fit=fit)
         assert ([f.what.partition(",")[0] for f in findings(of_all)] == []) is (fit in sound)
 
 

@@ -102,54 +102,52 @@ def pooled(dense: oracle.Array, image: int, box: oracle.Array) -> oracle.Array:
     return oracle.softmax(oracle.covered_roi_align(dense, cells))[:, 0, 0]
 
 
-def expected_label(name: str, image: int, box: oracle.Array, logits: np.ndarray[Any, Any]) -> oracle.Array:
-    """The label that a line is about, (C,)."""
-    footprint, whole = FOOTPRINTS[image], oracle.WHOLE
-    kept = rounded(oracle.score_map(logits[image], 4, 2))
-    smaller = rounded(oracle.score_map(logits[image], 2, 0))
-    plain = oracle.label(kept, box, footprint_xyxy=footprint)[:, 0, 0]
-    powered = plain ** (1 / 0.7)
-    return {
-        "all logits, logit space": lambda: pooled(oracle.log_softmax(logits[image]), image, box),
-        "all logits, probability space": lambda: oracle.covered_roi_align(
-            oracle.softmax(logits[image]), oracle.box_in_cells(box, GRID, footprint)
-        )[:, 0, 0],
-        "stored: 4 planes + profile of 2, logit space": lambda: plain,
-        "stored: 4 planes + profile of 2, probability space": lambda: oracle.label(
-            kept, box, footprint_xyxy=footprint, space="probability"
-        )[:, 0, 0],
-        "stored: 4 planes + profile of 2, logit space, temperature 0.7": lambda: powered / powered.sum(),
-        "2 planes": lambda: oracle.label(smaller, box, footprint_xyxy=footprint)[:, 0, 0],
-        "stored, one label for the whole image": lambda: oracle.label(kept, whole, footprint_xyxy=footprint)[:, 0, 0],
-        "stored, box with x and y swapped": lambda: oracle.label(kept, box[[1, 0, 3, 2]], footprint_xyxy=footprint)[
-            :, 0, 0
-        ],
-        "cell top-5, mean of the rest": lambda: pooled(cell_map(logits[image]), image, box),
-        "cell top-5, zero fill, as published": lambda: pooled(published_map(logits[image]), image, box),
-    }[name]()
+@dataclasses.dataclass(frozen=True)
+class Crop:
+    """One box of one image, and the labels that an oracle gives it, (C,)."""
+
+    image: int
+    box: oracle.Array
+    logits: oracle.Array
+
+    def kept(self, planes: int, profile: int, **options: Any) -> oracle.Array:
+        """Of the map that a store keeps."""
+        stored = rounded(oracle.score_map(self.logits, planes, profile))
+        given = {"box": self.box, "footprint_xyxy": FOOTPRINTS[self.image]} | options
+        return oracle.label(stored, given.pop("box"), **given)[:, 0, 0]
+
+    def pooled(self, dense: oracle.Array) -> oracle.Array:
+        """Of dense scores (C, H, W)."""
+        return pooled(dense, self.image, self.box)
+
+    def averaged(self, dense: oracle.Array) -> oracle.Array:
+        """Of dense probabilities (C, H, W)."""
+        return oracle.covered_roi_align(dense, oracle.box_in_cells(self.box, GRID, FOOTPRINTS[self.image]))[:, 0, 0]
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "all logits, logit space",
-        "all logits, probability space",
-        "stored: 4 planes + profile of 2, logit space",
-        "stored: 4 planes + profile of 2, probability space",
-        "stored: 4 planes + profile of 2, logit space, temperature 0.7",
-        "2 planes",
-        "stored, one label for the whole image",
-        "stored, box with x and y swapped",
-        "cell top-5, mean of the rest",
-        "cell top-5, zero fill, as published",
-    ],
-)
+EXPECTED = {
+    "all logits, logit space": lambda crop: crop.pooled(oracle.log_softmax(crop.logits)),
+    "all logits, probability space": lambda crop: crop.averaged(oracle.softmax(crop.logits)),
+    "stored: 4 planes + profile of 2, logit space": lambda crop: crop.kept(4, 2),
+    "stored: 4 planes + profile of 2, probability space": lambda crop: crop.kept(4, 2, space="probability"),
+    "stored: 4 planes + profile of 2, logit space, temperature 0.7": lambda crop: oracle.softmax(
+        np.log(crop.kept(4, 2)) / 0.7
+    ),
+    "2 planes": lambda crop: crop.kept(2, 0),
+    "stored, one label for the whole image": lambda crop: crop.kept(4, 2, box=oracle.WHOLE),
+    "stored, box with x and y swapped": lambda crop: crop.kept(4, 2, box=crop.box[[1, 0, 3, 2]]),
+    "cell top-5, mean of the rest": lambda crop: crop.pooled(cell_map(crop.logits)),
+    "cell top-5, zero fill, as published": lambda crop: crop.pooled(published_map(crop.logits)),
+}
+
+
+@pytest.mark.parametrize("name", EXPECTED)
 def test_a_line_of_the_table_is_what_the_oracle_says(
     name: str, lines: dict[str, LabelLine], logits: torch.Tensor, teacher: np.ndarray[Any, Any]
 ) -> None:
     scores = logits.double().numpy()
     labels = np.array(
-        [[expected_label(name, image, BOXES[image, crop], scores) for crop in range(2)] for image in range(2)]
+        [[EXPECTED[name](Crop(image, BOXES[image, crop], scores[image])) for crop in range(2)] for image in range(2)]
     )
     full = np.array([[pooled(oracle.log_softmax(scores[i]), i, BOXES[i, j]) for j in range(2)] for i in range(2)])
     line = lines[name]
