@@ -153,7 +153,9 @@ def _measured(spec: TeacherSpec, name: str = "") -> Verdict:
     proof = teacher.proof
     off = proof.linear_error if proof.kind == "linear" else proof.constant_error
     head = proof.kind + (", repeated" if proof.repeated else "")
-    return Verdict(name, head, getattr(dense.model, "place", ""), str(teacher.grid), off, proof.localises)
+    return Verdict(
+        name, head, getattr(dense.model, "place", ""), str(teacher.grid), off, proof.localises, proof.agreement
+    )
 
 
 def _print(source: str, verdicts: list[Verdict]) -> None:

@@ -219,6 +219,11 @@ def test_every_branch_speaks_at_a_cell_of_the_finest_grid_through_its_own_head(n
     assert _off(dense(images)[:, :, at[0], at[1]], expected) < 1e-5
 
 
+def test_a_grid_of_cells_that_are_not_square_is_the_models_own():
+    # CrossViT resizes what it is given to its own square.
+    assert find_layout(adapted(_model("crossvit_9_240")), "it", torch.zeros(1, 3, 160, 240)).grid.size_hw == (20, 20)
+
+
 @torch.inference_mode()
 @pytest.mark.parametrize("name", ["efficientvim_m1", "efficientvim_m1_dist"])
 def test_hidden_states_speak_for_the_whole_image_and_the_last_map_for_its_cells(name):

@@ -128,7 +128,9 @@ def find_layout(model: Any, name: str, images: Tensor) -> FeatureLayout:
 
 
 def _grid(model: Any, images: Tensor) -> Grid | None:
-    """The size of the last intermediate map, which timm gives as NCHW."""
+    """What an adapter says; else the size of the last intermediate map, which timm gives as NCHW."""
+    if getattr(model, "grid_hw", None) is not None:
+        return Grid(*model.grid_hw)
     if not hasattr(model, "forward_intermediates"):
         return None
     maps = model.forward_intermediates(images, indices=1, intermediates_only=True)

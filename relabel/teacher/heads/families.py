@@ -22,6 +22,8 @@ class Adapted(nn.Module):
 
     output_fmt = "NCHW"
     num_prefix_tokens = 0
+    grid_hw: tuple[int, int] | None = None
+    """Of features that are tokens, where they are no square cells of the image."""
 
     def __init__(self, model: Any) -> None:
         super().__init__()
@@ -112,6 +114,7 @@ class Branches(Adapted):
             (e.img_size[0] // e.patch_size[0], e.img_size[1] // e.patch_size[1])
             for e in embeddings[-len(self._depths) :]
         ]
+        self.grid_hw = max(self._grids_hw)
 
     def forward_features(self, images: Tensor) -> Tensor:
         """The branches side by side on the finest grid."""
@@ -126,10 +129,10 @@ class Branches(Adapted):
         return logits
 
     def _finest(self, tokens: Tensor, grid_hw: tuple[int, int]) -> Tensor:
-        if grid_hw == (finest := max(self._grids_hw)):
+        if grid_hw == self.grid_hw:
             return tokens
         places = tokens[:, 1:].transpose(1, 2).reshape(len(tokens), -1, *grid_hw)
-        fine = nn.functional.interpolate(places, finest, mode="bilinear", align_corners=False)
+        fine = nn.functional.interpolate(places, self.grid_hw, mode="bilinear", align_corners=False)
         return torch.cat([tokens[:, :1], fine.flatten(2).transpose(1, 2)], dim=1)
 
 
@@ -210,6 +213,7 @@ class _Wrapped(Adapted):
         super().__init__(model)
         self.inner = inner
         self.output_fmt, self.num_prefix_tokens = inner.output_fmt, inner.num_prefix_tokens
+        self.grid_hw = inner.grid_hw
         self._body = shared_copy(model)
         parent, _, name = place.rpartition(".")
         setattr(self._body.get_submodule(parent), name, _Body(inner))
