@@ -139,14 +139,7 @@ class _Arriving:
 def _manifest(first: ScoreMap, data: DataRecord, options: WriteOptions) -> Manifest:
     planes = first.planes.shape[1]
     return Manifest(
-        teacher=TeacherRecord(
-            source="other",
-            name=options.teacher,
-            weights="unknown",
-            weights_digest="unknown",
-            head="unknown",
-            precision="unknown",
-        ),
+        teacher=TeacherRecord.unseen(options.teacher),
         preprocessing=None,
         scores=ScoreRecord(
             num_classes=first.num_classes,

@@ -77,8 +77,7 @@ def run_text(summary: RunSummary, store: str, *, note: str = "", parts: Sequence
 
 def generate_text(summary: GenerateSummary, store: str, *, timings: bool = False) -> str:
     """The end of a run of the teacher."""
-    shares = summary.waits.shares(summary.seconds)
-    note = "; waited for " + ", ".join(f"{name} {share:.0%}" for name, share in shares.items())
+    note = f"; waited for {summary.waits.note(summary.seconds)}"
     rows = [(stage, f"{waited:.0%}", f"{busy:.0%}") for stage, waited, busy in summary.timings_table()]
     parts = [table(("stage", "waited for", "at work"), rows)] if timings else []
     return run_text(summary, store, note=note, parts=parts, again="; mend them and run again with --retry-failed")

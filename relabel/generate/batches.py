@@ -79,15 +79,6 @@ class BatchPlan:
         return CpuDecoder(self.views, self.threads, pinned=self.device.type == "cuda")
 
 
-def default_decode_threads(cores: int, processes: int = 1) -> int:
-    """How many threads decode, by default: one a core, of those that `processes` of this run share on this machine.
-
-    With a teacher on the CPU too, which wants the cores itself: what decoding takes, it then takes from all of them
-    alike, and no part of the forward pass waits for a slower one.
-    """
-    return max(1, cores // processes)
-
-
 class DecodedBatches:
     """An iterator over the tasks' batches, in order; close it (or leave its `with` block) to stop its threads."""
 

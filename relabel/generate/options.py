@@ -73,8 +73,8 @@ class StageSeconds:
         return {name: getattr(self, name) / max(seconds, 1e-9) for name in get_args(Stage)}
 
     def note(self, seconds: float) -> str:
-        """The same for a person, where they were waited for."""
-        return "waiting for " + ", ".join(f"{name} {share:.0%}" for name, share in self.shares(seconds).items())
+        """The same for a person."""
+        return ", ".join(f"{name} {share:.0%}" for name, share in self.shares(seconds).items())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

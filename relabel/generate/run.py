@@ -11,7 +11,7 @@ from pathlib import Path
 from relabel.cores import usable_cores
 from relabel.generate.annotate import Annotator, PendingScores
 from relabel.generate.batch_size import fastest_batch_size
-from relabel.generate.batches import BatchPlan, DecodedBatch, DecodedBatches, ShardFailure, default_decode_threads
+from relabel.generate.batches import BatchPlan, DecodedBatch, DecodedBatches, ShardFailure
 from relabel.generate.options import GenerateOptions, GenerateSummary, StageSeconds, merged
 from relabel.generate.peers import Peers
 from relabel.generate.planning import listed, manifest_of
@@ -60,7 +60,9 @@ def generate(
         views=ensemble.views,
         batch_size=_batch_size(options, annotator, ensemble, left.tasks, peers),
         fingerprints=listing.fingerprints,
-        threads=options.workers or default_decode_threads(usable_cores(), peers.on_this_machine),
+        # One per core, also with a teacher on the CPU, which wants the cores itself: what decoding takes, it then takes
+        # from all of them alike, and no part of the forward pass waits for a slower one.
+        threads=options.workers or max(1, usable_cores() // peers.on_this_machine),
         device=ensemble.device,
     )
     # Which of theirs other processes will label again is not known here.
@@ -165,7 +167,7 @@ class _Run:
         return count
 
     def _advance(self, count: int, seconds: float) -> None:
-        self.tell(count, self._waits.note(seconds))
+        self.tell(count, f"waiting for {self._waits.note(seconds)}")
 
     def _drive(self, batches: DecodedBatches, publisher: Publisher) -> list[Failure]:
         """Push every batch through the device to the publisher; returns the shards that could not be read."""

@@ -44,14 +44,7 @@ def manifest_of(rows: Rows, found: Scan, layout: Layout, options: ImportOptions)
     published = PUBLISHED[options.archive]
     whole = options.whose_footprint == "whole"
     return Manifest(
-        teacher=TeacherRecord(
-            source="other",
-            name=options.teacher_name or published.teacher,
-            weights="unknown",
-            weights_digest="unknown",
-            head="unknown",
-            precision="unknown",
-        ),
+        teacher=TeacherRecord.unseen(options.teacher_name or published.teacher),
         preprocessing=Preprocessing(
             image_size_hw=published.image_size_hw,
             mean=(0.485, 0.456, 0.406),

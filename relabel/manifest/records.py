@@ -121,6 +121,14 @@ class TeacherRecord:
                 f"random weights have a seed, and no others have; got {self.weights!r} with seed {self.seed}"
             )
 
+    @classmethod
+    def unseen(cls, name: str) -> TeacherRecord:
+        """That of a teacher that relabel never saw, whose maps another program made."""
+        unknown = "unknown"
+        return cls(
+            source="other", name=name, weights="unknown", weights_digest=unknown, head=unknown, precision=unknown
+        )
+
     @property
     def described(self) -> str:
         """Its name, its weights and the beginning of their digest, for a person."""

@@ -11,7 +11,7 @@ from torch import Tensor
 from relabel.errors import InvalidValueError
 from relabel.geometry import Footprint
 from relabel.manifest import LEAST_STEP, MOST_STEP
-from relabel.score_map.coding import NOT_STORED, is_code, is_step
+from relabel.score_map.coding import NOT_STORED, is_code
 from relabel.score_map.tensors import MapTensors
 
 Size = int | tuple[int, int]
@@ -129,7 +129,7 @@ def check_codable(planes: Tensor, step: float) -> None:
 
 
 def _check_step(step: float) -> None:
-    if not is_step(step):
+    if not isinstance(step, (int, float)) or not LEAST_STEP <= step <= MOST_STEP:
         raise InvalidValueError(f"the step of codes lies in [{LEAST_STEP:g}, {MOST_STEP:g}] nats; got {step}")
 
 

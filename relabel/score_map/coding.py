@@ -8,7 +8,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from relabel.manifest import LEAST_STEP, MOST_STEP, STEP
+from relabel.manifest import STEP
 from relabel.score_map.tensors import MapTensors
 
 _Maps = TypeVar("_Maps", bound=MapTensors)
@@ -22,16 +22,6 @@ NOT_STORED = 255
 def is_code(tensor: Tensor) -> bool:
     """Whether scores are codes rather than log-probabilities."""
     return tensor.dtype == torch.uint8
-
-
-def is_step(step: float) -> bool:
-    """Whether codes can have this step."""
-    return isinstance(step, (int, float)) and LEAST_STEP <= step <= MOST_STEP
-
-
-def unit_of(scores: Tensor, step: float) -> float:
-    """What a score of this dtype is multiplied by to be nats."""
-    return -step if is_code(scores) else 1.0
 
 
 def encode_scores(scores: Tensor, step: float = STEP) -> Tensor:
@@ -56,19 +46,10 @@ def decode_offsets(offsets: Tensor, dtype: torch.dtype) -> Tensor:
     return offsets.to(dtype) * (1 if offsets.is_floating_point() else OFFSET_STEP)
 
 
-def encode_maps(maps: _Maps, step: float) -> _Maps:
-    """Floating maps as codes."""
-    return replace(
-        maps,
-        planes=encode_scores(maps.planes, step),
-        rest=encode_scores(maps.rest, step),
-        profile=None if maps.profile is None else encode_offsets(maps.profile),
-        step=step,
-    )
-
-
 def decode_maps(maps: _Maps) -> _Maps:
-    """Coded maps as float32, NaN where not stored."""
+    """Coded maps as float32, NaN where not stored; floating ones as they are."""
+    if not is_code(maps.planes):
+        return maps
     return replace(
         maps,
         planes=decode_scores(maps.planes, maps.step, holes=maps.holes),

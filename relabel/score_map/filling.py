@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 
 from relabel.pooling import WholeMaps
-from relabel.score_map.coding import decode_maps, decode_offsets, is_code, unit_of
+from relabel.score_map.coding import decode_maps, decode_offsets, is_code
 from relabel.score_map.tensors import MapTensors
 
 Fill = Literal["rest", "zero"]
@@ -20,8 +20,9 @@ def whole_maps(maps: MapTensors, fill: Fill = "rest") -> WholeMaps:
     if maps.profile is not None:
         offsets = decode_offsets(maps.profile, dtype)
     if not maps.holes:
-        return WholeMaps(maps.planes, maps.rest, offsets, maps.num_classes, unit_of(maps.planes, maps.step))
-    decoded = decode_maps(maps) if is_code(maps.planes) else maps
+        unit = -maps.step if is_code(maps.planes) else 1.0
+        return WholeMaps(maps.planes, maps.rest, offsets, maps.num_classes, unit)
+    decoded = decode_maps(maps)
     planes, rest = decoded.planes.to(dtype), decoded.rest.to(dtype)
     if fill == "zero":
         # A raw logit of 0, the published meaning of a class that a cell does not list.

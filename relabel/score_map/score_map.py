@@ -21,7 +21,7 @@ from relabel.manifest import PLANES, PROFILE
 from relabel.pooling import Space, soft_labels
 from relabel.score_map.checks import Size, bins_hw, check, check_classes, check_codable, check_flip
 from relabel.score_map.choice import cell_planes, image_planes
-from relabel.score_map.coding import decode_maps, encode_maps, is_code
+from relabel.score_map.coding import decode_maps, encode_offsets, encode_scores, is_code
 from relabel.score_map.filling import Fill, whole_maps
 from relabel.score_map.tensors import MapTensors
 
@@ -168,11 +168,13 @@ class ScoreMap(MapTensors):
         if is_code(self.planes):
             return self if step == self.step else self.decoded().coded(step)
         check_codable(self.planes, step)
-        return encode_maps(self, step)
+        planes, rest = encode_scores(self.planes, step), encode_scores(self.rest, step)
+        profile = None if self.profile is None else encode_offsets(self.profile)
+        return replace(self, planes=planes, rest=rest, profile=profile, step=step)
 
     def decoded(self) -> ScoreMap:
         """The same maps as float32 log-probabilities and offsets, NaN where not stored."""
-        return decode_maps(self) if is_code(self.planes) else self
+        return decode_maps(self)
 
     def to_dense(self) -> Tensor:
         """(B, C, H, W): every class's score at every cell, for comparison; large."""

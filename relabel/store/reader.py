@@ -18,7 +18,7 @@ from relabel.store.files import StoreFiles, store_files
 from relabel.store.layout import ABSENT, FAILED, LABELED, arrays_of, published_shards
 from relabel.store.maps import RowBatch
 from relabel.store.metadata import check_arrays, load_manifest
-from relabel.store.rows import RowTable
+from relabel.store.rows import ARRAYS, RowTable
 from relabel.store.shard import MappedShard, ShardFiles
 
 _SHOWN = 8
@@ -97,16 +97,7 @@ class StoreReader:
             DamagedStoreError: a file was changed, cut or removed.
         """
         self._require_published(shard)
-        files = self._shard_files
-        return RowTable(
-            keys=files.strings("key", shard),
-            image_hashes=files.column("image_hash", shard),
-            labels=files.column("label", shard),
-            sizes_hw=files.column("size_hw", shard),
-            orientations=files.column("orientation", shard),
-            statuses=files.column("status", shard),
-            errors=files.strings("error", shard),
-        )
+        return RowTable(**{name: self._shard_files.column(array, shard) for array, name in ARRAYS.items()})
 
     def keys(self, shard: int) -> list[str]:
         """The keys of a shard's `rows_per_shard` rows, "" where a row holds no image; reads no other file.
@@ -116,7 +107,8 @@ class StoreReader:
             DamagedStoreError: the file was changed, cut or removed.
         """
         self._require_published(shard)
-        return self._shard_files.strings("key", shard)
+        keys: list[str] = self._shard_files.column("key", shard)
+        return keys
 
     def statuses(self, shard: int) -> NDArray[np.uint8]:
         """(rows_per_shard,) 0 no image, 1 labelled, 2 failed; reads no other file, and raises as `keys` does."""
@@ -134,10 +126,6 @@ class StoreReader:
 
     def _checked(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         rows, last = np.asarray(rows), self.num_shards * self.rows_per_shard
-        if rows.ndim != 1 or (len(rows) and rows.dtype.kind not in "iu"):
-            raise LabelError(
-                f"rows must be one axis of integers; got {rows.shape} of {rows.dtype}. Take them from LabelMaps.rows"
-            )
         if len(rows) and (rows.min() < 0 or rows.max() >= last):
             raise LabelError(
                 f"rows must lie in [0, {last}); got {rows.min()} .. {rows.max()}. Take them from LabelMaps.rows"

@@ -92,7 +92,7 @@ class RowTable:
     @property
     def columns(self) -> dict[str, Any]:
         """The columns by the name of their array in a store."""
-        return {array: getattr(self, name) for array, name in _ARRAYS.items()}
+        return {array: getattr(self, name) for array, name in ARRAYS.items()}
 
 
 def check_text(texts: Iterable[str]) -> None:
@@ -109,7 +109,7 @@ _DTYPES: dict[str, Any] = {
     "orientations": np.uint8,
     "statuses": np.uint8,
 }
-_ARRAYS = {
+ARRAYS = {
     "key": "keys",
     "image_hash": "image_hashes",
     "label": "labels",
@@ -118,3 +118,4 @@ _ARRAYS = {
     "error": "errors",
     "status": "statuses",
 }
+"""The columns of a table by the array of a store that keeps them."""

@@ -54,26 +54,25 @@ class ShardFiles:
             footprint=self.column("footprint", shard) if "footprint" in self.arrays else None,
         )
 
-    def column(self, name: str, shard: int) -> NDArray[Any]:
-        """All rows of a numeric array that is one compressed chunk a shard, (R, *tail)."""
-        spec, data = self.arrays[name], self._bytes(name, shard)
+    def column(self, name: str, shard: int) -> Any:
+        """All rows of an array that is one compressed chunk a shard: (R, *tail), or a list of R strings."""
+        spec = self.arrays[name]
         try:
-            content = spec.codec.content(data, self.rows * spec.row_bytes())
+            data = self.path(name, shard).read_bytes()
+        except OSError as error:
+            raise self.unreadable(name, shard, error) from error
+        try:
+            if spec.dtype == "string":
+                column = codecs.decode_strings(spec.codec.content(data)).tolist()
+            else:
+                content = spec.codec.content(data, self.rows * spec.row_bytes())
+                # A copy, because bytes give an array that cannot be written to, which torch warns of.
+                column = np.frombuffer(content, spec.little).reshape(self.rows, *spec.tail).astype(spec.dtype)
         except codecs.DECODING_ERRORS as error:
             raise self.damaged(name, shard, error) from error
-        # A copy, because bytes give an array that cannot be written to, which torch warns of.
-        return np.frombuffer(content, spec.little).reshape(self.rows, *spec.tail).astype(spec.dtype)
-
-    def strings(self, name: str, shard: int) -> list[str]:
-        """All rows of an array of strings."""
-        data = self._bytes(name, shard)
-        try:
-            values: list[str] = codecs.decode_strings(self.arrays[name].codec.content(data)).tolist()
-        except codecs.DECODING_ERRORS as error:
-            raise self.damaged(name, shard, error) from error
-        if len(values) != self.rows:
-            raise self.damaged(name, shard, f"{len(values)} strings for {self.rows} rows")
-        return values
+        if len(column) != self.rows:
+            raise self.damaged(name, shard, f"{len(column)} strings for {self.rows} rows")
+        return column
 
     def path(self, name: str, shard: int) -> Path:
         """A local path of a shard's file of an array."""
@@ -118,13 +117,6 @@ class ShardFiles:
         except ValueError as error:
             raise self.damaged(name, shard, error) from error
         return np.frombuffer(content, spec.little).reshape(self.rows, *spec.tail)
-
-    def _bytes(self, name: str, shard: int) -> bytes:
-        path = self.path(name, shard)
-        try:
-            return path.read_bytes()
-        except OSError as error:
-            raise self.unreadable(name, shard, error) from error
 
     def _mapped(self, name: str, shard: int) -> NDArray[np.uint8]:
         """A file's bytes, mapped; unlike mmap before Python 3.13, torch keeps no descriptor for it."""

@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 
 from relabel.errors import ImageError, SourceError
-from relabel.generate import batches, decoders
+from relabel.generate import decoders
 from relabel.generate.batches import BatchPlan, DecodedBatch, DecodedBatches, ShardFailure
 from relabel.geometry import Footprint
 from relabel.images import DecodedImage, EncodedImage, decode_and_fit, image_hash
@@ -255,11 +255,6 @@ def test_closing_early_leaves_no_thread_of_either_decoder(decode):
     views = (replace(PREPROCESSING, decode=decode),)
     with run(Source(a=lambda: endless(0)), plan([("a", 10**9)]), listed=False, views=views) as decoded:
         next(iter(decoded))
-
-
-@pytest.mark.parametrize(("cores", "processes", "threads"), [(1, 1, 1), (16, 1, 16), (16, 8, 2), (2, 4, 1)])
-def test_threads_by_default(cores, processes, threads):
-    assert batches.default_decode_threads(cores, processes) == threads
 
 
 def test_reading_ahead_is_bounded():

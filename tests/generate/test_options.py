@@ -66,7 +66,7 @@ def test_waits_are_shares_of_a_run():
     assert 0 < waits.disk < 1
     waits.disk = 0.4
     assert waits.shares(8.0) == {"data": 0.125, "device": 0.75, "disk": 0.05}
-    assert waits.note(8.0) == "waiting for data 12%, device 75%, disk 5%"
+    assert waits.note(8.0) == "data 12%, device 75%, disk 5%"
 
 
 def part(**given: object) -> GenerateSummary:
