@@ -68,7 +68,7 @@ def summarise(store: str | Path) -> StoreSummary:
         shards_published=len(reader.published),
         labeled=len(every),
         failed=failed,
-        bytes=reader.size_bytes(),
+        bytes=reader.files.size_bytes(),
         sampled=len(chosen),
         unstored_mass=unstored,
         first_class_is_label=agreement,

@@ -11,7 +11,7 @@ import click
 from relabel.cli.arguments import find_functions
 from relabel.cli.options import Command, made, made_each, options
 from relabel.cli.output import as_json, finish
-from relabel.cli.text import aligned, kept_text
+from relabel.cli.text import aligned, input_text, kept_text
 from relabel.findings import class_text
 from relabel.teacher import EnsembleSpec, TeacherSpec
 
@@ -75,21 +75,16 @@ def _as_text(ensemble: Ensemble) -> str:
     return "\n\n".join(parts)
 
 
-def _ends(member: Teacher) -> str:
-    """The first class and the last."""
-    return " ... ".join(class_text(number, member.class_names) for number in (0, member.num_classes - 1))
-
-
 def _facts(member: Teacher) -> dict[str, object]:
     record, proof, pixels = member.record, member.proof, member.preprocessing
     height, width = pixels.image_size_hw
+    ends = [class_text(number, member.class_names) for number in (0, member.num_classes - 1)]
     numbers_of = [", ".join(f"{value:g}" for value in values) for values in (pixels.mean, pixels.std)]
     return {
         "teacher": record.described,
-        "input": f"{height} x {width} pixels, {pixels.fit}, {pixels.interpolation}, "
-        f"mean {numbers_of[0]}, std {numbers_of[1]}",
+        "input": f"{input_text(pixels)}, mean {numbers_of[0]}, std {numbers_of[1]}",
         "map": f"grid {member.grid}, a cell is {height / member.grid.height:g} x {width / member.grid.width:g} pixels",
-        "classes": f"{member.num_classes}: {_ends(member)}",
+        "classes": f"{member.num_classes}: {ends[0]} ... {ends[1]}",
         **({} if record.kept is None else {"kept": kept_text(record.kept)}),
         "head": f"{record.head}: "
         + (

@@ -116,10 +116,11 @@ def store_text(summary: StoreSummary, store: str) -> str:
     else:
         footprint = "each image's own part"
     step = "" if scores.step is None else f" in steps of {scores.step:g} nats"
+    each = "" if summary.bytes_per_image is None else f", {summary.bytes_per_image:.0f} bytes an image"
     facts = {
         "store": store,
         "teacher": _teacher(m),
-        "input": _input(m.preprocessing),
+        "input": "not said" if m.preprocessing is None else input_text(m.preprocessing),
         **_averaged(m),
         "map": f"grid {scores.grid_hw[0]}x{scores.grid_hw[1]} of {footprint}",
         "classes": f"{scores.num_classes}: {scores.planes} planes, {scores.profile} profile classes an image",
@@ -127,7 +128,7 @@ def store_text(summary: StoreSummary, store: str) -> str:
         "scores": f"{scores.scores}, {scores.dtype}{step}, {scores.compression}",
         "shards": f"{summary.shards_published} of {len(m.data.shards)} published, {m.data.rows_per_shard} rows each",
         "images": f"{summary.labeled} labelled, {summary.failed} failed",
-        "size": _size(summary),
+        "size": f"{summary.bytes / 1e6:.2f} MB{each}",
         "unstored mass": _share(summary.unstored_mass, f" (mean over {summary.sampled} images)"),
         "first class": _share(summary.first_class_is_label, " is the ground truth")
         + f"; most often {_most(summary.first_classes, m.class_names)}",
@@ -137,9 +138,8 @@ def store_text(summary: StoreSummary, store: str) -> str:
     return aligned(facts)
 
 
-def _input(pixels: Preprocessing | None) -> str:
-    if pixels is None:
-        return "not said"
+def input_text(pixels: Preprocessing) -> str:
+    """How a teacher sees images."""
     height, width = pixels.image_size_hw
     return f"{height} x {width} pixels, {pixels.fit}, {pixels.interpolation}"
 
@@ -165,11 +165,6 @@ def _averaged(manifest: Manifest) -> dict[str, str]:
     ]
     parts = others + (["the mirrored image"] if manifest.flip_average else [])
     return {"averaged with": "; ".join(parts)} if parts else {}
-
-
-def _size(summary: StoreSummary) -> str:
-    each = "" if summary.bytes_per_image is None else f", {summary.bytes_per_image:.0f} bytes an image"
-    return f"{summary.bytes / 1e6:.2f} MB{each}"
 
 
 def _share(value: float | None, rest: str) -> str:

@@ -81,14 +81,8 @@ class StageSeconds:
 class GenerateSummary(RunSummary):
     """What one process of a run did; or all of them together, where they know of each other.
 
-    `images` and the failures with a key are those of the shards it published; `images_earlier` and `failed_earlier`
-    count those of its shards that were there already.
-
     Attributes:
-        failures: the images that failed and the shards that are not published.
-        failures_unlisted: failed images of other processes beyond those in `failures`.
-        seconds: from the first image read to the last shard, without loading and listing; of several processes, the
-            slowest's.
+        seconds: without loading and listing; of several processes, the slowest's.
         waits: seconds that the main thread waited for each stage; of several processes, their mean, as is `busy`.
         busy: seconds that each stage was at work: the mean of the decoding threads, the device's forward passes and
             score maps, the thread that compresses and publishes.

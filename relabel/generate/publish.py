@@ -50,7 +50,7 @@ class Publisher:
     work; `advance` is called with the number of images of each batch that is done.
     """
 
-    def __init__(self, advance: Callable[[int], None]) -> None:
+    def __init__(self, advance: Callable[[int], object]) -> None:
         self.failures: list[Failure] = []
         self.published = 0
         self.images = 0

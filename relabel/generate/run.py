@@ -138,7 +138,9 @@ class _Run:
         self._is_listed = bool(plan.fingerprints)
         self._peers.count(total=sum(task.count for task in tasks))
         started = time.perf_counter()
-        publisher = Publisher(lambda count: self._advance(count, time.perf_counter() - started))
+        publisher = Publisher(
+            lambda count: self.tell(count, f"waiting for {self._waits.note(time.perf_counter() - started)}")
+        )
         try:
             with DecodedBatches(source, tasks, plan) as decoded:
                 unread = self._drive(decoded, publisher)
@@ -165,9 +167,6 @@ class _Run:
         count, total = self._peers.count(done=done)
         self._progress.reach(count, total if self._is_listed else None, note)
         return count
-
-    def _advance(self, count: int, seconds: float) -> None:
-        self.tell(count, f"waiting for {self._waits.note(seconds)}")
 
     def _drive(self, batches: DecodedBatches, publisher: Publisher) -> list[Failure]:
         """Push every batch through the device to the publisher; returns the shards that could not be read."""

@@ -88,8 +88,8 @@ class LabeledCrops(Dataset[tuple[Any, CropLabel]]):
         self.maps = maps
         self._load = folder.loader
         self._transform = tracked(transform)
-        key = key or _KeyBelow(getattr(folder, "split_folder", folder.root))
-        keys = [key(path) for path, _ in samples]
+        root = getattr(folder, "split_folder", folder.root)
+        keys = [key(path) if key else os.path.relpath(path, root).replace(os.sep, "/") for path, _ in samples]
         rows = maps.rows(keys) if unlabeled == "raise" else maps.find(keys)
         labeled = maps.has_label(rows)
         if unlabeled == "raise" and not bool(labeled.all()):
@@ -167,14 +167,6 @@ class LabeledSample:
             raise _failed(self.maps, [sample["__key__"]], 1)
         output, view = self._transform(image)
         return output, CropLabel(int(rows[0]), view.box, view.flip, _class_of(sample), self.maps)
-
-
-@dataclass(frozen=True, slots=True)
-class _KeyBelow:
-    root: str | Path
-
-    def __call__(self, path: str) -> str:
-        return os.path.relpath(path, self.root).replace(os.sep, "/")
 
 
 def _folder_and_samples(dataset: ImageDataset | Subset[Any]) -> tuple[ImageDataset, Sequence[tuple[str, int]]]:

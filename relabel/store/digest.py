@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,14 +26,9 @@ def shard_digest(identity: bytes, shard: int, files: Iterable[tuple[str, bytes]]
     """
     digests = [hashlib.sha256(identity + _number(shard)) for _ in range(2)]
     for name, data in files:
-        for digest, part in zip(digests, _parts(data), strict=True):
+        for digest, part in zip(digests, (data, data[:ENDS_BYTES] + data[-ENDS_BYTES:]), strict=True):
             digest.update(name.encode() + b"\0" + _number(len(data)) + hashlib.sha256(part).digest())
     return np.frombuffer(b"".join(digest.digest() for digest in digests), np.uint8).reshape(2, 32)
-
-
-def _parts(data: bytes) -> Iterator[bytes]:
-    yield data
-    yield data[:ENDS_BYTES] + data[-ENDS_BYTES:]
 
 
 def _number(value: int) -> bytes:

@@ -116,14 +116,6 @@ class StoreReader:
         statuses: NDArray[np.uint8] = self._shard_files.column("status", shard)
         return statuses
 
-    def size_bytes(self) -> int:
-        """The bytes of all files of the store.
-
-        Raises:
-            StoreError: the store is behind a URL that cannot be reached.
-        """
-        return self.files.size_bytes()
-
     def _checked(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         rows, last = np.asarray(rows), self.num_shards * self.rows_per_shard
         if len(rows) and (rows.min() < 0 or rows.max() >= last):

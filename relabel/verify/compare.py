@@ -17,7 +17,7 @@ from relabel.verify.keys import KeyTable
 
 @dataclass(slots=True)
 class _Outcome:
-    """What one span of images was like: the places of their rows in the table, -1 where there is none."""
+    """What the images were like, gathered by many threads: the places of those in the table, and what is wrong."""
 
     places: list[int] = field(default_factory=list)
     differences: list[tuple[int, str]] = field(default_factory=list)
@@ -34,8 +34,9 @@ def compare_images(
     a finding, and the others are compared all the same.
     """
 
-    def compared(spans: Iterable[Span]) -> _Outcome:
-        outcome = _Outcome()
+    outcome = _Outcome()
+
+    def compare(spans: Iterable[Span]) -> None:
         for part in spans:
             try:
                 for image in source.read(*part):
@@ -43,18 +44,15 @@ def compare_images(
                     progress(1)
             except SourceError as error:
                 outcome.unreadable.append(str(error))
-        return outcome
 
-    outcomes = list(pool.map(compared, source.spans(table.class_names)))
-    unreadable = [what for outcome in outcomes for what in outcome.unreadable]
-    strangers = [key for outcome in outcomes for key in outcome.strangers]
-    found = np.array([place for outcome in outcomes for place in outcome.places], np.int64)
+    list(pool.map(compare, source.spans(table.class_names)))
+    strangers, found = sorted(outcome.strangers), np.array(outcome.places, np.int64)
     findings = [
-        *(Finding(-1, -1, "", what) for what in unreadable),
-        *_differences(table, [difference for outcome in outcomes for difference in outcome.differences]),
+        *(Finding(-1, -1, "", what) for what in outcome.unreadable),
+        *_differences(table, outcome.differences),
         *_common_cause(table, found, strangers),
         *_strangers(table, strangers),
-        *_miscounted(table, found, all_were_read=not unreadable),
+        *_miscounted(table, found, all_were_read=not outcome.unreadable),
     ]
     return int(table.comparable[found].sum()) + len(strangers), findings
 

@@ -96,7 +96,7 @@ def verify_labels(store: str | Path, images: str | ImageSource, options: LabelsO
         while chunk := list(islice(stream, run.batch_size)):
             run.take(chunk)
             progress.advance(len(chunk))
-    findings = [*found.findings, *run.findings(), *(Finding(-1, -1, "", what) for what in rerun.findings())]
+    findings = [*found.findings, *run.check.findings, *(Finding(-1, -1, "", what) for what in rerun.findings())]
     return LabelsReport(
         teacher=rerun.description(),
         crop_size_hw=rerun.crop_size_hw,
@@ -123,7 +123,6 @@ class _Run:
         self.fidelity = Fidelity(record)
         self.crops = 0
         self._reader, self._rerun, self._options = reader, rerun, options
-        self._unreadable: list[Finding] = []
         self._covered = 0.0
 
     def take(self, chunk: Sequence[tuple[SampledRow, EncodedImage]]) -> None:
@@ -148,10 +147,6 @@ class _Run:
         self._covered += float(sum(answers.stored.covered(each).double().sum() for each in boxes.unbind(1)))
         self.crops += len(rows) * self._options.crops
 
-    def findings(self) -> list[Finding]:
-        """Of all images taken."""
-        return self._unreadable + self.check.findings
-
     def recommendation(self) -> Recommendation | None:
         """What the table says; None without one."""
         if not self.crops:
@@ -165,7 +160,7 @@ class _Run:
             try:
                 yield row, decode(image.data).pixels, image.data
             except ImageError as error:
-                self._unreadable.append(row.finding(f"the image was labelled, and cannot be decoded now: {error}"))
+                self.check.findings.append(row.finding(f"the image was labelled, and cannot be decoded now: {error}"))
 
     def _cropped(self, images: Sequence[tuple[SampledRow, Tensor]]) -> tuple[Tensor, Tensor]:
         """Boxes (B, n, 4) of random crops of images uint8 (3, H, W), and the teacher's answers (B, n, C) on them."""

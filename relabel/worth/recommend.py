@@ -86,7 +86,7 @@ def recommend(tallies: Mapping[str, Tally], record: ScoreRecord, *, covered: flo
             _on_temperature(plain[nearer], best[nearer], chosen),
             *_on_size(tallies, logit, size),
         ),
-        warnings=(*_on_wrong_maps(wrong), *_warnings(tallies, logit, record, covered)),
+        warnings=tuple(_warnings(tallies, logit, record, covered, wrong)),
     )
 
 
@@ -159,15 +159,14 @@ def _on_size(tallies: Mapping[str, Tally], stored: Tally, size: Tally) -> Iterat
             yield f"A larger map would be nearer to the teacher: {best.way.name}, {_at(best)}."
 
 
-def _on_wrong_maps(wrong: int) -> Iterator[str]:
+def _warnings(
+    tallies: Mapping[str, Tally], stored: Tally, record: ScoreRecord, covered: float, wrong: int
+) -> Iterator[str]:
     if wrong:
         yield (
             f"{wrong} of the stored maps are not this teacher's, see above: mend that first. The lines of stored maps "
             "are of them as they are, and all others are of the teacher that was run."
         )
-
-
-def _warnings(tallies: Mapping[str, Tally], stored: Tally, record: ScoreRecord, covered: float) -> Iterator[str]:
     elsewhere = {"whole image": "One label for the whole image", "swapped": "A box with x and y swapped"}
     for other in (t for t in tallies.values() if t.way.kind in elsewhere):
         what, difference = elsewhere[other.way.kind], _differ(other, stored)

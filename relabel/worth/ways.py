@@ -66,21 +66,14 @@ class Answers:
     footprints: Tensor
     truths: Tensor
 
-    def all_scores(self) -> ScoreMap:
-        """The map that keeps every class."""
-        count = self.scores.shape[1]
-        return ScoreMap(
-            torch.arange(count).expand(len(self.scores), count),
-            self.scores,
-            self.scores.amin(1),
-            num_classes=count,
-            footprint=self.footprints,
-        )
-
 
 def labelers(answers: Answers, record: ScoreRecord) -> Iterator[Labeler]:
     """Every way but tempered ones, in the order of the table; the first is that of all logits."""
-    yield from _of_map(answers.all_scores(), Way(name="all logits", kind="limit"))
+    ids = torch.arange(answers.scores.shape[1]).expand(answers.scores.shape[:2])
+    every = ScoreMap(
+        ids, answers.scores, answers.scores.amin(1), num_classes=ids.shape[1], footprint=answers.footprints
+    )
+    yield from _of_map(every, Way(name="all logits", kind="limit"))
     yield from _of_store(answers.stored, record)
     for planes, profile in sizes(record):
         exact = ScoreMap.from_logits(answers.logits, planes, profile, footprint=answers.footprints)

@@ -55,7 +55,7 @@ def test_rows_come_from_memory_and_from_file_urls(tmp_path, upload):
     for where in (url, url + "/", f"file://{tmp_path}/store"):
         reader = StoreReader(where)
         _assert_whole(reader, data)
-        assert reader.size_bytes() == StoreReader(tmp_path / "store").size_bytes()
+        assert reader.files.size_bytes() == StoreReader(tmp_path / "store").files.size_bytes()
         assert read_manifest(where) == data.manifest
         _assert_whole(pickle.loads(pickle.dumps(reader)), data)
 

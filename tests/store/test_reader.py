@@ -67,7 +67,7 @@ def test_a_shard_tells_its_rows(many):
     for shard in (0, 11):
         assert_tables(reader.table(shard), data.table(shard, whole=True))
         assert reader.keys(shard) == data.arrays["key"][shard].tolist()
-    assert reader.size_bytes() == sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+    assert reader.files.size_bytes() == sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
 
 
 @pytest.mark.parametrize(
