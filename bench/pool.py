@@ -22,8 +22,8 @@ from relabel.losses import soft_cross_entropy
 
 TOKENS_HW = (14, 14)
 _TOKENS = TOKENS_HW[0] * TOKENS_HW[1]
-_FEW = 16
-_IN_A_ROW = 8
+_FEW = 16  # dense token labels of a whole batch would take gigabytes
+_IN_A_ROW = 8  # one batch alone is over too soon for the clock
 _DENSE = "scatter + roi_align"
 
 

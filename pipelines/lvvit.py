@@ -27,7 +27,7 @@ from torch.utils.checkpoint import checkpoint_sequential
 from relabel.errors import InvalidValueError
 from relabel.mixing import MixToken, TokenBox
 
-_STD = 0.02
+_STD = 0.02  # as timm and the authors start every linear layer
 
 
 class TokenAnswer(NamedTuple):

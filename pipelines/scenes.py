@@ -22,9 +22,9 @@ NUM_CLASSES = 10
 SIZES_HW = ((192, 256), (256, 192), (144, 256), (256, 144), (160, 240), (240, 160))
 """4:3, 3:4, 16:9, 9:16, 3:2 and 2:3, in pixels, height first; none is square."""
 
-_OVERLAP = 0.05
-_CONTRAST = 90.0
-_TRIES = 40
+_OVERLAP = 0.05  # of the smaller box: corners may touch, strokes hardly do
+_CONTRAST = 90.0  # of 255, between ink and background, so that every digit can be read
+_TRIES = 40  # to place a digit; then the scene does with fewer
 
 
 @dataclass(frozen=True, slots=True)

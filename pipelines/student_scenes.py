@@ -25,7 +25,7 @@ TRAIN_SCANS, OTHER_SCANS = 800, 600  # the remaining 397 are for the test
 CROP_SCALE, CROP_RATIO = (0.08, 1.0), (3 / 4, 4 / 3)
 TEACHER_OPTIONS: dict[str, Any] = {"channels": (16, 32, 64, 128), "stem_width": 8, "output_stride": 16}
 TEACHER_CROP, TEACHER_IMAGE_HW = 64, (128, 128)
-_TARS = 3
+_TARS = 3  # a few shards, as a store has
 _TEACHER_FILE = "RELABEL_STUDENTS_TEACHER"
 
 

@@ -29,7 +29,7 @@ from studies import map_ways as ways
 from studies.map_answers import Answers, answers
 from studies.map_ways import Kept
 
-ROW_BYTES = 30
+ROW_BYTES = 30  # key, hash, label and status of an image, as they compress in a store of ImageNet's names
 _TINY = torch.finfo(torch.float32).tiny
 
 
