@@ -117,6 +117,11 @@ def test_a_manifest_rebuilds_itself_through_real_json(manifest):
     assert rebuilt.difference(manifest) == []
 
 
+def test_a_whole_number_makes_the_store_that_the_fraction_makes():
+    whole = replace(example(), preprocessing=replace(example().preprocessing, crop=1))
+    assert whole.identity() == example().identity()
+
+
 def test_attributes_of_others_beside_ours_do_not_matter():
     assert Manifest.from_json(through_json(example()) | {"author": "someone"}) == example()
 
@@ -161,6 +166,7 @@ def test_damage_anywhere_is_a_store_error_or_a_manifest_that_shows_it(data):
         (("scores", "select"), "pixel", "select"),
         (("scores", "scores"), "score", "scores"),
         (("scores", "grid_hw"), [7], "damaged"),
+        (("scores", "grid_hw"), [7, 10, 1], "not a list of 2"),
         (("preprocessing", "fit"), "stretch", "fit"),
         (("preprocessing", "interpolation"), "lanczos", "interpolation"),
         (("preprocessing", "image_size_hw"), [224], "not a list of 2"),

@@ -82,7 +82,8 @@ def test_a_class_is_a_number_or_a_name_that_has_one(root, classes, labels, names
         (b"".join(b"%d\n" % n for n in range(13)), "line 10 names 9, which is no file there\n  and 3 more lines"),
     ],
 )
-def test_lines_that_name_no_image_are_told_by_their_numbers(root, lines, said):
+def test_lines_that_name_no_image_are_told_by_their_numbers(root, lines, said, monkeypatch):
+    monkeypatch.setattr("relabel.images.list._TOGETHER", 4)
     with pytest.raises(SourceError) as caught:
         listed(opened(root, lines))
     assert said in str(caught.value)

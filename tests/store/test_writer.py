@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from store.samples import KINDS, Sample, assert_maps, contents, leftovers, sample, write
 
 from relabel.errors import InvalidValueError, StoreBusyError, StoreError
-from relabel.geometry import WHOLE
+from relabel.geometry import WHOLE, Footprint
 from relabel.manifest import PER_ROW
 from relabel.store import StoreReader, StoreWriter, create_or_open
 from relabel.store import writer as writing
@@ -437,10 +437,14 @@ def test_maps_that_do_not_fit_are_refused(claimed, rows, change, said):
         claimed.add(np.array(rows), replace(data.batch(0, np.array([0, 2])), **change))
 
 
-def test_a_footprint_that_would_be_lost_is_refused(tmp_path):
+@pytest.mark.parametrize(
+    ("footprint", "what"),
+    [(np.zeros((1, 4), np.float32), "one per row"), (Footprint(0.0, 0.0, 0.5, 1.0), r"Footprint\(.*x1=0\.5")],
+)
+def test_a_footprint_that_would_be_lost_is_refused(tmp_path, footprint, what):
     with create_or_open(tmp_path / "store", sample().manifest).claim(0) as claimed:
-        batch = replace(sample().batch(0, np.array([0])), footprint=np.zeros((1, 4), np.float32))
-        with pytest.raises(InvalidValueError, match=r"this store has one footprint for all rows, .*got one per row"):
+        batch = replace(sample().batch(0, np.array([0])), footprint=footprint)
+        with pytest.raises(InvalidValueError, match=f"this store has one footprint for all rows, .*got {what}"):
             claimed.add([0], batch)
 
 

@@ -161,10 +161,12 @@ def test_a_loaded_teacher_neither_trains_nor_keeps_gradients(taught, photos):
     assert torch.equal(logits, teacher(photos(teacher)))
 
 
-def test_an_input_that_patches_do_not_divide_is_refused():
+@pytest.mark.parametrize("size_hw", [(162, 160), (160, 162)])
+def test_an_input_that_patches_do_not_divide_is_refused(size_hw):
     # Its patches are of 4: at 162 it would never look at the last 2 pixels.
-    with pytest.raises(TeacherError, match=r"162 x 160 pixels: ValueError: its patches of 4 x 4 pixels do not divide"):
-        load_teacher(TeacherSpec(name="test_convnext", random_weights=0, image_size_hw=(162, 160), device="cpu"))
+    what = "{} x {} pixels: ValueError: its patches of 4 x 4 pixels do not divide".format(*size_hw)
+    with pytest.raises(TeacherError, match=what):
+        load_teacher(TeacherSpec(name="test_convnext", random_weights=0, image_size_hw=size_hw, device="cpu"))
 
 
 def _authors(name):

@@ -147,8 +147,11 @@ def test_images_of_a_shard_that_is_not_there_are_counted_not_listed(labels: Path
     assert [f.what for f in compared(labels, folder).findings if f.shard < 0] == [what]
 
 
-def test_rows_whose_hashes_are_damaged_are_found_by_key_and_not_compared(labels: Path, folder: Path) -> None:
-    (labels / "image_hash/c.0.0").write_bytes(b"")
+@pytest.mark.parametrize("array", ["image_hash", "label"])
+def test_rows_whose_hashes_or_labels_are_damaged_are_found_by_key_and_not_compared(
+    labels: Path, folder: Path, array: str
+) -> None:
+    (labels / array / "c.0.0").write_bytes(b"")
     (folder / "b/3.jpg").write_bytes(b"other bytes")
     assert [(f.shard, f.row) for f in compared(labels, folder).findings] == [(0, -1), (1, 0)]
 

@@ -82,3 +82,8 @@ def test_a_ground_truth_may_be_of_other_classes_than_the_teachers(store: Path, e
     edit(store, "label", (0, 0), 20_000)
     edit(store, "label", (0, 1), -1)
     assert verify_shards(store, show_progress=False).is_clean
+
+
+def test_an_image_may_be_held_in_any_of_the_ways_that_exif_knows(store: Path, edit: Callable[..., None]) -> None:
+    edit(store, "orientation", (0, slice(0, 2)), [2, 8])
+    assert verify_shards(store, show_progress=False).is_clean
