@@ -365,7 +365,7 @@ def mended(tmp_path: Path) -> str:
 def test_shards_with_failed_images_are_labeled_again_where_that_is_asked_for(mended, tmp_path):
     store = tmp_path / "store"
     skipped = generate(mended, store, make_teacher(), options())
-    assert (skipped.shards_skipped, skipped.failed_earlier) == (2, 1)
+    assert (skipped.shards_skipped, skipped.images_earlier, skipped.failed_earlier) == (2, 8, 1)
     summary = generate(mended, store, make_teacher(), options(retry_failed=True))
     assert (summary.shards_skipped, summary.shards_published, summary.failed_earlier) == (1, 1, 0)
     generate(mended, tmp_path / "whole", make_teacher(), options())
