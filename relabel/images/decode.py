@@ -158,7 +158,11 @@ def _by_torchvision(data: bytes) -> Tensor | None:
 def _by_pillow(data: bytes, *, is_refused: bool) -> Decoded:
     """Any image's pixels; a JPEG's from torchvision, unless it has refused it already."""
     with _open(data) as image:
-        _refuse_unusable(image)
+        refuse_too_large(image.height, image.width)
+        if image.mode in ("I", "F"):
+            raise ImageError(
+                f"its pixels are 32-bit numbers (mode {image.mode}) of unknown range; convert it to 8 bits"
+            )
         is_jpeg = image.format in ("JPEG", "MPO") and image.mode in ("RGB", "L")
         if is_jpeg and not is_refused:
             pixels = _by_torchvision(data)
@@ -188,12 +192,6 @@ def _orientation(image: Image.Image) -> int:
         with contextlib.suppress(ValueError):
             exif = bytes.fromhex("".join(hexadecimal.split("\n")[3:]))
     return orientation_of(exif if isinstance(exif, bytes) else b"", xmp if isinstance(xmp, bytes) else b"")
-
-
-def _refuse_unusable(image: Image.Image) -> None:
-    refuse_too_large(image.height, image.width)
-    if image.mode in ("I", "F"):
-        raise ImageError(f"its pixels are 32-bit numbers (mode {image.mode}) of unknown range; convert it to 8 bits")
 
 
 def _to_tensor(image: Image.Image) -> Tensor:

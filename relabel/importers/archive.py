@@ -92,25 +92,17 @@ def published_stem(key: str, root_name: str = "") -> str:
     return "/".join(parts).partition(".")[0]
 
 
-class Names:
-    """An archive's files by name."""
+def numbers_of_files(archive: Archive, names: Iterable[str]) -> list[int]:
+    """The number of the file of each name, without its suffix, or `NO_MAP`.
 
-    def __init__(self, archive: Archive) -> None:
-        self._numbers = {stem: number for number, stem in enumerate(archive.stems)}
-        self._by_last_part: dict[str, int] | None = None
-
-    def find(self, stem: str) -> int:
-        """The number of a file, or `NO_MAP`. A name without a folder, as many tars have it, finds the one file that has
-        it in any folder, or says `AMBIGUOUS`."""
-        found = self._numbers.get(stem, NO_MAP)
-        if found != NO_MAP or "/" in stem:
-            return found
-        if self._by_last_part is None:
-            self._by_last_part = {}
-            for full, number in self._numbers.items():
-                last = full.rpartition("/")[2]
-                self._by_last_part[last] = AMBIGUOUS if last in self._by_last_part else number
-        return self._by_last_part.get(stem, NO_MAP)
+    A name without a folder, as many tars have it, finds the one file that has it in any folder, or says `AMBIGUOUS`.
+    """
+    without_folder: dict[str, int] = {}
+    for number, stem in enumerate(archive.stems):
+        last = stem.rpartition("/")[2]
+        without_folder[last] = AMBIGUOUS if last in without_folder else number
+    numbers = {stem: number for number, stem in enumerate(archive.stems)}
+    return [numbers.get(name, without_folder.get(name, NO_MAP)) for name in names]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -182,9 +174,8 @@ def rows_of_images(archive: Archive, listing: Listing, root_name: str) -> Rows:
         SourceError: no image at all has a map; shows what names were looked for.
     """
     keys = tuple(key for part in listing.parts for key in part.keys)
-    names = Names(archive)
     looked_for = [published_stem(key, root_name) for key in keys]
-    maps = np.fromiter(map(names.find, looked_for), np.int64, len(keys))
+    maps = np.array(numbers_of_files(archive, looked_for), np.int64)
     if not (maps >= 0).any():
         raise SourceError(
             f"no image has a map in {archive.folder}: the first image, {keys[0]!r}, would have "

@@ -110,7 +110,10 @@ def scan(files: Files) -> Scan:
     reasons = [reason for reason in loaded.reasons if reason]
     found = Scan(files=sum(map(bool, files.names)), digest=loaded.digest, reasons=reasons[:3])
     for kind, maps in loaded.maps.items():
-        counts = listed_classes(maps, files.num_classes).sum(axis=1)
+        # (n, C): whether any cell of a map lists a class.
+        listed = np.zeros((len(maps), files.num_classes), np.bool_)
+        np.put_along_axis(listed, maps[:, 1].reshape(len(maps), -1).astype(np.int64), True, axis=1)
+        counts = listed.sum(axis=1)
         found.kinds[kind] = len(maps)
         found.most[kind] = int(counts.max())
         found.listed += int(counts.sum())
@@ -120,11 +123,6 @@ def scan(files: Files) -> Scan:
 def added(first: int, second: int) -> int:
     """The digest of two sets of files."""
     return (first + second) % (1 << 8 * _DIGEST_BYTES)
-
-
-def exact_ids(dtype: str) -> int:
-    """How many class ids a floating dtype can say exactly, every whole number up to it: 2,048 of float16."""
-    return int(2 / torch.finfo(getattr(torch, dtype)).eps)
 
 
 def load(files: Files) -> LoadedFiles:
@@ -156,14 +154,6 @@ def load(files: Files) -> LoadedFiles:
         else:
             del loaded.places[kind]
     return loaded
-
-
-def listed_classes(maps: NDArray[np.float32], num_classes: int) -> NDArray[np.bool_]:
-    """(n, C): whether any cell of a map (n, 2, k, H, W) lists a class."""
-    ids = maps[:, 1].reshape(len(maps), -1).astype(np.int64)
-    listed = np.zeros((len(maps), num_classes), np.bool_)
-    np.put_along_axis(listed, ids, True, axis=1)
-    return listed
 
 
 def content_faults(maps: NDArray[np.float32], num_classes: int) -> dict[int, str]:
@@ -217,10 +207,10 @@ def _map(data: bytes, num_classes: int) -> tuple[MapKind, NDArray[np.float32]]:
     # A view of a few bytes may claim any size.
     if value.numel() > _MAX_NUMBERS or not value.is_floating_point():
         raise ImageError(f"a tensor {tuple(value.shape)} of {dtype}, not floats (2, k, H, W)")
-    if num_classes > exact_ids(dtype):
-        raise ImageError(
-            f"class ids of {dtype} are exact up to {exact_ids(dtype)} only, and there are {num_classes} classes"
-        )
+    # Every whole number up to it: 2,048 of float16.
+    exact = int(2 / torch.finfo(value.dtype).eps)
+    if num_classes > exact:
+        raise ImageError(f"class ids of {dtype} are exact up to {exact} only, and there are {num_classes} classes")
     if value.shape[1] > num_classes:
         raise ImageError(f"lists {value.shape[1]} classes at a cell, of {num_classes}")
     array: NDArray[np.float32] = value.detach().to(torch.float32).contiguous().numpy()

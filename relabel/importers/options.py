@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Annotated, Literal, NamedTuple
 
 from relabel.errors import InvalidValueError
-from relabel.manifest import Archive, Fit, Orientation
+from relabel.manifest import Archive, Orientation
 from relabel.options import Option, RunOptions, check_options
 from relabel.plan import RunSummary
 
@@ -62,11 +62,6 @@ class ImportOptions(RunOptions):
     def whose_footprint(self) -> FootprintChoice:
         """As given, or as published."""
         return self.footprint or PUBLISHED[self.archive].footprint
-
-    @property
-    def fit(self) -> Fit:
-        """How an image became the teacher's input, in the manifest's words."""
-        return "squash" if self.whose_footprint == "whole" else "center"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -90,19 +90,17 @@ def convert(files: Files, layout: Layout) -> Converted:
     )
 
 
-def shares(scores: NDArray[np.float32]) -> NDArray[np.float64]:
-    """(n, k, H, W): each class's probability among those that its cell lists; no constant added to a cell matters."""
-    powers = np.exp(scores - scores.max(axis=1, keepdims=True), dtype=np.float64)
-    total: NDArray[np.float64] = powers / powers.sum(axis=1, keepdims=True)
-    return total
-
-
 def class_weights(scores: NDArray[np.float32], ids: NDArray[np.int64], num_classes: int) -> NDArray[np.float64]:
-    """(n, C): the sum of a class's shares over the cells; below 0, by falling id, for classes that no cell lists."""
+    """(n, C): a class's probabilities among those that its cells list, summed over the cells of (n, k, H, W).
+
+    No constant added to a cell matters. Below 0, by falling id, for classes that no cell lists.
+    """
+    powers = np.exp(scores - scores.max(axis=1, keepdims=True), dtype=np.float64)
+    shares = powers / powers.sum(axis=1, keepdims=True)
     count = len(scores)
     flat = (np.arange(count)[:, None, None, None] * num_classes + ids).reshape(-1)
     size = count * num_classes
-    weights = np.bincount(flat, shares(scores).reshape(-1), size).reshape(count, num_classes)
+    weights = np.bincount(flat, shares.reshape(-1), size).reshape(count, num_classes)
     listed = np.bincount(flat, minlength=size).reshape(count, num_classes) > 0
     absent: NDArray[np.float64] = np.where(listed, weights, -1.0 - np.arange(num_classes))
     return absent

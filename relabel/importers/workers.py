@@ -10,8 +10,9 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import CancelledError, Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from itertools import starmap
 from types import TracebackType
-from typing import Any, Generic, Self, TypeVar
+from typing import Any, Self, TypeVar
 
 import torch
 
@@ -47,49 +48,35 @@ class Workers:
         if self._pool is not None:
             self._pool.shutdown(wait=True, cancel_futures=True)
 
-    def submit(self, function: Callable[..., _Result], *arguments: Any) -> Pending[_Result]:
-        """Start a call; without processes it is made when its outcome is asked for."""
-        if self._pool is None:
-            return Pending(None, function, arguments)
-        try:
-            return Pending(self._pool.submit(function, *arguments), function, arguments)
-        except RuntimeError as error:
-            # Broken, or closed by another thread's error.
-            raise _lost(error) from error
-
     def map(
         self, function: Callable[..., _Result], calls: Iterable[tuple[Any, ...]], *, ahead: int
     ) -> Iterator[_Result]:
-        """The outcomes of calls, in order; at most `ahead` + 1 are under way at a time."""
-        waiting: deque[Pending[_Result]] = deque()
-        for arguments in calls:
-            waiting.append(self.submit(function, *arguments))
-            if len(waiting) > ahead:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-
-
-class Pending(Generic[_Result]):
-    """A call under way."""
-
-    def __init__(
-        self, future: Future[_Result] | None, function: Callable[..., _Result], arguments: tuple[Any, ...]
-    ) -> None:
-        self._future, self._function, self._arguments = future, function, arguments
-
-    def result(self) -> _Result:
-        """Its outcome, once it is there.
+        """The outcomes of calls, in order; at most `ahead` + 1 are under way at a time.
 
         Raises:
-            RelabelError: the process died.
+            RelabelError: a process died.
         """
-        if self._future is None:
-            return self._function(*self._arguments)
-        try:
-            return self._future.result()
-        except (BrokenProcessPool, CancelledError) as error:
-            raise _lost(error) from error
+        if self._pool is None:
+            yield from starmap(function, calls)
+            return
+        waiting: deque[Future[_Result]] = deque()
+        for arguments in calls:
+            try:
+                waiting.append(self._pool.submit(function, *arguments))
+            except RuntimeError as error:
+                # Broken, or closed by another thread's error.
+                raise _lost(error) from error
+            if len(waiting) > ahead:
+                yield _outcome(waiting.popleft())
+        while waiting:
+            yield _outcome(waiting.popleft())
+
+
+def _outcome(future: Future[_Result]) -> _Result:
+    try:
+        return future.result()
+    except (BrokenProcessPool, CancelledError) as error:
+        raise _lost(error) from error
 
 
 def _lost(error: BaseException) -> RelabelError:

@@ -1,63 +1,30 @@
 """What made a store, as JSON that rebuilds it: the zarr group's attributes are the `Manifest`."""
 
-from relabel.manifest.libraries import versions
-from relabel.manifest.manifest import FORMAT, PER_ROW, Manifest, PerRow, fingerprint
-from relabel.manifest.records import (
-    LEAST_STEP,
-    MOST_STEP,
-    PLANES,
-    PROFILE,
-    STEP,
-    Archive,
-    CodeType,
-    Compression,
-    DataRecord,
-    Decode,
-    Fit,
-    ImportRecord,
-    Interpolation,
-    KeptRecord,
-    Kind,
-    MemberRecord,
-    Orientation,
-    Preprocessing,
-    ScoreRecord,
-    Scores,
-    Select,
-    TeacherRecord,
-    TeacherSource,
-    Weights,
-)
-
-__all__ = [
-    "FORMAT",
-    "LEAST_STEP",
-    "MOST_STEP",
-    "PER_ROW",
-    "PLANES",
-    "PROFILE",
-    "STEP",
-    "Archive",
-    "CodeType",
-    "Compression",
-    "DataRecord",
-    "Decode",
-    "Fit",
-    "ImportRecord",
-    "Interpolation",
-    "KeptRecord",
-    "Kind",
-    "Manifest",
-    "MemberRecord",
-    "Orientation",
-    "PerRow",
-    "Preprocessing",
-    "ScoreRecord",
-    "Scores",
-    "Select",
-    "TeacherRecord",
-    "TeacherSource",
-    "Weights",
-    "fingerprint",
-    "versions",
-]
+from relabel.manifest.manifest import FORMAT as FORMAT
+from relabel.manifest.manifest import PER_ROW as PER_ROW
+from relabel.manifest.manifest import Manifest as Manifest
+from relabel.manifest.manifest import PerRow as PerRow
+from relabel.manifest.manifest import fingerprint as fingerprint
+from relabel.manifest.manifest import versions as versions
+from relabel.manifest.records import LEAST_STEP as LEAST_STEP
+from relabel.manifest.records import MOST_STEP as MOST_STEP
+from relabel.manifest.records import PLANES as PLANES
+from relabel.manifest.records import PROFILE as PROFILE
+from relabel.manifest.records import STEP as STEP
+from relabel.manifest.records import Archive as Archive
+from relabel.manifest.records import CodeType as CodeType
+from relabel.manifest.records import Compression as Compression
+from relabel.manifest.records import DataRecord as DataRecord
+from relabel.manifest.records import Decode as Decode
+from relabel.manifest.records import Fit as Fit
+from relabel.manifest.records import ImportRecord as ImportRecord
+from relabel.manifest.records import Interpolation as Interpolation
+from relabel.manifest.records import KeptRecord as KeptRecord
+from relabel.manifest.records import Kind as Kind
+from relabel.manifest.records import MemberRecord as MemberRecord
+from relabel.manifest.records import Orientation as Orientation
+from relabel.manifest.records import Preprocessing as Preprocessing
+from relabel.manifest.records import ScoreRecord as ScoreRecord
+from relabel.manifest.records import TeacherRecord as TeacherRecord
+from relabel.manifest.records import TeacherSource as TeacherSource
+from relabel.manifest.records import Weights as Weights

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from importlib import metadata
 from typing import Any, Literal
 
 from relabel.errors import InvalidValueError, StoreError
@@ -151,6 +152,19 @@ def fingerprint(keys: Iterable[str]) -> str:
     for key in keys:
         digest.update(key.encode() + b"\0")
     return digest.hexdigest()
+
+
+def versions() -> dict[str, str]:
+    """Of relabel and the libraries that scores depend on; "unknown" where one is not installed as a package."""
+    return {name: _version(name) for name in ("relabel", "torch", "torchvision", "timm")}
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        # Run from a source tree that is not installed.
+        return "unknown"
 
 
 def _leaves(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

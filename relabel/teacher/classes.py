@@ -120,13 +120,9 @@ def kept_classes(
         called or (names[number] if names and number >= 0 else entry)
         for (entry, called), number in zip(listed, numbers, strict=True)
     )
-    selection = "file" if Path(wanted).is_file() else _canonical(wanted)
+    selection = "file" if Path(wanted).is_file() else re.sub(r"^imagenet-?", "imagenet-", wanted.lower())
     record = KeptRecord(selection=selection, count=len(listed), of=num_classes, digest=digest)
     return Kept(tuple(numbers), called, record)
-
-
-def _canonical(subset: str) -> str:
-    return re.sub(r"^imagenet-?", "imagenet-", subset.lower())
 
 
 def _subset(wanted: str) -> dict[str, str]:

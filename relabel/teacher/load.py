@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -57,7 +57,7 @@ def load_teacher(spec: TeacherSpec) -> Teacher:
             "may say little of where things are. Look at some before labelling many images",
             spec.name,
         )
-    answer = answer_of(forward, spec.name, images[:1])
+    num_classes, grid = _answer(forward, spec.name, images[:1])
     record = TeacherRecord(
         source=spec.source,
         name=spec.name,
@@ -67,7 +67,12 @@ def load_teacher(spec: TeacherSpec) -> Teacher:
         head=proof.kind,
         precision=precision,
     )
-    num_classes, class_names = answer.num_classes, _checked_names(fetched.class_names, answer, spec.name)
+    class_names = fetched.class_names
+    if class_names is not None and len(class_names) != num_classes:
+        _log.warning(
+            "%s names %d classes and answers %d: its names are left out", spec.name, len(class_names), num_classes
+        )
+        class_names = None
     if spec.classes is not None:
         wordnet_ids = (imagenet_classes(num_classes) if fetched.is_imagenet else None) or {}
         if wordnet_ids and spec.checkpoint is not None:
@@ -86,7 +91,7 @@ def load_teacher(spec: TeacherSpec) -> Teacher:
     return Teacher(
         forward=torch.compile(forward) if spec.compile else forward,
         num_classes=num_classes,
-        grid=answer.grid,
+        grid=grid,
         preprocessing=fetched.preprocessing,
         record=record,
         proof=proof,
@@ -117,7 +122,7 @@ def _dense(fetched: Fetched, name: str, images: Tensor) -> tuple[nn.Module, Proo
     if is_classifier and not isinstance(model, _InOrder):
         return dense_of(model, name, images, fetched.place)
     model = model if isinstance(model, _InOrder) else _InOrder(model)
-    answer_of(model, name, images)
+    _answer(model, name, images)
     if fetched.place:
         raise TeacherError(f"{name} answers maps by itself: leave @{fetched.place} out")
     return model, Proof("given", 0.0, 0.0, localises(model, name, images[:1]))
@@ -146,29 +151,16 @@ def _whole_patches(model: nn.Module) -> Iterator[None]:
         if given[0].shape[2] % rows or given[0].shape[3] % columns:
             raise ValueError(f"its patches of {rows} x {columns} pixels do not divide them")
 
-    hooks = [
-        module.register_forward_pre_hook(check)
-        for module in model.modules()
-        if isinstance(module, nn.Conv2d) and module.in_channels == 3 and module.kernel_size == module.stride
-        if module.padding in ((0, 0), "valid")
-    ]
-    try:
+    with ExitStack() as hooks:
+        for module in model.modules():
+            is_patching = isinstance(module, nn.Conv2d) and module.kernel_size == module.stride
+            if is_patching and module.in_channels == 3 and module.padding in ((0, 0), "valid"):
+                hooks.enter_context(module.register_forward_pre_hook(check))
         yield
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """The shape of a dense answer: C classes at each cell of a grid."""
-
-    num_classes: int
-    grid: Grid
-
-
-def answer_of(forward: Callable[[Tensor], Tensor], name: str, images: Tensor) -> Answer:
-    """Look at what a model answers to normalised images (B, 3, h, w).
+def _answer(forward: Callable[[Tensor], Tensor], name: str, images: Tensor) -> tuple[int, Grid]:
+    """The number of classes, and the grid, of what a model answers to normalised images (B, 3, h, w).
 
     Raises:
         TeacherError: anything but finite floating point logits (B, C, H, W) of two classes or more.
@@ -189,15 +181,7 @@ def answer_of(forward: Callable[[Tensor], Tensor], name: str, images: Tensor) ->
         raise TeacherError(f"{name} answers NaN or infinity: its weights are damaged, or were never trained")
     if logits.numel() and bool((logits >= 0).all()) and bool(((logits.sum(1) - 1).abs() < 1e-3).all()):
         raise TeacherError(f"{name} answers probabilities; expected logits. Leave its softmax out, or answer their log")
-    return Answer(logits.shape[1], Grid(*logits.shape[2:]))
-
-
-def _checked_names(names: tuple[str, ...] | None, answer: Answer, name: str) -> tuple[str, ...] | None:
-    """The names, where there is one for each class."""
-    if names is not None and len(names) != answer.num_classes:
-        _log.warning("%s names %d classes and answers %d: its names are left out", name, len(names), answer.num_classes)
-        return None
-    return names
+    return logits.shape[1], Grid(*logits.shape[2:])
 
 
 def _digest_of_answers(model: nn.Module, images: Tensor) -> str:

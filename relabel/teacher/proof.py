@@ -98,7 +98,8 @@ def prove(dense: DenseClassifier, name: str, images: Tensor) -> Proof:
             raise TeacherError(f"{name} is not a classifier: it answers {tuple(own.shape)} for {len(images)} images")
         _check_finite(name, own)
         _check_halves(dense, name, images, own)
-        logits = _dense_logits(dense, name, features)
+        with _raising(NotAlone), blaming(f"the head of {name} does not take one location alone", WAY_OUT):
+            logits = dense.head(features)
         _check_answers(name, own, logits)
         linear = max(_relative(logits.mean((2, 3)), own), _linear_error(dense, features))
         constant = layout.everywhere(layout.cells(features).mean((1, 2)))
@@ -120,11 +121,6 @@ def _check_halves(dense: DenseClassifier, name: str, images: Tensor, own: Tensor
         raise NotHalves(refusal(name, why))
     if reads_strange_tokens(dense, images[:1]):
         raise NotHalves(refusal(name, STRANGE))
-
-
-def _dense_logits(dense: DenseClassifier, name: str, features: Tensor) -> Tensor:
-    with _raising(NotAlone), blaming(f"the head of {name} does not take one location alone", WAY_OUT):
-        return dense.head(features)
 
 
 @contextmanager

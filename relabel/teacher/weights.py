@@ -7,8 +7,7 @@ import hashlib
 import json
 import pickle
 import re
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -27,7 +26,6 @@ _PREFIXES = ("module.", "_orig_mod.", "model.")
 """What DistributedDataParallel, torch.compile and Lightning put before every name."""
 
 _SHOWN = 5
-
 
 _NAMES = ("class_names", "classes")
 """What training checkpoints call a list of their classes' names; safetensors hold it as JSON in their metadata."""
@@ -158,7 +156,9 @@ def with_classes_of(tensors: dict[str, Tensor], model: _Model, create: Callable[
 
 def with_random_weights(create: Callable[[None], _Model], seed: int) -> _Model:
     """What `create` makes, with the random weights of a seed, none left at a constant."""
-    with seeded(seed):
+    with torch.random.fork_rng(devices=[]):
+        # Not torch.manual_seed, which seeds the GPUs too, and they are not restored.
+        torch.default_generator.manual_seed(seed)
         model = create(None)
         randomise(model)
     return model
@@ -179,15 +179,6 @@ def digest_of(model: object) -> str:
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\0".encode())
         digest.update(memoryview(tensor.reshape(-1).view(torch.uint8).numpy()))
     return digest.hexdigest()
-
-
-@contextmanager
-def seeded(seed: int) -> Iterator[None]:
-    """Random numbers of the CPU from a seed, as they were before on leaving."""
-    with torch.random.fork_rng(devices=[]):
-        # Not torch.manual_seed, which seeds the GPUs too, and they are not restored.
-        torch.default_generator.manual_seed(seed)
-        yield
 
 
 def randomise(model: nn.Module) -> None:

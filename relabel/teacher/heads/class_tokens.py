@@ -50,11 +50,8 @@ def reads_strange_tokens(dense: DenseClassifier, images: Tensor) -> bool:
 
 def _is_one_kind(model: Any, place: nn.Module, layout: FeatureLayout, images: Tensor) -> bool:
     def after(change: Callable[[Tensor], Tensor]) -> Tensor:
-        hook = place.register_forward_hook(lambda _module, _inputs, output: with_first(output, change))
-        try:
+        with place.register_forward_hook(lambda _module, _inputs, output: with_first(output, change)):
             features: Tensor = model.forward_features(images)
-        finally:
-            hook.remove()
         return features
 
     def equal(features: Tensor) -> Tensor:

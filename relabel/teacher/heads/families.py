@@ -40,12 +40,14 @@ class Adapted(nn.Module):
         return logits
 
     def forward_features(self, images: Tensor) -> Tensor:
-        """Features in the layout of `output_fmt`."""
-        raise NotImplementedError
+        """Features in the layout of `output_fmt`; where nothing else is said, the model's own."""
+        features: Tensor = self.model.forward_features(images)
+        return features
 
     def forward_head(self, features: Tensor) -> Tensor:
         """The model's own answer to such features (B, C)."""
-        raise NotImplementedError
+        logits: Tensor = self.model.forward_head(features)
+        return logits
 
 
 class ClassAttention(Adapted):
@@ -73,7 +75,10 @@ class ClassAttention(Adapted):
 
 
 class ClassTokens(Adapted):
-    """PiT: its features are class tokens only; here its locations follow them, through the same norm (B, L, D)."""
+    """PiT: its features are class tokens only, and its head reads no others.
+
+    Here its locations follow them, through the same norm (B, L, D).
+    """
 
     names = ("PoolingVisionTransformer",)
     output_fmt = "NLC"
@@ -86,11 +91,6 @@ class ClassTokens(Adapted):
         """Class tokens, then locations."""
         tokens, maps = self.model.forward_intermediates(images, indices=1)
         return torch.cat([tokens, self.model.norm(maps[-1].flatten(2).transpose(1, 2))], dim=1)
-
-    def forward_head(self, features: Tensor) -> Tensor:
-        """The model's own, which reads the first tokens only."""
-        logits: Tensor = self.model.forward_head(features)
-        return logits
 
 
 class Branches(Adapted):
@@ -148,16 +148,6 @@ class OneBody(Adapted):
     def __init__(self, model: Any) -> None:
         super().__init__(model)
         self.num_prefix_tokens = model.num_prefix_tokens
-
-    def forward_features(self, images: Tensor) -> Tensor:
-        """The model's own."""
-        features: Tensor = self.model.forward_features(images)
-        return features
-
-    def forward_head(self, features: Tensor) -> Tensor:
-        """The model's own."""
-        logits: Tensor = self.model.forward_head(features)
-        return logits
 
 
 class States(Adapted):

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -60,24 +60,13 @@ def places_of(model: nn.Module, images: Tensor) -> dict[str, FeatureLayout]:
         found[name] = layout
         last[0] = name, output
 
-    with torch.inference_mode(), _watched(model, look):
+    with torch.inference_mode(), ExitStack() as hooks:
+        for name, module in model.named_modules():
+            if name:
+                hook = module.register_forward_hook(lambda _module, _inputs, output, name=name: look(name, output))
+                hooks.enter_context(hook)
         model(images)
     return {name: layout for name, layout in found.items() if calls[name] == 1}
-
-
-@contextmanager
-def _watched(model: nn.Module, look: Callable[[str, Any], None]) -> Iterator[None]:
-    """Call `look` with the name and the output of every submodule that is run."""
-    hooks = [
-        module.register_forward_hook(lambda _module, _inputs, output, name=name: look(name, output))
-        for name, module in model.named_modules()
-        if name
-    ]
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 def _first(output: Any) -> Any:
