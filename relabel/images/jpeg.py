@@ -39,7 +39,9 @@ def jpeg_header(data: bytes) -> JpegHeader | None:
         marker, length = data[place + 1], int.from_bytes(data[place + 2 : place + 4], "big")
         if marker in _FRAMES:
             return _frame(data[place + 4 : place + 2 + length], orientation_of(exif, xmp))
-        if marker not in _BEFORE_FRAME or (marker == 0xEE and _is_rgb(data[place + 4 : place + 16])):
+        # Adobe's segment may say that colours were not transformed: RGB.
+        adobe = data[place + 4 : place + 16] if marker == 0xEE else b""
+        if marker not in _BEFORE_FRAME or (adobe[:5] == b"Adobe" and adobe[11:] == b"\0"):
             return None
         if marker == _APP1 and not exif and data.startswith(EXIF, place + 4):
             exif = data[place + 4 : place + 2 + length]
@@ -47,11 +49,6 @@ def jpeg_header(data: bytes) -> JpegHeader | None:
             xmp = data[place + 4 : place + 2 + length]
         place += 2 + length
     return None
-
-
-def _is_rgb(segment: bytes) -> bool:
-    """Whether Adobe's segment says that colours were not transformed."""
-    return segment[:5] == b"Adobe" and segment[11:] == b"\0"
 
 
 def _frame(segment: bytes, orientation: int) -> JpegHeader | None:

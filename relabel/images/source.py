@@ -32,20 +32,18 @@ def open_source(images: str | ImageSource, files: str | Path | None = None) -> I
     if not images:
         raise SourceError("IMAGES is empty: give a folder, tars or a URL (an unset variable of the shell?)")
     try:
+        path = Path(images)
         if files is not None:
-            return FilesSource("list", _root(images), partial(listed_files, Path(files)))
-        if not _is_url(images) and Path(images).exists():
-            path = Path(images)
+            if not path.is_dir():
+                raise SourceError(
+                    f"{images} is no folder: with --files, IMAGES is the folder that the list's paths start from"
+                )
+            return FilesSource("list", path, partial(listed_files, Path(files)))
+        if not _is_url(images) and path.exists():
             return FilesSource("folder", path, class_folders) if path.is_dir() else TarSource(_tars([path]))
         return TarSource(_tars([location for pattern in _expanded(images) for location in _found(pattern)]))
     except OSError as error:
         raise SourceError(f"cannot look for {images}: {error.strerror}") from error
-
-
-def _root(images: str) -> Path:
-    if not Path(images).is_dir():
-        raise SourceError(f"{images} is no folder: with --files, IMAGES is the folder that the list's paths start from")
-    return Path(images)
 
 
 def _tars(locations: Sequence[Path | str]) -> Sequence[Path | str]:

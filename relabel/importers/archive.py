@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from relabel.errors import SourceError
 from relabel.images import Listing, SourcePart
+from relabel.images.encoded import is_utf8
 from relabel.manifest import DataRecord
 from relabel.plan import ROWS_PER_SHARD, ShardTask
 
@@ -53,7 +54,7 @@ def list_archive(folder: Path, progress: Callable[[int], None]) -> Archive:
         progress(len(found))
     if not stems:
         raise SourceError(f"{folder} holds no .pt files, nor do the folders in it. {_hint(folder, below)}")
-    unnamable = [stem for stem in stems if any("\ud800" <= c <= "\udfff" for c in stem)]
+    unnamable = [stem for stem in stems if not is_utf8(stem)]
     if unnamable:
         raise SourceError(f"{len(unnamable)} file names are not valid UTF-8: {unnamable[:_SHOWN]}. Rename them")
     return Archive(str(folder), tuple(sorted(stems)))

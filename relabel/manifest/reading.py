@@ -75,9 +75,7 @@ def _record(kind: Any, value: Any, name: str) -> Any:
     return kind(**{field: read(hint, value[field], f"{name}.{field}") for field, hint in hints.items()})
 
 
-@functools.cache
-def _hints(kind: Any) -> dict[str, Any]:
-    return get_type_hints(kind)
+_hints = functools.cache(get_type_hints)
 
 
 def _one_of(kinds: tuple[Any, ...], value: Any, name: str) -> Any:

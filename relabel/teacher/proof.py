@@ -193,4 +193,4 @@ def _on_wide_images(dense: DenseClassifier, name: str, images: Tensor) -> tuple[
             f"{name} answers a grid of {layout.grid} for a wide image of {images.shape[2]} x {wide.shape[3]} pixels: "
             "its feature layout is not understood; take another"
         )
-    return dense.on(layout), name, wide
+    return type(dense)(dense.model, layout, dense.repeated), name, wide

@@ -95,10 +95,6 @@ class DenseClassifier(nn.Module):
         model: nn.Module = self.model
         return model
 
-    def on(self, layout: FeatureLayout) -> DenseClassifier:
-        """The same for images of another size."""
-        return DenseClassifier(self.model, layout, self.repeated)
-
 
 def find_layout(model: Any, name: str, images: Tensor) -> FeatureLayout:
     """Learn the layout of what a model's `forward_features` gives from one forward pass of (B, 3, h, w) images.

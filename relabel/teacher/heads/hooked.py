@@ -93,10 +93,6 @@ class FoldedClassifier(DenseClassifier):
         """The model that the hook is in."""
         return self.model.model
 
-    def on(self, layout: FeatureLayout) -> FoldedClassifier:
-        """The same for images of another size."""
-        return FoldedClassifier(self.model, layout, self.repeated)
-
     def _folded(self, features: Tensor) -> Tensor:
         cells = self.layout.cells(features)
         folded = self.layout.everywhere(cells.flatten(0, 2)) if self.repeated else self.layout.alone(cells)
@@ -113,13 +109,7 @@ def dense_by_hook(model: nn.Module, name: str, images: Tensor, place: str = "") 
 
     Where nothing that follows takes one location alone, because it knows places or how many there are, what follows the
     last submodule that the whole answer passes is run over a whole grid of each location, where the grid is of at most
-    `MOST_REPEATED` cells.
-
-    Args:
-        model: normalised images (B, 3, h, w) to logits (B, C).
-        name: the teacher's, for errors.
-        images: normalised, of the size that the teacher takes.
-        place: the submodule that puts out the feature map, such as ``trunk_output``; empty finds it.
+    `MOST_REPEATED` cells. The arguments are those of `door.dense_of`.
 
     Raises:
         TeacherError: the place cannot be used, or none can.
