@@ -161,6 +161,7 @@ def test_damage_anywhere_is_a_store_error_or_a_manifest_that_shows_it(data):
         (("teacher",), [], "damaged or foreign"),
         (("scores", "planes"), "4", "TypeError"),
         (("scores", "planes"), 11, "planes"),
+        (("scores", "step"), None, "was changed after it was written"),
         (("scores", "dtype"), "float64", "dtype must be one of 'uint8', 'float16'; got 'float64'"),
         (("scores", "compression"), "lzma", "compression"),
         (("scores", "select"), "pixel", "select"),

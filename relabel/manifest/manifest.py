@@ -111,16 +111,23 @@ class Manifest:
                 f"the store has format {body.get('format')!r}; this version of relabel reads format {FORMAT}. "
                 "Use the version of relabel that wrote it (attribute relabel.versions), or generate the store again"
             )
+        if "identity" not in body:
+            raise StoreError(
+                "the store's manifest has no identity: it is of a draft of format 1 from before relabel's first "
+                "release, or was edited. Generate the store again"
+            )
+        told = {name: value for name, value in body.items() if name != "identity"}
         try:
-            found: Manifest = read(cls, {k: v for k, v in body.items() if k != "identity"}, "manifest")
+            found: Manifest = read(cls, told, "manifest")
         except (TypeError, InvalidValueError, RecursionError) as error:
             raise StoreError(
                 f"the store's manifest is damaged or foreign ({type(error).__name__}: {error}). "
                 "Restore its zarr.json, or generate the store again"
             ) from error
-        if body.get("identity") != found.identity().hex():
+        # What a record fills in by itself is a change, too: the identity alone would not show it.
+        if body["identity"] != found.identity().hex() or found._plain() != told:
             raise StoreError(
-                f"the store's manifest was changed after it was written: it has the identity {body.get('identity')!r}, "
+                f"the store's manifest was changed after it was written: it has the identity {body['identity']!r}, "
                 f"and what it says has {found.identity().hex()!r}. Restore its zarr.json, or generate the store again"
             )
         return found
