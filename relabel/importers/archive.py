@@ -41,16 +41,12 @@ def list_archive(folder: Path, progress: Callable[[int], None]) -> Archive:
             f"no such folder: {folder}. DIR is the archive's folder, unpacked: class folders of .pt files"
         )
     stems: list[str] = []
-    below: list[str] = []
-    for entry in _entries(folder):
-        if entry.is_dir():
-            below.append(entry.name)
-        elif _is_named(entry.name):
-            stems.append(entry.name.removesuffix(SUFFIX))
-    progress(len(stems))
-    for name in below:
-        found = [e.name.removesuffix(SUFFIX) for e in _entries(folder / name) if _is_named(e.name)]
-        stems += [f"{name}/{stem}" for stem in found]
+    below = [entry.name for entry in _entries(folder) if entry.is_dir()]
+    for prefix in ("", *(f"{name}/" for name in below)):
+        files = (e.name for e in _entries(folder / prefix) if prefix or not e.is_dir())
+        # A file called .pt, and no more, is no image's.
+        found = [name.removesuffix(SUFFIX) for name in files if name.endswith(SUFFIX) and name != SUFFIX]
+        stems += [prefix + stem for stem in found]
         progress(len(found))
     if not stems:
         raise SourceError(f"{folder} holds no .pt files, nor do the folders in it. {_hint(folder, below)}")
@@ -58,11 +54,6 @@ def list_archive(folder: Path, progress: Callable[[int], None]) -> Archive:
     if unnamable:
         raise SourceError(f"{len(unnamable)} file names are not valid UTF-8: {unnamable[:_SHOWN]}. Rename them")
     return Archive(str(folder), tuple(sorted(stems)))
-
-
-def _is_named(file_name: str) -> bool:
-    """Whether it is some image's: a file called .pt, and no more, is none's."""
-    return file_name.endswith(SUFFIX) and file_name != SUFFIX
 
 
 def _entries(folder: Path) -> Iterator[os.DirEntry[str]]:

@@ -38,7 +38,14 @@ def fetch(spec: TeacherSpec) -> Fetched:
     name, place = split_place(spec.name.removeprefix(PREFIX))
     architecture, _, tag = name.partition(".")
     published: Any = _published(architecture, tag)
-    preprocessing = chosen(spec, _own_preprocessing(published))
+    transforms = published.transforms()
+    own = Preprocessing(
+        image_size_hw=(_size(published), _size(published)),
+        mean=tuple(transforms.mean),
+        std=tuple(transforms.std),
+        interpolation="bilinear" if transforms.interpolation.value == "bilinear" else "bicubic",
+    )
+    preprocessing = chosen(spec, own)
     model, class_names = _model(spec, architecture, published, preprocessing)
     return Fetched(
         digest=weights.digest_of(model),
@@ -67,16 +74,6 @@ def _published(architecture: str, tag: str) -> Any:
     if (tag or "DEFAULT") not in weights:
         raise TeacherError(f"torchvision has no weights {tag!r} of {architecture}; it has {', '.join(weights)}")
     return weights[tag or "DEFAULT"]
-
-
-def _own_preprocessing(published: Any) -> Preprocessing:
-    transforms = published.transforms()
-    return Preprocessing(
-        image_size_hw=(_size(published), _size(published)),
-        mean=tuple(transforms.mean),
-        std=tuple(transforms.std),
-        interpolation="bilinear" if transforms.interpolation.value == "bilinear" else "bicubic",
-    )
 
 
 def _size(published: Any) -> int:
