@@ -6,7 +6,6 @@ import math
 import sys
 import threading
 import time
-from types import TracebackType
 from typing import Any, Self
 
 from tqdm import tqdm
@@ -53,9 +52,7 @@ class Progress:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._bar is not None:
             self._bar.close()
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import os
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
@@ -129,9 +128,7 @@ class ShardWriter:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def add(self, rows: NDArray[np.intp], batch: RowBatch) -> None:
@@ -200,11 +197,11 @@ class ShardWriter:
             raise StoreError(f"shard {self.shard} was published or closed before; claim it again to write it")
 
     def _check(self, batch: RowBatch, count: int) -> None:
-        one = self._manifest.footprint
-        if isinstance(batch.footprint, Footprint) != (one != PER_ROW) or (one != PER_ROW and batch.footprint != one):
+        one, given = self._manifest.footprint, batch.footprint if isinstance(batch.footprint, Footprint) else PER_ROW
+        if given != one:
             raise InvalidValueError(
                 f"this store has {'a footprint per row' if one == PER_ROW else f'one footprint for all rows, {one}'}; "
-                f"got {batch.footprint if isinstance(batch.footprint, Footprint) else 'one per row'}"
+                f"got {'one per row' if given == PER_ROW else given}"
             )
         for name in ("classes", "scores", "profile", "footprint"):
             spec, array = self._store.arrays.get(name), getattr(batch, name)

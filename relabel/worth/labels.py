@@ -25,7 +25,7 @@ from relabel.worth.fidelity import Fidelity, LabelLine
 from relabel.worth.options import LabelsOptions
 from relabel.worth.recommend import Recommendation, recommend
 from relabel.worth.rerun import Rerun
-from relabel.worth.sampling import SampledImages, SampledRow, sample_rows
+from relabel.worth.sampling import SampledRow, sample_rows, sampled_images
 from relabel.worth.ways import Answers
 
 _MOST_BYTES = 128 * 2**20
@@ -91,12 +91,11 @@ def verify_labels(store: str | Path, images: str | ImageSource, options: LabelsO
     rerun = Rerun(reader.manifest, options.rerun)
     run = _Run(reader, rerun, options)
     with Progress("running the teacher", len(rows), unit="images", shown=options.show_progress) as progress:
-        found = SampledImages(source, reader, rows, progress.advance)
-        stream = iter(found)
+        stream = sampled_images(source, reader, rows, run.check.findings, progress.advance)
         while chunk := list(islice(stream, run.batch_size)):
             run.take(chunk)
             progress.advance(len(chunk))
-    findings = [*found.findings, *run.check.findings, *(Finding(-1, -1, "", what) for what in rerun.findings())]
+    findings = [*run.check.findings, *(Finding(-1, -1, "", what) for what in rerun.findings())]
     return LabelsReport(
         teacher=rerun.description(),
         crop_size_hw=rerun.crop_size_hw,

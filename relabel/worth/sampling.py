@@ -65,33 +65,26 @@ def _places(total: int, count: int, seed: int) -> NDArray[np.int64]:
     return np.random.default_rng(seed).integers(edges[:-1], edges[1:])
 
 
-class SampledImages:
-    """Iterates over (row, image) of some rows, found by key and held against their hash.
-
-    Attributes:
-        findings: what is wrong with the images so far; complete after iterating.
-    """
-
-    def __init__(
-        self, source: ImageSource, reader: StoreReader, rows: Sequence[SampledRow], progress: Callable[[int], None]
-    ) -> None:
-        self._source, self._reader, self._rows, self._progress = source, reader, rows, progress
-        self.findings: list[Finding] = []
-
-    def __iter__(self) -> Iterator[tuple[SampledRow, EncodedImage]]:
-        wanted = {row.key: row for row in self._rows}
-        shards = self._reader.manifest.data.shards
-        places = {row.key: shards[row.shard] for row in self._rows}
-        for image in self._source.find(places, lambda error: self.findings.append(Finding(-1, -1, "", str(error)))):
-            row = wanted.pop(image.key)
-            # A store that was imported may not know its images' bytes.
-            if row.image_hash and row.image_hash != image_hash(image.data):
-                self.findings.append(row.finding("the image's bytes are not those that were labelled"))
-                self._progress(1)
-            else:
-                yield row, image
-        for row in wanted.values():
-            self.findings.append(row.finding("no image of this key is there"))
-            self._progress(1)
-        if self._rows and len(wanted) == len(self._rows):
-            self.findings.append(Finding(-1, -1, "", no_common_key(self._rows[0].key)))
+def sampled_images(
+    source: ImageSource,
+    reader: StoreReader,
+    rows: Sequence[SampledRow],
+    findings: list[Finding],
+    progress: Callable[[int], None],
+) -> Iterator[tuple[SampledRow, EncodedImage]]:
+    """(row, image) of some rows, found by key and held against their hash; `findings` get what is wrong with others."""
+    wanted = {row.key: row for row in rows}
+    places = {row.key: reader.manifest.data.shards[row.shard] for row in rows}
+    for image in source.find(places, lambda error: findings.append(Finding(-1, -1, "", str(error)))):
+        row = wanted.pop(image.key)
+        # A store that was imported may not know its images' bytes.
+        if row.image_hash and row.image_hash != image_hash(image.data):
+            findings.append(row.finding("the image's bytes are not those that were labelled"))
+            progress(1)
+        else:
+            yield row, image
+    for row in wanted.values():
+        findings.append(row.finding("no image of this key is there"))
+        progress(1)
+    if rows and len(wanted) == len(rows):
+        findings.append(Finding(-1, -1, "", no_common_key(rows[0].key)))
