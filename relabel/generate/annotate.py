@@ -163,7 +163,7 @@ class Annotator:
         computing.wait_stream(self._copying)
         for view in there:
             view.record_stream(computing)
-        begin, end = (_timed_event() for _ in range(2))
+        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         begin.record(computing)
         tensors = self._coded(self._ensemble(there))
         # To the CPU without blocking means into page-locked memory.
@@ -178,7 +178,3 @@ class Annotator:
         logits = torch.where(finite[:, None, None, None], logits, 0)
         maps = ScoreMap.from_logits(logits, self._record.planes, self._record.profile)
         return coded_tensors(maps, self._record) | {"finite": finite}
-
-
-def _timed_event() -> torch.cuda.Event:
-    return torch.cuda.Event(enable_timing=True)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from relabel.errors import SourceError
-from relabel.generate.decoders import CpuDecoder, Decoder, DeviceDecoder, Pixels
+from relabel.generate.decoders import Pixels, decoder
 from relabel.images import EncodedImage, ImageSource
 from relabel.manifest import Preprocessing, fingerprint
 from relabel.plan import ShardTask, even_batches
@@ -72,12 +72,6 @@ class BatchPlan:
     device: torch.device
     ahead: int = 4
 
-    def decoder(self) -> Decoder:
-        """A decoder for these batches, its threads started."""
-        if any(view.decode == "cuda" for view in self.views):
-            return DeviceDecoder(self.views, self.threads, self.device)
-        return CpuDecoder(self.views, self.threads, pinned=self.device.type == "cuda")
-
 
 class DecodedBatches:
     """An iterator over the tasks' batches, in order; close it (or leave its `with` block) to stop its threads."""
@@ -86,7 +80,7 @@ class DecodedBatches:
         self._source, self._tasks, self._plan = source, tasks, plan
         self._queue: queue.Queue[_Pending | ShardFailure | BaseException | None] = queue.Queue(plan.ahead)
         self._stopped = threading.Event()
-        self._decoder = plan.decoder()
+        self._decoder = decoder(plan.views, plan.threads, plan.device)
         self._feeder = threading.Thread(target=self._feed, name="read-images", daemon=True)
         self._feeder.start()
 

@@ -56,7 +56,14 @@ class Decoder(Protocol):
         """Drop what has not begun, and wait for the rest."""
 
 
-class CpuDecoder:
+def decoder(views: Sequence[Preprocessing], threads: int, device: torch.device) -> Decoder:
+    """A decoder of batches for a teacher on a device, its threads started; on that device where a view says so."""
+    if any(view.decode == "cuda" for view in views):
+        return _DeviceDecoder(views, threads, device)
+    return _CpuDecoder(views, threads, pinned=device.type == "cuda")
+
+
+class _CpuDecoder:
     """Decodes and resizes in a pool of threads: that work happens outside Python's lock.
 
     Pixels lie in the CPU's memory, page-locked with `pinned`; torch keeps such memory for the next batch.
@@ -67,7 +74,6 @@ class CpuDecoder:
         self._pool = single_threaded_pool(threads)
 
     def submit(self, images: Sequence[EncodedImage]) -> Callable[[], Pixels]:
-        """See `Decoder.submit`."""
         pixels = tuple(
             _channels_last(torch.empty(len(images), *view.image_size_hw, 3, dtype=torch.uint8, pin_memory=self._pinned))
             for view in self._views
@@ -77,7 +83,6 @@ class CpuDecoder:
         return lambda: self._collected(pixels, [rows.result() for rows in pending])
 
     def close(self) -> None:
-        """See `Decoder.close`."""
         self._pool.shutdown(wait=True, cancel_futures=True)
 
     def _rows(self, images: Sequence[EncodedImage], pixels: Sequence[Tensor]) -> tuple[list[_Told], float]:
@@ -93,7 +98,7 @@ class CpuDecoder:
         return _pixels(pixels, told, sum(seconds for _, seconds in parts) / self._threads)
 
 
-class DeviceDecoder:
+class _DeviceDecoder:
     """Decodes and resizes JPEGs on a device (nvJPEG on a GPU), a batch at a time; other images on the CPU's threads.
 
     Pixels lie on the device. A JPEG that the device refuses is decoded by the CPU, and counts as a fallback.
@@ -110,12 +115,10 @@ class DeviceDecoder:
         self._driver = single_threaded_pool(1)
 
     def submit(self, images: Sequence[EncodedImage]) -> Callable[[], Pixels]:
-        """See `Decoder.submit`."""
         pending = self._driver.submit(self._pixels, images)
         return lambda: self._handed_over(pending.result())
 
     def close(self) -> None:
-        """See `Decoder.close`."""
         for pool in (self._driver, self._pool):
             pool.shutdown(wait=True, cancel_futures=True)
 

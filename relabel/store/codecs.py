@@ -68,25 +68,23 @@ class Codec(Protocol):
         """Raise ValueError for a chunk that `decode` may read and format 1 does not write."""
 
 
-class Zstd:
+class _Zstd:
     """A zstd frame with its content's checksum."""
 
     metadata: dict[str, Any] = {"name": "zstd", "configuration": {"level": _ZSTD_LEVEL, "checksum": True}}  # noqa: RUF012
 
     def encode(self, data: bytes) -> bytes:
-        """See `Codec`."""
         frame: bytes = _numcodecs().zstd.compress(data, level=_ZSTD_LEVEL, checksum=True)
         return frame
 
     def content(self, chunk: Any, length: int | None = None) -> bytes:
-        """See `Codec`."""
         content: bytes = _numcodecs().zstd.decompress(chunk)
         if length is not None and len(content) != length:
             raise ValueError(f"{len(content)} bytes instead of {length}")
         return content
 
     def decode(self, chunks: Sequence[bytes], into: NDArray[Any]) -> None:
-        """See `Codec`.
+        """Decode them together.
 
         zstd takes frames one behind another as one message, and so makes its context once and not n times, which takes
         as long as the decoding. numcodecs trusts the length of the first frame; behind one without a length it takes
@@ -101,18 +99,17 @@ class Zstd:
             row.reshape(-1).view(np.uint8)[:] = np.frombuffer(self.content(chunk, length), np.uint8)
 
     def check(self, chunk: bytes) -> None:
-        """See `Codec`: a decoder lets pass a frame without a checksum, and a bit of its header."""
+        """A decoder lets pass a frame without a checksum, and a bit of its header."""
         if len(chunk) < 5 or not chunk.startswith(_ZSTD_MAGIC) or chunk[4] & _ZSTD_FLAGS != _ZSTD_CHECKSUM:
             raise ValueError("it is not a zstd frame with a checksum")
 
 
-class Crc32c:
+class _Crc32c:
     """The bytes themselves, and behind them their crc32c in 4 bytes, little endian."""
 
     metadata: dict[str, Any] = {"name": "crc32c"}  # noqa: RUF012
 
     def encode(self, data: bytes) -> bytes:
-        """See `Codec`."""
         return data + crc32c()(data).to_bytes(4, "little")
 
     def size(self, length: int) -> int:
@@ -120,7 +117,7 @@ class Crc32c:
         return length + 4
 
     def content(self, chunk: Any, length: int | None = None) -> Any:
-        """See `Codec`; a view where the chunk is an array."""
+        """A view where the chunk is an array."""
         if length is not None and len(chunk) != self.size(length):
             raise ValueError(f"{len(chunk)} bytes instead of {self.size(length)}")
         if len(chunk) < 4 or crc32c()(chunk) != _CRC32C_RESIDUE:
@@ -128,16 +125,15 @@ class Crc32c:
         return chunk[:-4]
 
     def decode(self, chunks: Sequence[bytes], into: NDArray[Any]) -> None:
-        """See `Codec`."""
         length = into[:1].nbytes
         data = np.frombuffer(b"".join([self.content(chunk, length) for chunk in chunks]), np.uint8)
         into.reshape(len(chunks), -1).view(np.uint8)[:] = data.reshape(len(chunks), length)
 
     def check(self, chunk: bytes) -> None:
-        """See `Codec`: there is no other way to write it."""
+        """There is no other way to write it."""
 
 
-ZSTD, CRC32C = Zstd(), Crc32c()
+ZSTD, CRC32C = _Zstd(), _Crc32c()
 CODECS: dict[Compression, Codec] = {"zstd": ZSTD, "none": CRC32C}
 """Of score maps, by the name of the compression in the manifest."""
 

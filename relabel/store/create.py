@@ -12,7 +12,7 @@ from pathlib import Path
 from relabel.errors import ManifestMismatchError, StoreBusyError, StoreError
 from relabel.manifest import Manifest
 from relabel.store.disk import disk_errors, sync
-from relabel.store.files import LocalFiles
+from relabel.store.files import store_files
 from relabel.store.layout import create_arrays
 from relabel.store.locks import check_locks, lock_file
 from relabel.store.metadata import check_arrays, load_manifest
@@ -38,7 +38,7 @@ def create_or_open(path: Path, manifest: Manifest) -> StoreWriter:
     with disk_errors(path):
         if not _is_taken(path):
             _create(path, manifest)
-        files = LocalFiles(path)
+        files = store_files(path)
         if not files.local("zarr.json").exists():
             raise StoreError(f"{path} is not a relabel store: something else is there. Give a new or an empty folder")
         theirs = load_manifest(files)

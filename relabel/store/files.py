@@ -53,23 +53,20 @@ _REPAIR = (
 
 
 @dataclass(frozen=True, slots=True)
-class LocalFiles:
+class _LocalFiles:
     """A store in a folder."""
 
     root: Path
 
     @property
     def where(self) -> str:
-        """The folder."""
         return str(self.root)
 
     @property
     def repair(self) -> str:
-        """See `StoreFiles`."""
         return _REPAIR
 
     def names(self, folder: str) -> set[str]:
-        """See `StoreFiles`."""
         try:
             return {file.name for file in (self.root / folder).iterdir()}
         except (FileNotFoundError, NotADirectoryError):
@@ -78,11 +75,9 @@ class LocalFiles:
             raise StoreError(f"cannot list {self.root / folder}: {error.strerror}") from error
 
     def local(self, name: str) -> Path:
-        """See `StoreFiles`."""
         return self.root / name
 
     def size_bytes(self) -> int:
-        """See `StoreFiles`."""
         total = 0
         for folder, _, names in os.walk(self.root):
             for name in names:
@@ -93,7 +88,7 @@ class LocalFiles:
 
 
 @dataclass(frozen=True, slots=True)
-class RemoteFiles:
+class _RemoteFiles:
     """A store behind any URL that fsspec opens; files are copied into `cache` when they are first needed."""
 
     url: str
@@ -101,16 +96,13 @@ class RemoteFiles:
 
     @property
     def where(self) -> str:
-        """The URL."""
         return self.url
 
     @property
     def repair(self) -> str:
-        """See `StoreFiles`."""
         return f"If the store itself is whole, its copy is not: delete {self.cache}. {_REPAIR}"
 
     def names(self, folder: str) -> set[str]:
-        """See `StoreFiles`."""
         try:
             with _remote(self.url, f"list {self.url}/{folder}") as (system, root):
                 system.invalidate_cache()
@@ -119,7 +111,6 @@ class RemoteFiles:
             return set()
 
     def local(self, name: str) -> Path:
-        """See `StoreFiles`."""
         path = self.cache / name
         if not path.exists():
             try:
@@ -130,7 +121,6 @@ class RemoteFiles:
         return path
 
     def size_bytes(self) -> int:
-        """See `StoreFiles`."""
         with _remote(self.url, f"measure {self.url}") as (system, root):
             return int(system.du(root))
 
@@ -170,7 +160,7 @@ def store_files(path: str | Path) -> StoreFiles:
     """
     text = str(path)
     if "://" not in text:
-        return LocalFiles(Path(path))
+        return _LocalFiles(Path(path))
     url = text.rstrip("/")
     try:
         with _remote(url, f"open {url}") as (system, root):
@@ -179,7 +169,7 @@ def store_files(path: str | Path) -> StoreFiles:
     except FileNotFoundError as error:
         raise StoreError(f"{url} is not a relabel store: it has no zarr.json") from error
     cache = Path(os.environ.get("RELABEL_CACHE") or Path.home() / ".cache" / "relabel")
-    return RemoteFiles(url, cache / hashlib.sha256(url.encode() + b"\0" + manifest).hexdigest()[:16])
+    return _RemoteFiles(url, cache / hashlib.sha256(url.encode() + b"\0" + manifest).hexdigest()[:16])
 
 
 @contextlib.contextmanager

@@ -21,7 +21,7 @@ from relabel.manifest import PER_ROW, Manifest
 from relabel.store import codecs
 from relabel.store.digest import shard_digest
 from relabel.store.disk import disk_errors, sync, write_all
-from relabel.store.files import LocalFiles
+from relabel.store.files import store_files
 from relabel.store.layout import ABSENT, LABELED, ArraySpec, arrays_of, published_shards
 from relabel.store.locks import FileLock, lock_file
 from relabel.store.maps import RowBatch
@@ -42,7 +42,7 @@ class StoreWriter:
         Raises:
             StoreError: the store's folder cannot be read.
         """
-        return published_shards(self.manifest, LocalFiles(self.path).names("status"))
+        return published_shards(self.manifest, store_files(self.path).names("status"))
 
     def claim(self, shard: int, *, again: bool = False, patience_seconds: float = 1.0) -> ShardWriter:
         """Take a shard, to write it; another process that only sweeps lets go of it in a moment.
@@ -69,7 +69,7 @@ class StoreWriter:
         Raises:
             StoreError: the folder cannot be written.
         """
-        files = LocalFiles(self.path)
+        files = store_files(self.path)
         left = set()
         for spec in self.arrays.values():
             names = files.names(spec.name)
