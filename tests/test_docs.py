@@ -162,10 +162,6 @@ def test_no_doctest_has_vanished(pytestconfig):
     assert "relabel" in pytestconfig.getini("testpaths")
 
 
-def test_the_readme_exists():
-    assert "README.md" in _pages()
-
-
 @pytest.mark.parametrize("page", _pages())
 def test_every_command_of_a_page_parses(page, parse):
     lines = [line for block in blocks(page, _read(page)) for line in shell_lines(block)]
@@ -276,12 +272,6 @@ def test_the_commands_of_a_page_are_found():
 def test_only_marked_python_runs_and_shares_its_names():
     page_blocks = blocks("page", f"<!-- run -->\n```python\nresult = []\n```\n{_PAGE}")
     assert run_python(page_blocks)["result"] == [1, 3]
-
-
-def test_python_that_does_not_compile_is_found_at_its_line():
-    with pytest.raises(SyntaxError) as caught:
-        run_python(blocks("page.md", "text\n\n```python\nx = 1\nx = = 2\n```\n"))
-    assert (caught.value.filename, caught.value.lineno) == ("page.md", 5)
 
 
 @pytest.mark.parametrize(

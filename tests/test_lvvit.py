@@ -309,17 +309,7 @@ def test_it_compiles_once_for_all_boxes() -> None:
     assert len(graphs) <= (1 if torch.__version__ >= "2.11" else 2)
 
 
-def test_its_weights_survive_a_copy() -> None:
-    # As an average of weights (EMA) is made.
-    model = made(mix_seed=0, drop_path_rate=0.1)
-    torch.testing.assert_close(copy.deepcopy(model).eval()(images()), model.eval()(images()))
-
-
 def test_it_can_be_a_teacher_itself() -> None:
     teacher = load_teacher(TeacherSpec(name="lvvit_demo", random_weights=0, image_size_hw=(64, 96), device="cpu"))
     assert teacher.grid.size_hw == (8, 12)
     assert (teacher.record.head, teacher.proof.localises) == ("constant-field", True)
-
-
-def test_timm_lists_it() -> None:
-    assert {"lvvit_demo", *_MILLIONS} == set(timm.list_models("lvvit_*"))

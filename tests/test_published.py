@@ -197,14 +197,6 @@ def test_columns_sum_to_1_on_request_and_as_published_to_a_little_more(as_shippe
     torch.testing.assert_close(right[:, :, 1], label * 0.9 + 0.1 / 60)
 
 
-def test_a_size_of_1_makes_no_tokens():
-    maps, boxes, arrays = golden("tokenlabel_crops.npz")
-    truth = torch.from_numpy(arrays["ground_truth"])
-    expected = torch.from_numpy(arrays["targets"][:, :, :2])
-    for size in (1, (1, 1)):
-        torch.testing.assert_close(token_labeling_targets(maps, boxes, truth, TokenLabeling(size)), expected)
-
-
 def test_mirrored_maps_are_those_of_mirrored_lists():
     classes, logits = random_cells(3, 3, (5, 6), 20, seed=4)
     flip = torch.tensor([True, False, True])

@@ -113,13 +113,6 @@ def test_the_transform_runs_unchanged_and_draws_the_same_numbers(name: str) -> N
         assert torch.equal(tracked(image)[0], expected)
 
 
-def test_timms_own_training_transform_is_followed() -> None:
-    transform = create_transform(64, is_training=True, color_jitter=0.2, re_prob=0.5, auto_augment=None)
-    output, view = TrackedTransform(transform)(place_image(80, 120))
-    assert output.shape == (3, 64, 64)
-    assert view.box != Box.whole()
-
-
 def test_no_transform_shows_the_whole_image() -> None:
     image = place_image(8, 9)
     assert TrackedTransform(None)(image) == (image, View(Box.whole(), False))

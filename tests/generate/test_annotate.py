@@ -18,7 +18,6 @@ from torch import Tensor
 
 from relabel.errors import TeacherError
 from relabel.generate.annotate import Annotator
-from relabel.geometry import Grid
 from relabel.manifest import ScoreRecord
 from relabel.score_map import ScoreMap
 from relabel.store import RowBatch
@@ -65,14 +64,6 @@ def test_codes_are_those_of_the_score_maps(device, profile):
     assert finite.tolist() == [True] * 5
 
 
-def test_float16_keeps_the_log_probabilities():
-    batch, _ = annotated(generating.answer, record(dtype="float16"))
-    maps = ScoreMap.from_logits(generating.make_teacher()(pixels()), 3, 4)
-    assert batch.scores.dtype == np.float16
-    assert np.allclose(batch.scores[:, :3], maps.planes.numpy(), rtol=1e-3, atol=1e-3)
-    assert np.allclose(batch.scores[:, 3], maps.rest.numpy(), rtol=1e-3, atol=1e-3)
-
-
 def test_scores_beyond_the_range_of_float16_stay_finite():
     batch, finite = annotated(lambda images: generating.answer(images) * 1e5, record(dtype="float16"))
     assert finite.all()
@@ -105,16 +96,6 @@ def test_logits_whose_sum_is_infinite_are_not_finite_scores():
         return torch.where(torch.arange(len(images))[:, None, None, None] == 2, 3e38, generating.answer(images))
 
     assert annotated(huge, record())[1].tolist() == [True, True, False, True, True]
-
-
-def test_class_ids_above_65535_survive():
-    def last_class(images: Tensor) -> Tensor:
-        return torch.arange(70_000.0)[None, :, None, None].expand(len(images), -1, 1, 1)
-
-    scores = record(70_000, planes=2, profile=0, grid_hw=(1, 1))
-    teacher = generating.make_teacher(last_class, num_classes=70_000, grid=Grid(1, 1))
-    batch = annotator(teacher, scores).annotate((pixels(1),)).wait().scores
-    assert batch.classes.tolist() == [[69_999, 69_998]]
 
 
 def test_nothing_looks_at_a_value_before_the_wait(monkeypatch):

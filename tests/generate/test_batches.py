@@ -56,16 +56,6 @@ def collected(source: Source, tasks: tuple[ShardTask, ...], **given: Any) -> lis
         return list(decoded)
 
 
-def test_every_image_arrives_in_order_as_it_would_alone():
-    found = collected(Source(a=pictures(10)), plan([("a", 10)]))
-    rows = [row for batch in found for row in batch.rows]
-    pixels = torch.cat([batch.views[0] for batch in found])
-    assert [row.key for row in rows] == [f"{n:04d}" for n in range(10)]
-    for number, (row, shown) in enumerate(zip(rows, pixels, strict=True)):
-        assert (row.image_hash, row.label, row.error) == (image_hash(generating.picture(number)), number % 7, "")
-        assert shown.equal(decode_and_fit(generating.picture(number), [PREPROCESSING])[0].pixels)
-
-
 @pytest.mark.parametrize(("listed", "sizes"), [(True, [4, 3, 3]), (False, [4, 4, 2])])
 def test_batches_are_evened_out_where_the_count_is_known(listed, sizes):
     found = collected(Source(a=pictures(10)), plan([("a", 10)]), listed=listed)
@@ -76,19 +66,6 @@ def test_batches_are_evened_out_where_the_count_is_known(listed, sizes):
 def test_a_count_that_is_a_limit_may_be_missed():
     (batch,) = collected(Source(a=pictures(3)), plan([("a", 100)]), listed=False)
     assert (len(batch.rows), batch.is_last) == (3, True)
-
-
-def test_an_image_that_cannot_be_decoded_is_black_and_says_why():
-    def images() -> Iterator[EncodedImage]:
-        yield image(0)
-        yield EncodedImage("0001", b"no picture", 3)
-        yield image(2)
-
-    (batch,) = collected(Source(a=images), plan([("a", 3)]))
-    assert [bool(row.error) for row in batch.rows] == [False, True, False]
-    assert "not a readable image" in batch.rows[1].error
-    assert batch.rows[1].image_hash == image_hash(b"no picture")
-    assert batch.views[0].flatten(1).any(1).tolist() == [True, False, True]
 
 
 def cut(count: int) -> Callable[[], Iterator[EncodedImage]]:
@@ -152,11 +129,13 @@ def endless(seconds: float) -> Iterator[EncodedImage]:
 
 
 @pytest.mark.parametrize(
-    ("taken", "batch_size", "seconds"), [(0, 4, 0.0), (1, 4, 0.0), (0, 10**6, 0.01)], ids=["at once", "later", "slow"]
+    ("taken", "batch_size", "seconds", "decode"),
+    [(0, 4, 0.0, "cpu"), (1, 4, 0.0, "cpu"), (0, 10**6, 0.01, "cpu"), (1, 4, 0.0, "cuda")],
+    ids=["at once", "later", "slow", "a device's decoder"],
 )
-def test_closing_early_ends_a_source_that_never_does(taken, batch_size, seconds):
-    source = Source(a=lambda: endless(seconds))
-    with run(source, plan([("a", 10**9)]), listed=False, batch_size=batch_size) as decoded:
+def test_closing_early_ends_a_source_that_never_does(taken, batch_size, seconds, decode):
+    source, views = Source(a=lambda: endless(seconds)), (replace(PREPROCESSING, decode=decode),)
+    with run(source, plan([("a", 10**9)]), listed=False, batch_size=batch_size, views=views) as decoded:
         assert len(list(itertools.islice(decoded, taken))) == taken
     # That no thread is left is looked at after every test.
 
@@ -248,13 +227,6 @@ def test_a_teacher_on_any_device_gets_the_same_images(device, decode):
             # nvJPEG interpolates colours otherwise.
             difference = (view.to(device).int() - its.to(device).int()).abs().float()
             assert difference.mean() <= (0 if device.type == "cpu" or decode == "cpu" else 2)
-
-
-@pytest.mark.parametrize("decode", ["cpu", "cuda"])
-def test_closing_early_leaves_no_thread_of_either_decoder(decode):
-    views = (replace(PREPROCESSING, decode=decode),)
-    with run(Source(a=lambda: endless(0)), plan([("a", 10**9)]), listed=False, views=views) as decoded:
-        next(iter(decoded))
 
 
 def test_reading_ahead_is_bounded():

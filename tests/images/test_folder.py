@@ -2,28 +2,18 @@
 
 from __future__ import annotations
 
-import io
 import os
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
+from generating import picture as png
 from torchvision.datasets import ImageFolder
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from relabel.errors import SourceError
 from relabel.images import EncodedImage, ImageSource, image_hash, open_source
-
-
-def png(seed: int = 0) -> bytes:
-    """A small PNG of noise; another seed, other bytes."""
-    noise = np.random.default_rng(seed).integers(0, 256, (6, 8, 3), dtype=np.uint8)
-    stream = io.BytesIO()
-    Image.fromarray(noise).save(stream, "PNG")
-    return stream.getvalue()
 
 
 def put(root: Path, *keys: str) -> dict[str, bytes]:
@@ -73,20 +63,9 @@ class TestKeysAndLabels:
         ours = {image.key: image.label for image in read(open_source(str(tmp_path)))}
         assert ours == theirs
 
-    @pytest.mark.parametrize(
-        "extension", ["jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff", "ppm", "JPEG", "pNg"]
-    )
-    def test_every_image_extension_counts_in_any_case(self, tmp_path: Path, extension: str) -> None:
-        put(tmp_path, f"a/x.{extension}")
-        assert listed(open_source(str(tmp_path))) == (f"a/x.{extension}",)
-
     def test_other_files_are_no_images(self, tmp_path: Path) -> None:
-        put(tmp_path, "a/x.png", "a/x.png.part", "a/x.txt", "a/xpng", "a/x.png~", "folder.png/y.png")
+        put(tmp_path, "a/x.png", "a/x.png.part", "a/x.txt", "a/xpng", "a/png", "a/x.png~", "folder.png/y.png")
         assert listed(open_source(str(tmp_path))) == ("a/x.png", "folder.png/y.png")
-
-    def test_a_file_whose_whole_name_is_an_extension_is_no_image(self, tmp_path: Path) -> None:
-        put(tmp_path, "a/x.png", "a/png", "a/jpg")
-        assert listed(open_source(str(tmp_path))) == ("a/x.png",)
 
     def test_a_hostile_name_is_only_a_name(self, tmp_path: Path) -> None:
         names = (
@@ -218,7 +197,7 @@ class TestBadFolders:
         put(tmp_path, "a/1.png")
         try:
             for name in (b"/\xe9.png", b"/\xe8.png"):
-                Path(os.fsdecode(os.fsencode(tmp_path / "a") + name)).write_bytes(png())
+                Path(os.fsdecode(os.fsencode(tmp_path / "a") + name)).write_bytes(png(0))
         except OSError:
             pytest.skip("this file system refuses such names itself")
         with pytest.raises(SourceError, match=r"2 file names are not valid UTF-8: \['a/.*e8\.png', 'a/.*e9\.png'\]"):

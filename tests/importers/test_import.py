@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
-import tarfile
 from pathlib import Path
 
 import numpy as np
 import oracle
 import pytest
 import torch
-from generating import store_bytes
+from generating import store_bytes, write_tar
 from importers.archives import (
     CLASSES,
     SAVE,
@@ -48,6 +46,29 @@ def photos(tmp_path: Path) -> Path:
     return make_photos(tmp_path / "photos", KEYS, SIZES)
 
 
+@pytest.fixture
+def archive(lists: Lists, tmp_path: Path) -> Path:
+    """Of ReLabel's kind."""
+    return make_archive(tmp_path / "archive", "relabel", STEMS, lists)
+
+
+@pytest.fixture
+def tokens(lists: Lists, tmp_path: Path) -> Path:
+    """Of Token Labeling's kind."""
+    return make_archive(tmp_path / "archive", "tokenlabeling", STEMS, lists)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    """Where labels go."""
+    return tmp_path / "labels.zarr"
+
+
+def make_tar(path: Path, photos: Path, keys: list[str]) -> Path:
+    """A tar whose keys lack the class folder, as many published ones do."""
+    return write_tar(path, [(key.rpartition("/")[2], (photos / key).read_bytes()) for key in keys])
+
+
 @pytest.mark.parametrize("kind", ["relabel", "tokenlabeling"])
 @pytest.mark.parametrize("with_images", [True, False])
 def test_a_store_of_whole_images_gives_the_published_labels(kind, with_images, lists, photos, tmp_path):
@@ -69,40 +90,28 @@ def test_a_store_of_whole_images_gives_the_published_labels(kind, with_images, l
 
 
 @pytest.mark.parametrize("as_shipped", [False, True])
-def test_the_golden_vectors_come_back_from_an_imported_archive(as_shipped, tmp_path):
-    name = "labels_as_shipped" if as_shipped else "labels"
-    with np.load(DATA / "relabel_crops.npz") as golden:
-        arrays = {key: torch.from_numpy(golden[key].astype(np.float32)) for key in ("logits", "classes", "boxes", name)}
+@pytest.mark.parametrize(
+    ("kind", "file", "name", "classes"),
+    [("relabel", "relabel_crops", "labels", 1000), ("tokenlabeling", "tokenlabel_crops", "targets", 60)],
+)
+def test_the_golden_vectors_come_back_from_an_imported_archive(kind, file, name, classes, as_shipped, store, tmp_path):
+    with np.load(DATA / f"{file}.npz") as golden:
+        arrays = {key: torch.from_numpy(golden[key].astype(np.float32)) for key in golden.files}
     stems = [f"n01/{i:02d}" for i in range(len(arrays["logits"]))]
-    lists = Lists(arrays["logits"], arrays["classes"])
-    archive, store = make_archive(tmp_path / "archive", "relabel", stems, lists), tmp_path / "labels.zarr"
-    imported("relabel", archive, store, "--classes", 1000)
+    archive = make_archive(tmp_path / "archive", kind, stems, Lists(arrays["logits"], arrays["classes"]))
+    imported(kind, archive, store, "--classes", classes, "--footprint", "whole")
     maps = relabel.open(store)
-    labels = relabel_targets(
-        maps[maps.rows([f"{stem}.JPEG" for stem in stems])], arrays["boxes"], as_shipped=as_shipped
-    )
-    np.testing.assert_allclose(labels.numpy(), arrays[name].numpy(), rtol=0, atol=1e-5)
+    given = [maps[maps.rows([f"{stem}.JPEG" for stem in stems])], arrays["boxes"]]
+    if kind == "relabel":
+        found = relabel_targets(*given, as_shipped=as_shipped)
+    else:
+        found = token_labeling_targets(*given, arrays["ground_truth"].long(), as_shipped=as_shipped)
+    expected = arrays[f"{name}_as_shipped" if as_shipped else name]
+    np.testing.assert_allclose(found.numpy(), expected.numpy(), rtol=0, atol=1e-5 if kind == "relabel" else 1e-4)
 
 
-@pytest.mark.parametrize("as_shipped", [False, True])
-def test_the_golden_token_targets_come_back_from_an_imported_archive(as_shipped, tmp_path):
-    name = "targets_as_shipped" if as_shipped else "targets"
-    with np.load(DATA / "tokenlabel_crops.npz") as golden:
-        arrays = {key: torch.from_numpy(golden[key].astype(np.float32)) for key in ("logits", "classes", "boxes", name)}
-        truth = torch.from_numpy(golden["ground_truth"].astype(np.int64))
-    stems = [f"n01/{i:02d}" for i in range(len(truth))]
-    lists = Lists(arrays["logits"], arrays["classes"])
-    archive, store = make_archive(tmp_path / "archive", "tokenlabeling", stems, lists), tmp_path / "labels.zarr"
-    imported("tokenlabeling", archive, store, "--classes", 60, "--footprint", "whole")
-    maps = relabel.open(store)
-    batch = maps[maps.rows([f"{stem}.JPEG" for stem in stems])]
-    targets = token_labeling_targets(batch, arrays["boxes"], truth, as_shipped=as_shipped)
-    np.testing.assert_allclose(targets.numpy(), arrays[name].numpy(), rtol=0, atol=1e-4)
-
-
-def test_token_labelings_maps_cover_the_centre_square_of_each_image(lists, photos, tmp_path):
-    archive, store = make_archive(tmp_path / "archive", "tokenlabeling", STEMS, lists), tmp_path / "labels.zarr"
-    assert "the centre square of each image" in imported("tokenlabeling", archive, store, "--images", photos)
+def test_token_labelings_maps_cover_the_centre_square_of_each_image(tokens, store, lists, photos):
+    assert "the centre square of each image" in imported("tokenlabeling", tokens, store, "--images", photos)
     verified = run("verify", "shards", store, "--images", photos, "--quiet", "--json")
     assert json.loads(verified.stdout)["findings"] == []
     maps = relabel.open(store)
@@ -116,9 +125,8 @@ def test_token_labelings_maps_cover_the_centre_square_of_each_image(lists, photo
         np.testing.assert_allclose(labels[image], published_label(rounded, box, footprint), rtol=0, atol=1e-5)
 
 
-def test_the_manifest_says_what_was_imported_and_claims_no_more(lists, photos, tmp_path):
-    archive, store = make_archive(tmp_path / "archive", "tokenlabeling", STEMS, lists), tmp_path / "labels.zarr"
-    imported("tokenlabeling", archive, store, "--images", photos)
+def test_the_manifest_says_what_was_imported_and_claims_no_more(tokens, store, photos, tmp_path):
+    imported("tokenlabeling", tokens, store, "--images", photos)
     manifest = read_manifest(store)
     assert manifest.imported is not None
     assert (manifest.imported.archive, manifest.imported.orientation) == ("tokenlabeling", "yx")
@@ -126,13 +134,12 @@ def test_the_manifest_says_what_was_imported_and_claims_no_more(lists, photos, t
     assert (manifest.teacher.weights_digest, manifest.preprocessing.fit) == ("unknown", "center")
     scores = manifest.scores
     assert (scores.scores, scores.dtype, scores.select, scores.profile) == ("logit", "float16", "cell", 0)
-    imported("tokenlabeling", archive, tmp_path / "other.zarr", "--images", photos, "--teacher-name", "mine")
+    imported("tokenlabeling", tokens, tmp_path / "other.zarr", "--images", photos, "--teacher-name", "mine")
     assert read_manifest(tmp_path / "other.zarr").teacher.name == "mine"
     assert "dm_nfnet_f6, as is said: imported from tokenlabeling files, stored yx" in run("inspect", store).stdout
 
 
-def test_images_give_keys_hashes_and_ground_truths(lists, photos, tmp_path):
-    archive, store = make_archive(tmp_path / "archive", "relabel", STEMS, lists), tmp_path / "labels.zarr"
+def test_images_give_keys_hashes_and_ground_truths(archive, store, photos):
     imported("relabel", archive, store, "--images", photos, "--samples-per-shard", 3)
     table = relabel.store.StoreReader(store).table(0)
     assert table.keys == KEYS[:3]
@@ -143,14 +150,12 @@ def test_images_give_keys_hashes_and_ground_truths(lists, photos, tmp_path):
     assert table.image_hashes[2] == relabel.images.image_hash((photos / KEYS[2]).read_bytes())
 
 
-def test_without_images_keys_are_the_files_names_with_an_extension(lists, tmp_path):
-    archive, store = make_archive(tmp_path / "archive", "relabel", STEMS, lists), tmp_path / "labels.zarr"
+def test_without_images_keys_are_the_files_names_with_an_extension(archive, store):
     imported("relabel", archive, store)
     assert list(relabel.open(store).keys()) == [f"{stem}.JPEG" for stem in STEMS]
 
 
-def test_every_class_of_the_richest_image_gets_a_plane_heaviest_first(lists, tmp_path):
-    archive, store = make_archive(tmp_path / "archive", "relabel", STEMS, lists), tmp_path / "labels.zarr"
+def test_every_class_of_the_richest_image_gets_a_plane_heaviest_first(archive, store, lists):
     printed = imported("relabel", archive, store)
     counts = [len(ids.unique()) for ids in lists.ids]
     assert f"{max(counts)} planes an image" in printed
@@ -166,8 +171,7 @@ def test_every_class_of_the_richest_image_gets_a_plane_heaviest_first(lists, tmp
         assert not bool(batch.planes[image, :count].isnan().flatten(1).all(1).any())
 
 
-def test_few_planes_keep_the_heaviest_classes_and_tell_what_was_dropped(lists, tmp_path):
-    archive, store = make_archive(tmp_path / "archive", "relabel", STEMS, lists), tmp_path / "labels.zarr"
+def test_few_planes_keep_the_heaviest_classes_and_tell_what_was_dropped(archive, store, lists, tmp_path):
     summary = json.loads(imported("relabel", archive, store, "--planes", 2, "--json"))
     shares = torch.zeros(4, CLASSES).scatter_add_(1, lists.ids.flatten(1), lists.scores.softmax(1).flatten(1))
     kept = shares.topk(2, dim=1).indices
@@ -179,14 +183,12 @@ def test_few_planes_keep_the_heaviest_classes_and_tell_what_was_dropped(lists, t
     assert f"{summary['scores_dropped']} of {lists.ids.numel()} scores dropped" in again
 
 
-def test_planes_beyond_what_images_list_are_not_made(lists, tmp_path):
-    archive, store = make_archive(tmp_path / "archive", "relabel", STEMS, lists), tmp_path / "labels.zarr"
+def test_planes_beyond_what_images_list_are_not_made(archive, store, lists):
     most = max(len(ids.unique()) for ids in lists.ids)
     assert json.loads(imported("relabel", archive, store, "--planes", CLASSES, "--json"))["planes"] == most
 
 
-def test_a_rerun_skips_what_is_there(lists, tmp_path):
-    archive, store = make_archive(tmp_path / "archive", "relabel", STEMS, lists), tmp_path / "labels.zarr"
+def test_a_rerun_skips_what_is_there(archive, store):
     imported("relabel", archive, store, "--samples-per-shard", 3)
     before = store_bytes(store)
     printed = imported("relabel", archive, store, "--samples-per-shard", 3)
@@ -248,8 +250,7 @@ def test_another_archive_or_other_options_are_refused_with_the_difference(lists,
     assert store_bytes(store) == before
 
 
-def test_files_that_change_meanwhile_leave_their_shard_unpublished(lists, tmp_path, monkeypatch):
-    archive, store = make_archive(tmp_path / "archive", "relabel", STEMS, lists), tmp_path / "labels.zarr"
+def test_files_that_change_meanwhile_leave_their_shard_unpublished(archive, store, lists, monkeypatch):
     create = relabel.importers.run.create_or_open
 
     def and_change(*arguments):
@@ -264,8 +265,9 @@ def test_files_that_change_meanwhile_leave_their_shard_unpublished(lists, tmp_pa
 
 
 @pytest.mark.parametrize("change", ["lost", "other", "cut", "folder"])
-def test_images_that_change_meanwhile_leave_their_shard_unpublished(change, lists, photos, tmp_path, monkeypatch):
-    archive, store = make_archive(tmp_path / "archive", "tokenlabeling", STEMS, lists), tmp_path / "labels.zarr"
+def test_images_that_change_meanwhile_leave_their_shard_unpublished(
+    tokens, store, change, photos, tmp_path, monkeypatch
+):
     images = photos if change == "folder" else make_tar(tmp_path / "one.tar", photos, KEYS)
     create = relabel.importers.run.create_or_open
 
@@ -280,15 +282,14 @@ def test_images_that_change_meanwhile_leave_their_shard_unpublished(change, list
         return create(*arguments)
 
     monkeypatch.setattr(relabel.importers.run, "create_or_open", and_change)
-    printed = imported("tokenlabeling", archive, store, "--images", images, code=1)
+    printed = imported("tokenlabeling", tokens, store, "--images", images, code=1)
     assert "0 shards published" in printed
     said = {"lost": "3 images, and 4 were listed", "other": "it holds 'c', which", "cut": "one.tar is damaged"}
     assert said.get(change, "cannot read n02/d.png") in printed
     assert not list(store.glob("*/c.*"))
 
 
-def test_maps_are_read_and_planes_made_a_few_at_a_time(lists, tmp_path, monkeypatch):
-    archive = make_archive(tmp_path / "archive", "relabel", STEMS, lists)
+def test_maps_are_read_and_planes_made_a_few_at_a_time(archive, tmp_path, monkeypatch):
     imported("relabel", archive, tmp_path / "at_once.zarr")
     monkeypatch.setattr(relabel.importers.shard, "_NUMBERS", 1)
     monkeypatch.setattr(relabel.importers.shard, "TOGETHER", 3)
@@ -296,8 +297,7 @@ def test_maps_are_read_and_planes_made_a_few_at_a_time(lists, tmp_path, monkeypa
     assert store_bytes(tmp_path / "one_by_one.zarr") == store_bytes(tmp_path / "at_once.zarr")
 
 
-def test_what_is_no_map_is_a_failed_row_and_the_others_are_imported(lists, tmp_path):
-    archive, store = make_archive(tmp_path / "archive", "relabel", STEMS, lists), tmp_path / "labels.zarr"
+def test_what_is_no_map_is_a_failed_row_and_the_others_are_imported(archive, store):
     good = (archive / "n01/a.pt").read_bytes()
     (archive / "n01/a.pt").write_bytes(good[: len(good) // 2])
     torch.save({"map": torch.zeros(1)}, archive / "n02/c.pt")
@@ -312,8 +312,7 @@ def test_what_is_no_map_is_a_failed_row_and_the_others_are_imported(lists, tmp_p
     assert relabel.open(store).has_label([0, 1, 2, 3]).tolist() == [False, True, False, True]
 
 
-def test_failures_that_are_not_listed_count_all_the_same(lists, tmp_path, monkeypatch):
-    archive, store = make_archive(tmp_path / "archive", "relabel", STEMS, lists), tmp_path / "labels.zarr"
+def test_failures_that_are_not_listed_count_all_the_same(archive, store, tmp_path, monkeypatch):
     for stem in STEMS[:3]:
         (archive / f"{stem}.pt").write_bytes(b"cut")
     monkeypatch.setattr(relabel.importers.run, "_LISTED", 1)
@@ -342,23 +341,11 @@ def test_images_that_share_a_file_are_refused_by_name(lists, tmp_path):
     assert relabel.open(store).has_label([0, 1, 2]).tolist() == [False, False, True]
 
 
-def make_tar(path: Path, photos: Path, keys: list[str]) -> Path:
-    """A tar whose keys lack the class folder, as many published ones do."""
-    with tarfile.open(path, "w") as tar:
-        for key in keys:
-            data = (photos / key).read_bytes()
-            member = tarfile.TarInfo(key.rpartition("/")[2])
-            member.size = len(data)
-            tar.addfile(member, io.BytesIO(data))
-    return path
-
-
-def test_tars_are_shards_and_their_keys_need_no_class_folder(lists, photos, tmp_path):
-    archive, store = make_archive(tmp_path / "archive", "tokenlabeling", STEMS, lists), tmp_path / "labels.zarr"
+def test_tars_are_shards_and_their_keys_need_no_class_folder(tokens, store, lists, photos, tmp_path):
     for number, keys in enumerate((KEYS[:1], KEYS[1:])):
         make_tar(tmp_path / f"{number}.tar", photos, keys)
     tars = tmp_path / "{0..1}.tar"
-    imported("tokenlabeling", archive, store, "--images", tars)
+    imported("tokenlabeling", tokens, store, "--images", tars)
     assert run("verify", "shards", store, "--images", tars, "--quiet").exit_code == 0
     maps = relabel.open(store)
     assert list(maps.keys()) == ["a", "b", "c", "d"]
@@ -366,7 +353,7 @@ def test_tars_are_shards_and_their_keys_need_no_class_folder(lists, photos, tmp_
     whole = maps[maps.rows(["c"])].pool(torch.tensor([[0.0, 0.0, 1.0, 1.0]]), fill="zero")[0].numpy()
     rounded = Lists(lists.scores.half(), lists.ids).dense(2)
     np.testing.assert_allclose(whole, published_label(rounded, oracle.WHOLE), rtol=0, atol=1e-5)
-    said = imported("tokenlabeling", archive, store, "--images", tars, "--samples-per-shard", 2, code=2)
+    said = imported("tokenlabeling", tokens, store, "--images", tars, "--samples-per-shard", 2, code=2)
     assert "a tar is a shard" in said
 
 
@@ -378,23 +365,14 @@ def test_a_key_without_a_folder_that_fits_several_maps_is_refused(lists, photos,
     assert relabel.open(store).has_label([0, 1, 2]).tolist() == [False, True, True]
 
 
-@pytest.mark.parametrize("suffix", ["png", "jpg", "webp"])
-def test_the_size_of_an_image_is_height_and_width(suffix, tmp_path):
-    photos = make_photos(tmp_path, [f"a.{suffix}"], [(20, 30)])
-    assert relabel.images.header_facts((photos / f"a.{suffix}").read_bytes()).size_hw == (20, 30)
-
-
-def test_an_unreadable_image_has_no_centre_square(lists, photos, tmp_path):
+def test_an_unreadable_image_has_no_centre_square(tokens, store, photos):
     (photos / KEYS[1]).write_bytes(b"no image")
-    archive, store = make_archive(tmp_path / "archive", "tokenlabeling", STEMS, lists), tmp_path / "labels.zarr"
-    printed = imported("tokenlabeling", archive, store, "--images", photos, "--max-failures", 0.25)
+    printed = imported("tokenlabeling", tokens, store, "--images", photos, "--max-failures", 0.25)
     assert "n01/b.png  not a readable image: unknown format" in printed
     assert run("verify", "shards", store, "--images", photos, "--quiet").exit_code == 0
 
 
-def test_the_other_formats_files_are_refused_unless_the_footprint_is_said(lists, tmp_path):
-    archive, store = make_archive(tmp_path / "archive", "relabel", STEMS, lists), tmp_path / "labels.zarr"
-    photos = make_photos(tmp_path / "photos", KEYS, SIZES)
+def test_the_other_formats_files_are_refused_unless_the_footprint_is_said(archive, store, photos):
     said = imported("tokenlabeling", archive, store, "--images", photos, code=2)
     assert "most files hold float32, as ReLabel's do: relabel import relabel" in said
     assert not store.exists()
@@ -414,9 +392,8 @@ def test_halves_cannot_say_more_than_2048_classes(lists, tmp_path):
     assert bool((relabel.open(tmp_path / "many.zarr")[slice(0, 4)].classes == 20_001).any())
 
 
-def test_a_centre_square_without_images_is_refused_with_the_way_out(lists, tmp_path):
-    archive = make_archive(tmp_path / "archive", "tokenlabeling", STEMS, lists)
-    said = imported("tokenlabeling", archive, tmp_path / "labels.zarr", code=2)
+def test_a_centre_square_without_images_is_refused_with_the_way_out(tokens, tmp_path):
+    said = imported("tokenlabeling", tokens, tmp_path / "labels.zarr", code=2)
     assert "covers the centre square of its image" in said
     assert "give --images" in said
     assert "--footprint whole" in said
@@ -448,8 +425,7 @@ def test_an_archive_of_other_images_is_told_by_example(lists, photos, tmp_path):
     assert "the first image, 'n01/a.png', would have 'n01/a.pt', and the first file is 'val/0.pt'" in said
 
 
-def test_something_else_at_the_stores_place_is_left_alone(lists, tmp_path):
-    archive = make_archive(tmp_path / "archive", "relabel", STEMS, lists)
+def test_something_else_at_the_stores_place_is_left_alone(archive):
     result = run("import", "relabel", archive, archive, "--classes", CLASSES)
     assert result.exit_code == 2
     assert result.stderr.startswith("error: ")
@@ -486,8 +462,7 @@ def test_links_are_followed_and_what_is_no_file_fails(lists, tmp_path):
     assert len(relabel.open(store)) == 3
 
 
-def test_progress_goes_to_stderr_and_the_result_to_stdout(lists, tmp_path):
-    archive = make_archive(tmp_path / "archive", "relabel", STEMS, lists)
+def test_progress_goes_to_stderr_and_the_result_to_stdout(archive, tmp_path):
     result = run("import", "relabel", archive, tmp_path / "labels.zarr", "--classes", CLASSES)
     assert result.exit_code == 0
     for bar in ("listing maps", "scanning maps: 100% 4/4", "importing: 100% 4/4"):

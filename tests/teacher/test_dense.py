@@ -29,7 +29,6 @@ HEADS = {
 LINEAR = ["test_resnet", "test_efficientnet", "test_nfnet", "test_byobnet", "test_coatnet"]
 PREFIX = {"test_vit": 1, "test_vit2": 1, "test_vit3": 1, "test_vit_relpos": 0, "deit_tiny_distilled_patch16_224": 2}
 MAPS = ["test_convnext", "test_mambaout", "mobilenetv3_small_050"]
-EVERY = [*LINEAR, *MAPS, *PREFIX]
 
 
 def _linear(vectors, layer):
@@ -61,6 +60,7 @@ BY_HAND = {
     "test_vit": lambda m, v: _linear(v, m.head),
     "test_vit2": lambda m, v: _linear(_layer_norm(v, m.fc_norm), m.head),
     "test_vit3": lambda m, v: _linear(_attention_pool(v, m.attn_pool), m.head),
+    "test_vit_relpos": lambda m, v: _linear(_layer_norm(v, m.fc_norm), m.head),
     "deit_tiny_distilled_patch16_224": lambda m, v: (_linear(v, m.head) + _linear(v, m.head_dist)) / 2,
 }
 
@@ -87,16 +87,6 @@ def test_each_cell_is_the_heads_own_sum_of_that_locations_vector(name, taught, p
 
 
 @torch.inference_mode()
-def test_a_convolutional_teacher_is_the_1x1_convolution_of_its_classifier(taught, photos):
-    teacher = taught("test_resnet", (96, 160))
-    images = photos(teacher)
-    model = teacher.forward.model
-    features = model.forward_features(teacher.normalised(images))
-    expected = nn.functional.conv2d(features, model.fc.weight[:, :, None, None], model.fc.bias)
-    torch.testing.assert_close(teacher(images), expected, rtol=0, atol=1e-5)
-
-
-@torch.inference_mode()
 @pytest.mark.parametrize(
     ("name", "size_hw"),
     [*((name, None) for name in LINEAR), ("test_resnet", (96, 160)), ("test_efficientnet", (160, 96))],
@@ -106,22 +96,6 @@ def test_the_mean_over_the_cells_is_a_linear_models_own_answer(name, size_hw, ta
     images = photos(teacher)
     assert _off(teacher(images).mean((2, 3)), teacher.forward.model(teacher.normalised(images))) < 1e-4
     assert teacher.proof.kind == teacher.record.head == "linear"
-
-
-@torch.inference_mode()
-@pytest.mark.parametrize("name", EVERY)
-def test_features_equal_everywhere_give_the_models_own_answer_at_every_cell(name, taught):
-    teacher = taught(name)
-    dense, height, width = teacher.forward, *teacher.grid.size_hw
-    vectors = torch.randn(3, dense.model.num_features)
-    if name in PREFIX:
-        constant = vectors[:, None].repeat(1, PREFIX[name] + height * width, 1)
-    elif name == "test_mambaout":
-        constant = vectors[:, None, None].repeat(1, height, width, 1)
-    else:
-        constant = vectors[:, :, None, None].repeat(1, 1, height, width)
-    own = dense.model.forward_head(constant)
-    assert _off(dense.head(constant), own[:, :, None, None]) < 1e-4
 
 
 @torch.inference_mode()
@@ -166,19 +140,6 @@ def test_square_wide_and_tall_images_give_the_grid_of_their_shape(name, size_hw,
     assert teacher.grid.size_hw == grid_hw
     assert teacher(photos(teacher)).shape == (2, 1000, *grid_hw)
     assert teacher.proof.localises
-
-
-@torch.inference_mode()
-@pytest.mark.parametrize("name", ["test_resnet", "test_mambaout", "test_vit"])
-def test_a_change_of_the_image_shows_where_it_was(name, taught, photos):
-    teacher = taught(name, (96, 160))
-    images = photos(teacher, 1)
-    height, width = teacher.grid.size_hw
-    stride = 96 // height
-    changed = images.clone()
-    changed[:, :, :stride, -stride:] = 255 - changed[:, :, :stride, -stride:]
-    moved = (teacher(changed) - teacher(images)).square().sum((0, 1))
-    assert divmod(int(moved.argmax()), width) == (0, width - 1)
 
 
 @pytest.mark.parametrize(

@@ -206,15 +206,6 @@ def test_a_model_without_a_map_is_refused(images):
         dense_by_hook(model, "flat", images)
 
 
-def test_a_map_that_the_model_turns_is_refused(images):
-    class Turned(nn.Module):
-        def forward(self, images):
-            return nn.functional.avg_pool2d(images, 8).flip(3).repeat(1, 2, 1, 1)
-
-    with pytest.raises(TeacherError, match="transposed, flipped or in another order"):
-        dense_by_hook(Small(_pooled(_linear()), Turned()), "turned", images)
-
-
 @pytest.mark.parametrize(
     ("shape", "size_hw", "layout"),
     [

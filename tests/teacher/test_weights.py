@@ -93,13 +93,6 @@ def test_a_checkpoint_may_name_its_classes(name, save, names, weights, tmp_path)
     assert _load(path).class_names == (names and tuple(names))
 
 
-def test_a_float16_safetensors_file_is_the_same_teacher(weights, tmp_path):
-    half = {name: t.half() if t.is_floating_point() else t for name, t in weights.items()}
-    save_file(half, tmp_path / "half.safetensors")
-    save_file(weights, tmp_path / "full.safetensors")
-    assert _load(tmp_path / "half.safetensors").record == _load(tmp_path / "full.safetensors").record
-
-
 def test_a_checkpoints_number_of_classes_is_adopted_and_every_weight_is_its_own(weights, tmp_path):
     save_file(weights, tmp_path / "a.safetensors")
     teacher = _load(tmp_path / "a.safetensors")
@@ -132,12 +125,6 @@ def test_a_checkpoint_that_differs_in_one_tensor_is_refused(change, what, weight
         _load(tmp_path / "a.pt")
 
 
-def test_damaged_weights_are_refused(weights, tmp_path):
-    save_file(weights | {"fc.weight": weights["fc.weight"] * float("nan")}, tmp_path / "nan.safetensors")
-    with pytest.raises(TeacherError, match=f"{NAME} answers NaN or infinity"):
-        _load(tmp_path / "nan.safetensors")
-
-
 def test_weights_trained_at_another_size_load_at_that_size(tmp_path):
     model = timm.create_model("test_vit", img_size=(96, 128), num_classes=5)
     torch.save(model.state_dict(), tmp_path / "vit.pt")
@@ -167,12 +154,7 @@ def test_a_file_that_would_run_code_is_refused_and_does_not_run(save, name, weig
 
 
 def _cut(path, weights):
-    save_file(weights, path)
-    path.write_bytes(path.read_bytes()[:-100])
-
-
-def _cut_torch(path, weights):
-    torch.save(weights, path)
+    (save_file if path.suffix == ".safetensors" else torch.save)(weights, path)
     path.write_bytes(path.read_bytes()[:-100])
 
 
@@ -180,7 +162,7 @@ def _cut_torch(path, weights):
     ("name", "write", "why"),
     [
         ("cut.safetensors", _cut, "cannot be read as weights alone: SafetensorError"),
-        ("cut.pt", _cut_torch, "cannot be read as weights alone: "),
+        ("cut.pt", _cut, "cannot be read as weights alone: "),
         ("empty.pt", lambda path, _: path.write_bytes(b""), "cannot be read as weights alone: EOFError"),
         ("empty.safetensors", lambda path, _: path.write_bytes(b""), "cannot be read as weights alone: "),
         ("text.pth", lambda path, _: path.write_text("resnet"), "cannot be read as weights alone: "),
