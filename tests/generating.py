@@ -42,13 +42,20 @@ def picture(seed: int, red: int | None = None) -> bytes:
     return stream.getvalue()
 
 
-def write_tar(path: Path, members: Members) -> Path:
+def tar_bytes(members: Members) -> bytes:
     """A tar of (name, bytes) members."""
-    with tarfile.open(path, "w") as tar:
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w") as tar:
         for name, data in members:
             info = tarfile.TarInfo(name)
             info.size = len(data)
             tar.addfile(info, io.BytesIO(data))
+    return stream.getvalue()
+
+
+def write_tar(path: Path, members: Members) -> Path:
+    """The same in a file."""
+    path.write_bytes(tar_bytes(members))
     return path
 
 

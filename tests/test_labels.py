@@ -27,23 +27,13 @@ def test_some_of_the_labels_in_any_order(size):
         labels[1]
 
 
-@pytest.mark.parametrize("size", [None, (3, 2)])
-def test_mixed_labels_stand_for_the_weighted_sum(size):
-    first, second = sparse_labels(size), sparse_labels(size, planes=4, seed=1)
-    share = torch.tensor([0.0, 0.25, 1.0])
-    mixed = MixedLabels(first, second, share)
-    at_each = share.reshape(3, *(1 for _ in first.dense().shape[1:]))
-    expected = at_each * first.dense() + (1 - at_each) * second.dense()
-    torch.testing.assert_close(mixed.dense(), expected)
-    torch.testing.assert_close(mixed.dense().sum(1), torch.ones_like(first.other))
-    assert (len(mixed), mixed.num_classes, mixed.size_hw) == (3, 40, size)
-    assert repr(mixed).startswith("MixedLabels(SparseLabels(")
-
-
 def test_a_share_may_differ_from_token_to_token():
-    first, second = sparse_labels((2, 2)), sparse_labels((2, 2), seed=1)
+    first, second = sparse_labels((2, 2)), sparse_labels((2, 2), planes=4, seed=1)
     share = torch.tensor([[[1.0, 0.0], [0.5, 1.0]]]).expand(3, 2, 2)
-    mixed = MixedLabels(first, second, share).dense()
+    labels = MixedLabels(first, second, share)
+    assert (len(labels), labels.num_classes, labels.size_hw) == (3, 40, (2, 2))
+    assert repr(labels).startswith("MixedLabels(SparseLabels(")
+    mixed = labels.dense()
     torch.testing.assert_close(mixed[:, :, 0, 0], first.dense()[:, :, 0, 0], atol=0, rtol=0)
     torch.testing.assert_close(mixed[:, :, 0, 1], second.dense()[:, :, 0, 1], atol=0, rtol=0)
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from importers.archives import make_photos
 from stores import random_logits
 
 import relabel
@@ -28,11 +28,7 @@ def maps_of(logits: np.ndarray[Any, Any], **given: Any) -> relabel.ScoreMap:
 
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
-    for number, key in enumerate(KEYS):
-        path = tmp_path / "photos" / key
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(np.full((20 + number, 30, 3), number, np.uint8)).save(path)
-    return tmp_path / "photos"
+    return make_photos(tmp_path / "photos", KEYS, [(20 + number, 30) for number in range(7)])
 
 
 def test_numpy_logits_become_a_store_that_verifies_and_gives_the_oracles_labels(tmp_path, photos):

@@ -104,14 +104,6 @@ def test_ctrl_c_ends_a_run_at_once(tars, whole, tmp_path):
     assert_finished(tars, store, whole)
 
 
-def test_two_processes_at_once_make_the_store_of_one(tars, whole, tmp_path):
-    store = tmp_path / "run" / "store"
-    store.parent.mkdir()
-    both = [start_generate(tars, store, "--rank", str(rank), "--world-size", "2") for rank in (0, 1)]
-    assert [ended(process) for process in both] == [0, 0]
-    assert store_bytes(store) == whole
-
-
 def test_torchrun_makes_the_store_of_one_process_with_one_bar_and_one_summary(tars, whole, tmp_path):
     store = tmp_path / "run" / "store"
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "relabel", "generate"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 
 import pytest
@@ -50,11 +49,5 @@ def test_scores_that_are_no_codes_have_no_step_of_their_own(tars: str, tmp_path:
 
 @pytest.mark.parametrize("step", [0.0, 1 / 32, 1.5])
 def test_what_is_no_step_is_refused(step: float) -> None:
-    with pytest.raises(InvalidValueError, match=r"step must be a number, from 0\.0625 to 1\.0; got"):
-        options(step=step)
     with pytest.raises(InvalidValueError, match="step is nats per code of uint8 scores, 1/16 to 1"):
         relabel.manifest.ScoreRecord(num_classes=9, planes=2, profile=2, grid_hw=(2, 2), step=step)
-
-
-def test_the_default_step_is_the_one_that_was_measured_to_be_best() -> None:
-    assert {f.name: f.default for f in dataclasses.fields(relabel.generate.GenerateOptions)}["step"] == 1 / 4

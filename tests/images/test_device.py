@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import io
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 import torchvision.io
+from images.test_decode import encoded, photograph_like
 from PIL import Image
 
 from relabel.images import decode_and_fit
@@ -24,22 +23,12 @@ def view(size_hw: tuple[int, int], **options: Any) -> Preprocessing:
     return Preprocessing(image_size_hw=size_hw, mean=(0.5, 0.25, 1.0), std=(1.0,) * 3, **options)
 
 
-VIEWS = [view((24, 32)), view((20, 20), fit="letterbox"), view((20, 28), fit="center", interpolation="bicubic")]
-
-
 def jpeg(height: int = 60, width: int = 80, mode: str = "RGB", **options: Any) -> bytes:
-    y, x = np.mgrid[0:height, 0:width] / 10
-    waves = [np.sin(x + i) * np.cos(y * (i + 1) / 2) for i in range(3)]
-    image = Image.fromarray(np.stack([(127 + 100 * wave).astype(np.uint8) for wave in waves], 2))
-    stream = io.BytesIO()
-    image.convert(mode).save(stream, "JPEG", **options)
-    return stream.getvalue()
+    return encoded(photograph_like(height, width).convert(mode), "JPEG", **options)
 
 
-def png() -> bytes:
-    stream = io.BytesIO()
-    Image.new("RGB", (8, 6), "red").save(stream, "PNG")
-    return stream.getvalue()
+PNG = encoded(photograph_like(6, 8))
+VIEWS = [view((24, 32)), view((20, 20), fit="letterbox"), view((20, 28), fit="center", interpolation="bicubic")]
 
 
 def with_frame(data: bytes, marker: int, bits: int = 8) -> bytes:
@@ -66,7 +55,7 @@ class TestHeaders:
         [
             b"",
             b"\xff\xd8\xff\xd9",
-            png(),
+            PNG,
             jpeg(mode="CMYK"),
             jpeg(keep_rgb=True),
             jpeg()[:-2],
@@ -95,7 +84,7 @@ class TestDecoding:
             assert all(a.pixels.equal(b.pixels) for a, b in zip(found, expected, strict=True))
 
     def test_only_ordinary_colour_jpegs_are_decoded(self) -> None:
-        images = [png(), jpeg(), jpeg(mode="L"), b"", jpeg(mode="CMYK"), jpeg()[:-40]]
+        images = [PNG, jpeg(), jpeg(mode="L"), b"", jpeg(mode="CMYK"), jpeg()[:-40]]
         found = decode_and_fit_on(CPU, images, VIEWS)
         assert [one is not None for one in found] == [is_for_device(data) for data in images]
         assert [one is not None for one in found] == [False, True, False, False, False, False]
@@ -120,7 +109,7 @@ class TestDecoding:
 
         monkeypatch.setattr(on_device, "decode_jpeg", counting)
         monkeypatch.setattr(on_device, "_MOST_PIXELS", 10_000)
-        images = [jpeg(60, 80), jpeg(50, 100), png(), jpeg(90, 110), jpeg(60, 82), jpeg(200, 200)]
+        images = [jpeg(60, 80), jpeg(50, 100), PNG, jpeg(90, 110), jpeg(60, 82), jpeg(200, 200)]
         found = decode_and_fit_on(CPU, images, VIEWS[:1])
         assert sizes == [9800, 9900, 4920]
         assert [one is not None for one in found] == [True, True, False, True, True, False]

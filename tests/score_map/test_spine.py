@@ -6,27 +6,19 @@ import dataclasses
 
 import pytest
 import torch
+from test_manifest import example
 
 from relabel.errors import InvalidValueError
 from relabel.geometry import Box, Footprint
-from relabel.manifest import DataRecord, Manifest, Preprocessing, ScoreRecord, TeacherRecord
+from relabel.manifest import Manifest
 from relabel.plan import ShardTask
 from relabel.score_map import ScoreMap
 
 
 def large_manifest():
     shards = tuple(f"train-{i:04d}.tar" for i in range(1024))
-    return Manifest(
-        teacher=TeacherRecord(
-            source="timm", name="resnet18", weights="checkpoint", weights_digest="0" * 64, head="linear"
-        ),
-        preprocessing=Preprocessing(image_size_hw=(480, 640), mean=(0.5,) * 3, std=(0.5,) * 3),
-        scores=ScoreRecord(num_classes=1000, planes=16, profile=64, grid_hw=(15, 20)),
-        data=DataRecord(
-            kind="webdataset", shards=shards, counts=(1251,) * 1024, rows_per_shard=1251, fingerprint="0" * 32
-        ),
-        class_names=tuple(f"class {i}" for i in range(1000)),
-    )
+    data = dataclasses.replace(example().data, shards=shards, counts=(5,) * 1024)
+    return dataclasses.replace(example(), data=data, class_names=tuple(f"class {i}" for i in range(10)))
 
 
 SPINE = {
@@ -40,7 +32,7 @@ SPINE = {
     Manifest: (
         large_manifest,
         {"class_names": ("one",)},
-        "Manifest(resnet18, 16 planes + 64 profile classes of 1000, grid 15x20, uint8, 1024 shards of at most 1251 "
+        "Manifest(resnet18, 4 planes + 3 profile classes of 10, grid 7x10, uint8, 1024 shards of at most 5 "
         "images from a webdataset)",
     ),
     ShardTask: (

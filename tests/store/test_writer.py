@@ -297,22 +297,6 @@ def test_a_sweep_takes_what_the_dead_left_and_nothing_else(tmp_path):
     assert writer.published() == {0, 2}
 
 
-def test_a_shard_that_is_written_again_stays_what_it_was_until_the_new_one_is_there(tmp_path):
-    data, path = sample(), tmp_path / "store"
-    write(path, data)
-    before = contents(path)
-    writer = StoreWriter(path, data.manifest)
-    with pytest.raises(StoreBusyError, match="has published shard 1"):
-        writer.claim(1)
-    for is_finished in (False, True):
-        with writer.claim(1, again=True) as claimed:
-            claimed.add(data.rows(1), data.batch(1, data.rows(1)))
-            assert 1 in StoreReader(path).published
-            if is_finished:
-                claimed.publish(data.table(1))
-        assert contents(path) == before
-
-
 def test_a_shard_that_is_written_again_is_old_missing_or_new_whatever_call_fails(tmp_path, monkeypatch):
     data = sample()
     newer = replace(data.table(1), labels=data.table(1).labels + 1)

@@ -155,14 +155,6 @@ def test_a_transformer_takes_other_sizes_where_its_embeddings_can_be_resampled(s
     torch.testing.assert_close(teacher(images)[:, :, 1, 0], model.classifier(tokens[:, 1 + teacher.grid.width]))
 
 
-def test_a_size_that_patches_do_not_divide_is_refused(made):
-    _, folder = made("vit")
-    with pytest.raises(
-        TeacherError, match="72 x 72 pixels: ValueError: its patches of 16 x 16 pixels do not divide them"
-    ):
-        _load(folder, image_size_hw=(72, 72))
-
-
 def test_class_names_are_those_of_its_configuration(made):
     _, folder = made(id2label={str(number): f"class {number}" for number in range(CLASSES)})
     assert _load(folder).class_names == tuple(f"class {number}" for number in range(CLASSES))

@@ -36,14 +36,7 @@ def labels_of(make: Callable[..., Path], edit: Callable[..., None]) -> Callable[
 
 @pytest.fixture
 def labels(labels_of: Callable[[str], Path]) -> Path:
-    """The store of a folder."""
     return labels_of(".jpg")
-
-
-@pytest.fixture
-def tar_labels(labels_of: Callable[[str], Path]) -> Path:
-    """The store of tars."""
-    return labels_of("")
 
 
 @pytest.fixture
@@ -103,28 +96,28 @@ def test_another_ground_truth_is_found(names: list[str] | None, stored: str, lab
     ]
 
 
-def test_images_may_be_moved_between_tars(tar_labels: Path, tmp_path: Path) -> None:
+def test_images_may_be_moved_between_tars(labels_of: Callable[[str], Path], tmp_path: Path) -> None:
     pack(tmp_path / "x.tar", ["c/4", "a/1"])
     pack(tmp_path / "y.tar", ["b/2", "a/0", "b/3"])
-    report = compared(tar_labels, tmp_path / "[xy].tar")
+    report = compared(labels_of(""), tmp_path / "[xy].tar")
     assert report.findings == ()
     assert report.images_compared == 5
 
 
-def test_a_key_that_two_tars_hold_is_found(tar_labels: Path, tmp_path: Path) -> None:
+def test_a_key_that_two_tars_hold_is_found(labels_of: Callable[[str], Path], tmp_path: Path) -> None:
     pack(tmp_path / "x.tar", KEYS)
     pack(tmp_path / "y.tar", ["a/1"])
-    assert compared(tar_labels, tmp_path / "[xy].tar").findings == (
+    assert compared(labels_of(""), tmp_path / "[xy].tar").findings == (
         Finding(0, 1, "a/1", "more than one image has this key"),
     )
 
 
-def test_a_damaged_tar_hides_no_other(tar_labels: Path, tmp_path: Path) -> None:
+def test_a_damaged_tar_hides_no_other(labels_of: Callable[[str], Path], tmp_path: Path) -> None:
     pack(tmp_path / "x.tar", ["a/0", "a/1"])
     pack(tmp_path / "y.tar", ["b/2", "b/3", "c/4"])
     (tmp_path / "x.tar").write_bytes((tmp_path / "x.tar").read_bytes()[:700])
     (tmp_path / "y.tar").write_bytes((tmp_path / "y.tar").read_bytes().replace(b"bytes of b/3", b"bytes of b/4"))
-    lost, damaged, changed = compared(tar_labels, tmp_path / "[xy].tar").findings
+    lost, damaged, changed = compared(labels_of(""), tmp_path / "[xy].tar").findings
     assert lost.what == "2 rows have no image that can be read; it may be among those that cannot"
     assert damaged.what.startswith("x.tar is damaged")
     assert (changed.key, changed.what) == ("b/3", "the image's bytes are not those that were labelled")

@@ -83,6 +83,8 @@ def change(array: str, place: Any, value: Any) -> Any:
     ("step", "fault", "found"),
     [
         (1 / 8, change("scores", (1, 2, 1, 0), 0), "the planes' probabilities sum to 1."),
+        (1 / 16, change("scores", (1, slice(3), 1, 0), 0), "the planes' probabilities sum to 3.000 at a cell"),
+        (1.0, change("scores", (1, slice(3), 1, 0), 0), "the planes' probabilities sum to 3.000 at a cell"),
         (1 / 8, change("scores", (1, -1, 1, 0), 8), "the rest plane holds more probability than the planes leave"),
         (1 / 8, change("scores", (1, 0, 0, 0), 255), "a score is not stored"),
         (1 / 8, change("scores", (1, -1, 0, 0), 255), "a score is not stored"),
@@ -115,14 +117,6 @@ def test_a_class_that_stands_twice_is_found() -> None:
     assert list(content_findings(change("classes", (2, -1), again)(maps), record, names)) == [
         (2, f"a class is stored twice: {again} 'a{again}'")
     ]
-
-
-@pytest.mark.parametrize("step", [1 / 16, 1 / 4, 1 / 2, 1.0])
-def test_mass_beyond_the_step_is_found(step: float) -> None:
-    maps, record = stored(random_logits(3, 12, (2, 3)), 3, 4, step)
-    [(row, what)] = content_findings(change("scores", (1, slice(3), 1, 0), 0)(maps), record)
-    assert row == 1
-    assert what.startswith("the planes' probabilities sum to 3.000 at a cell")
 
 
 def test_codes_read_with_a_finer_step_than_theirs_are_found() -> None:
