@@ -127,11 +127,6 @@ def options(**given: Any) -> GenerateOptions:
     return GenerateOptions(**small | given)
 
 
-def store_bytes(store: Path) -> dict[str, bytes]:
-    """Every file of a store, by its path."""
-    return {str(f.relative_to(store)): f.read_bytes() for f in sorted(store.rglob("*")) if f.is_file()}
-
-
 def published(store: Path) -> int:
     """How many shards a store has, looked at from outside."""
     return len(list(store.glob("status/c.*")))

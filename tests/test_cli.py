@@ -14,8 +14,7 @@ import pytest
 import torch
 import zarr
 from commands import parsed, run
-from generating import write_tar
-from PIL import Image
+from generating import write_folder, write_tar
 from stores import make_store, random_logits, seal
 
 import relabel.summary
@@ -43,12 +42,8 @@ def store(tmp_path: Path) -> Path:
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Five images in two class folders, and one file that is no image."""
     root = tmp_path_factory.mktemp("input") / "photos"
-    for number in range(5):
-        pixels = np.random.default_rng(number).integers(0, 256, (48, 64, 3), np.uint8)
-        path = root / "cd"[number % 2] / f"{number}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(pixels).save(path)
-    (root / "c" / "broken.jpg").write_bytes(b"not an image")
+    write_folder(root, 5)
+    (root / "even" / "broken.jpg").write_bytes(b"not an image")
     return root
 
 
@@ -57,7 +52,7 @@ def tar(photos: Path) -> Path:
     """The same in one tar, with the same ground truths."""
     members = []
     for file in sorted(photos.glob("*/*")):
-        key, truth = f"{file.parent.name}-{file.stem}", str("cd".index(file.parent.name))
+        key, truth = f"{file.parent.name}-{file.stem}", str(["even", "odd"].index(file.parent.name))
         members += [(key + file.suffix, file.read_bytes()), (f"{key}.cls", truth.encode())]
     return write_tar(photos.with_suffix(".tar"), members)
 
@@ -69,7 +64,7 @@ def test_a_folder_becomes_labels_that_verify_and_inspect(photos: Path, tmp_path:
     made = run("generate", photos, store, *teacher, "--max-failures", 0.5)
     assert made.exit_code == 0, made.output
     assert f"{store}: 2 shards published, 0 were there already, of 2" in made.stdout
-    assert "c/broken.jpg" in made.stdout
+    assert "even/broken.jpg" in made.stdout
     assert made.stderr == ""
 
     again = run("generate", photos, store, *teacher, "--json")
@@ -90,22 +85,23 @@ def test_a_folder_becomes_labels_that_verify_and_inspect(photos: Path, tmp_path:
     assert relabel.open(store).class_names == ("tabby", "red fox", "lynx")
     shown = run("inspect", store).stdout
     assert re.search(r"; most often [012] '(tabby|red fox|lynx)': [1-5]", shown)
-    assert "2 to 3 images each (most: 0 'c': 3, 1 'd': 2)" in shown
+    assert "2 to 3 images each (most: 0 'even': 3, 1 'odd': 2)" in shown
     told = run("teacher", TEACHER[1], "--random-weights", 0, "--classes", classes).stdout
     assert re.search(r"classes +3: 0 'tabby' ... 2 'lynx'\nkept +file: 3 of the teacher's 1000 classes", told)
 
 
 def test_a_list_of_files_is_images_to_every_command(photos: Path, tmp_path: Path) -> None:
     listed, store, archive = tmp_path / "list.txt", tmp_path / "labels.zarr", tmp_path / "archive"
-    listed.write_text("d/3.png\tdog\nc/0.png\tcat\nd/1.png\tdog\n")
+    listed.write_text("odd/003.png\tdog\neven/000.png\tcat\nodd/001.png\tdog\n")
     images = ("--images", photos, "--files", listed, "--quiet")
     assert run("generate", photos, store, *TEACHER, "--files", listed).exit_code == 0
     maps = relabel.open(store)
-    assert (list(maps.keys()), maps.manifest.data.class_names) == (["d/3.png", "c/0.png", "d/1.png"], ("cat", "dog"))
+    assert list(maps.keys()) == ["odd/003.png", "even/000.png", "odd/001.png"]
+    assert maps.manifest.data.class_names == ("cat", "dog")
     assert parsed(run("verify", "shards", store, *images, "--json").stdout)["images_compared"] == 3
     assert run("verify", "labels", store, *images, "-n", 2).exit_code == 0
-    (archive / "c").mkdir(parents=True)
-    torch.save(torch.tensor([[[[1.5]], [[0.5]]], [[[7.0]], [[9.0]]]]), archive / "c" / "0.pt")
+    (archive / "even").mkdir(parents=True)
+    torch.save(torch.tensor([[[[1.5]], [[0.5]]], [[[7.0]], [[9.0]]]]), archive / "even" / "000.pt")
     assert run("import", "relabel", archive, tmp_path / "import.zarr", *images).exit_code == 1
     assert run("verify", "shards", tmp_path / "import.zarr", *images).exit_code == 0
     for command in (("verify", "shards", store), ("verify", "labels", store)):

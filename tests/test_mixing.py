@@ -27,11 +27,13 @@ def numbered(batch, size_hw, *, dtype=torch.float32):
     return torch.arange(batch).reshape(-1, 1, 1, 1).expand(batch, 3, *size_hw).to(dtype).contiguous()
 
 
-def expected_labels(labels, kept):
-    """Dense labels, each mixed with the one from the other end by the share kept: (B,), or (B, h, w) of tokens."""
-    labels = labels.double().numpy()
+def assert_mixed(plain, kept, *found):
+    """Dense labels are each mixed with the one from the other end by the share kept: (B,), or (B, h, w) of tokens."""
+    labels = plain.dense().double().numpy()
     kept = np.expand_dims(kept.reshape(*kept.shape, *(1,) * (labels.ndim - 1 - kept.ndim)), 1)
-    return torch.from_numpy(kept * labels + (1 - kept) * labels[::-1])
+    expected = torch.from_numpy(kept * labels + (1 - kept) * labels[::-1])
+    for dense in found:
+        torch.testing.assert_close(dense.double(), expected, atol=1e-6, rtol=0)
 
 
 @st.composite
@@ -69,9 +71,7 @@ def test_cutmix_labels_say_what_the_pixels_show(case):
         (found[0], found[2], image_kept, image_labels),
         (found[1], found[3], token_kept, token_labels),
     ):
-        expected = expected_labels(plain.dense(), kept)
-        torch.testing.assert_close(dense.double(), expected, atol=1e-6, rtol=0)
-        torch.testing.assert_close(sparse.dense().double(), expected, atol=1e-6, rtol=0)
+        assert_mixed(plain, kept, sparse.dense(), dense)
         torch.testing.assert_close(dense.sum(1), torch.ones_like(dense[:, 0]))
     torch.testing.assert_close(found[4].mean((2, 3)), found[2], atol=1e-6, rtol=0)
 
@@ -90,9 +90,7 @@ def test_mixup_labels_say_what_the_pixels_show(case):
     kept = 1 - (mixed - images)[:, 0, 0, 0].double().numpy() / apart
     assert torch.equal(mixed, mixed[:, :1, :1, :1].expand_as(mixed))
     for sparse, dense, plain in ((found[0], found[2], image_labels), (found[1], found[3], token_labels)):
-        expected = expected_labels(plain.dense(), kept)
-        torch.testing.assert_close(dense.double(), expected, atol=1e-6, rtol=0)
-        torch.testing.assert_close(sparse.dense().double(), expected, atol=1e-6, rtol=0)
+        assert_mixed(plain, kept, sparse.dense(), dense)
 
 
 def test_a_token_inside_the_box_has_exactly_the_label_of_what_it_shows():
@@ -285,9 +283,7 @@ def test_mixtoken_shows_the_share_that_its_labels_say_and_twice_is_the_identity(
     paired = torch.arange(batch) != torch.arange(batch).flip(0)
     torch.testing.assert_close(1 - changed[paired], torch.full_like(changed[paired], box.share), atol=1e-12, rtol=0)
     labels = random_labels(batch, 4, CLASSES, seed=seed)
-    expected = expected_labels(labels.dense(), np.full(batch, box.share))
-    torch.testing.assert_close(box.labels(labels.dense()).double(), expected, atol=1e-6, rtol=0)
-    torch.testing.assert_close(box.labels(labels).dense().double(), expected, atol=1e-6, rtol=0)
+    assert_mixed(labels, np.full(batch, box.share), box.labels(labels).dense(), box.labels(labels.dense()))
 
 
 def test_boxes_of_tokens_have_even_sides_and_may_be_empty():

@@ -12,7 +12,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torchvision.ops import roi_align
 
-import relabel
 from relabel.errors import InvalidValueError
 from relabel.published import TokenLabeling, mirrored, relabel_targets, token_labeling_targets
 from relabel.score_map import ScoreMap
@@ -20,11 +19,6 @@ from relabel.score_map import ScoreMap
 DATA = Path(__file__).parent / "data"
 WHOLE = [0.0, 0.0, 1.0, 1.0]
 MODES = [False, True]
-
-
-def test_the_room_is_found_by_its_name():
-    found = relabel.__getattr__("published")  # importing it, as above, has set the attribute
-    assert found.relabel_targets is relabel.published.relabel_targets is relabel_targets
 
 
 def golden(name):

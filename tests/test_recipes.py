@@ -67,13 +67,6 @@ def test_learning_rates_follow_the_batch_size() -> None:
 
 
 @pytest.mark.parametrize(
-    ("target", "uses"), [("one-hot", False), ("smoothed", False), ("relabel", True), ("token", True)]
-)
-def test_only_soft_targets_use_a_store(target: str, uses: bool) -> None:
-    assert made(target=target, smoothing=0.1 if target == "smoothed" else 0.0).uses_store is uses
-
-
-@pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"name": ""}, "name must be a name"),

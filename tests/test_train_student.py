@@ -205,10 +205,6 @@ def test_every_field_of_a_recipe_is_an_option_and_overrides_a_preset() -> None:
     }  # fmt: skip
 
 
-def _train(arguments: list[str]) -> None:
-    train_student.main(arguments)
-
-
 def _log(out: Path) -> list[dict[str, str]]:
     with (out / "log.csv").open(newline="") as file:
         return list(csv.DictReader(file))
@@ -238,7 +234,7 @@ def test_a_student_trains_on_every_target_and_leaves_log_curves_and_checkpoint(
 ) -> None:
     out = tmp_path / "out"
     needs_labels = how[how.index("--target") + 1] in ("relabel", "token")
-    _train(folders.options(out, *how, labels=needs_labels))
+    train_student.main(folders.options(out, *how, labels=needs_labels))
     lines = _log(out)
     assert [line["epoch"] for line in lines] == ["1", "2"]
     assert all(0 < float(line["train_loss"]) < 10 for line in lines)
@@ -253,7 +249,9 @@ def test_a_student_trains_on_every_target_and_leaves_log_curves_and_checkpoint(
 def test_colours_are_learned_from_soft_labels_and_from_token_labels(folders: Folders, tmp_path: Path) -> None:
     for target in ("relabel", "token"):
         out = tmp_path / target
-        _train(folders.options(out, *_CONVNET, "--target", target, "--epochs", "6", "--learning-rate", "0.01"))
+        train_student.main(
+            folders.options(out, *_CONVNET, "--target", target, "--epochs", "6", "--learning-rate", "0.01")
+        )
         assert float(_log(out)[-1]["val_top1"]) > 90
         assert float(_log(out)[-1]["train_loss"]) < float(_log(out)[0]["train_loss"])
 
@@ -266,7 +264,7 @@ def test_a_resumed_run_is_equal_to_one_that_never_stopped(
     folders: Folders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: tuple[str, ...]
 ) -> None:
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
-    _train(folders.options(whole, *how))
+    train_student.main(folders.options(whole, *how))
     write = train_student.save_checkpoint
 
     def die_after_one(folder: Path, state: Any) -> None:
@@ -276,9 +274,9 @@ def test_a_resumed_run_is_equal_to_one_that_never_stopped(
     with monkeypatch.context() as patch:
         patch.setattr(train_student, "save_checkpoint", die_after_one)
         with pytest.raises(KeyboardInterrupt):
-            _train(folders.options(stopped, *how))
+            train_student.main(folders.options(stopped, *how))
     assert len(_log(stopped)) == 1
-    _train(folders.options(stopped, *how, "--resume"))
+    train_student.main(folders.options(stopped, *how, "--resume"))
     one, other = _weights(whole), _weights(stopped)
     assert one.keys() == other.keys()
     assert all(torch.equal(one[name], other[name]) for name in one)
@@ -336,7 +334,7 @@ def test_what_cannot_be_done_is_said_in_a_sentence(
     labels = "--no-labels" not in how
     given = folders.options(tmp_path / "out", *(word for word in how if word != "--no-labels"), labels=labels)
     with pytest.raises(SystemExit) as left:
-        _train(given)
+        train_student.main(given)
     assert left.value.code == 2
     assert sentence in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
@@ -351,18 +349,18 @@ def test_images_without_labels_and_other_classes_are_refused(
         (more / name).mkdir(parents=True)
         Image.new("RGB", (40, 40)).save(more / name / "new.png")
     with pytest.raises(SystemExit):
-        _train([*given, "--images", str(more)])
+        train_student.main([*given, "--images", str(more)])
     assert "has no image of 3 of 3 keys" in capsys.readouterr().err
     (more / "violet").mkdir()
     Image.new("RGB", (40, 40)).save(more / "violet" / "new.png")
     with pytest.raises(SystemExit):
-        _train([*given, "--images", str(more)])
+        train_student.main([*given, "--images", str(more)])
     assert "only in one of them: violet" in capsys.readouterr().err
     with pytest.raises(SystemExit):
-        _train([*given, "--images", str(more), "--val", str(more)])
+        train_student.main([*given, "--images", str(more), "--val", str(more)])
     assert "has labels of 3 classes" in capsys.readouterr().err
     with pytest.raises(SystemExit):
-        _train([*given, "--images", str(tmp_path / "absent")])
+        train_student.main([*given, "--images", str(tmp_path / "absent")])
     assert "no folder of class folders" in capsys.readouterr().err
 
 
@@ -370,10 +368,10 @@ def test_a_checkpoint_of_another_recipe_is_refused_and_no_run_is_overwritten(
     folders: Folders, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     given = folders.options(tmp_path / "out", *_CONVNET, "--target", "one-hot", "--epochs", "1")
-    _train(given)
+    train_student.main(given)
     with pytest.raises(SystemExit):
-        _train([*given, "--target", "smoothed", "--smoothing", "0.2", "--resume"])
+        train_student.main([*given, "--target", "smoothed", "--smoothing", "0.2", "--resume"])
     assert "target 'one-hot', now 'smoothed'" in capsys.readouterr().err
     with pytest.raises(SystemExit):
-        _train(given)
+        train_student.main(given)
     assert "holds a run: go on with --resume" in capsys.readouterr().err

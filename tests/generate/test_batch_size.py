@@ -9,7 +9,8 @@ from types import SimpleNamespace
 import generating
 import pytest
 import torch
-from generating import make_teacher, options, store_bytes, write_tars
+from generating import make_teacher, options, write_tars
+from store.samples import contents
 from torch import Tensor
 
 from relabel.generate import batch_size, generate
@@ -94,7 +95,7 @@ def test_a_run_finds_its_batch_size_and_labels_nothing_by_it(tmp_path):
     assert auto.batch_size in (8, 16)
     assert auto.images == 12
     generate(images, tmp_path / "given", make_teacher(), options(batch_size=4))
-    assert store_bytes(tmp_path / "auto") == store_bytes(tmp_path / "given")
+    assert contents(tmp_path / "auto") == contents(tmp_path / "given")
 
 
 def test_a_run_with_nothing_to_label_looks_for_no_batch_size(tmp_path):

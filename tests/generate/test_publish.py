@@ -93,14 +93,6 @@ def test_rows_without_a_map_are_failures_with_their_reason(publisher):
     assert (publisher.images, publisher.published, writer.closed) == (5, 1, 1)
 
 
-def test_a_batch_without_any_map_keeps_its_rows(publisher):
-    shard = opened(publisher, writer := FakeWriter(), footprints=True)
-    put(publisher, shard, "cut", "cut", last=True)
-    publisher.finish()
-    assert writer.added == [[]]
-    assert writer.table.statuses.tolist() == [2, 2]
-
-
 def test_an_error_is_raised_by_a_later_put_and_none_waits_for_ever(publisher):
     shard = opened(publisher, FakeWriter(fail=disk_full))
 
@@ -130,13 +122,6 @@ def test_a_shard_that_lacks_a_batch_is_never_published(publisher):
     assert writer.table is None
 
 
-def test_an_error_in_the_last_batch_is_raised_by_finish(publisher):
-    put(publisher, opened(publisher, FakeWriter(fail=disk_full)), "", last=True)
-    with pytest.raises(StoreError, match="the disk is full"):
-        publisher.finish()
-    assert publisher.published == 0
-
-
 def test_closing_gives_up_every_open_shard_even_where_one_cannot_be(publisher):
     class Stuck(FakeWriter):
         def close(self) -> None:
@@ -158,14 +143,3 @@ def test_a_shard_that_is_given_up_counts_for_nothing(publisher):
     publisher.finish()
     assert (publisher.images, publisher.published, publisher.failures) == (0, 0, [])
     assert (writer.closed, writer.table) == (1, None)
-
-
-def test_every_batch_advances_the_progress():
-    counts: list[int] = []
-    publisher = Publisher(counts.append)
-    shard = opened(publisher, FakeWriter())
-    put(publisher, shard, "", "", last=False)
-    put(publisher, shard, "cut", last=True)
-    publisher.finish()
-    publisher.close()
-    assert counts == [2, 1]

@@ -19,11 +19,11 @@ from generating import (
     picture,
     rows_by_key,
     samples,
-    store_bytes,
     write_folder,
     write_tar,
     write_tars,
 )
+from store.samples import contents
 from torch import Tensor
 
 from relabel.errors import ManifestMismatchError, SourceError, StoreBusyError
@@ -142,7 +142,7 @@ def ranks(images: str, store: Path, order: tuple[int, ...]) -> None:
 def test_the_bytes_do_not_depend_on_how_the_store_was_made(tars, tmp_path, make):
     once(tars, tmp_path / "one")
     make(tars, tmp_path / "other")
-    assert store_bytes(tmp_path / "one") == store_bytes(tmp_path / "other")
+    assert contents(tmp_path / "one") == contents(tmp_path / "other")
     assert findings(tmp_path / "other", tars) == []
 
 
@@ -153,12 +153,6 @@ def test_a_folder_gets_the_same_labels_as_its_tars(tars, tmp_path):
     assert rows_by_key(tmp_path / "a") == rows_by_key(tmp_path / "b")
     assert StoreReader(tmp_path / "b").manifest.data.counts == (8, 8, 5)
     assert findings(tmp_path / "b", folder) == []
-
-
-def test_a_teacher_that_looks_at_images_one_by_one_may_take_any_batch(tars, tmp_path):
-    for size in (1, 3, 64):
-        generate(tars, tmp_path / str(size), make_teacher(), options(batch_size=size))
-    assert store_bytes(tmp_path / "1") == store_bytes(tmp_path / "3") == store_bytes(tmp_path / "64")
 
 
 @pytest.mark.parametrize(
@@ -294,7 +288,7 @@ def test_a_tar_that_changed_is_not_published_and_the_others_are(tars, tmp_path, 
     tar.write_bytes(before)
     assert generate(tars, tmp_path / "store", make_teacher(), options()).is_good
     generate(tars, tmp_path / "whole", make_teacher(), options())
-    assert store_bytes(tmp_path / "store") == store_bytes(tmp_path / "whole")
+    assert contents(tmp_path / "store") == contents(tmp_path / "whole")
 
 
 def test_an_image_added_after_the_listing_is_not_labeled_and_the_next_run_says_so(tars, tmp_path, monkeypatch):
@@ -335,7 +329,7 @@ def test_a_shard_that_another_process_writes_is_refused_and_others_stay(tars, tm
         generate(tars, tmp_path / "store", teacher, options())
     generate(tars, tmp_path / "store", teacher, options())
     generate(tars, tmp_path / "whole", teacher, options())
-    assert store_bytes(tmp_path / "store") == store_bytes(tmp_path / "whole")
+    assert contents(tmp_path / "store") == contents(tmp_path / "whole")
 
 
 def test_images_that_cannot_be_listed_leave_no_store(tmp_path):
@@ -364,7 +358,7 @@ def test_shards_with_failed_images_are_labeled_again_where_that_is_asked_for(men
     summary = generate(mended, store, make_teacher(), options(retry_failed=True))
     assert (summary.shards_skipped, summary.shards_published, summary.failed_earlier) == (1, 1, 0)
     generate(mended, tmp_path / "whole", make_teacher(), options())
-    assert store_bytes(store) == store_bytes(tmp_path / "whole")
+    assert contents(store) == contents(tmp_path / "whole")
     assert findings(store, mended) == []
     assert generate(mended, store, make_teacher(), options(retry_failed=True)).had_nothing_to_do
 
@@ -430,10 +424,10 @@ def test_an_ensemble_labels_with_its_mean_and_its_store_says_so(tars, tmp_path):
 )
 def test_another_teacher_or_other_options_are_refused_by_name(tars, tmp_path, teacher, given, what):
     generate(tars, tmp_path / "store", make_teacher(), options())
-    before = store_bytes(tmp_path / "store")
+    before = contents(tmp_path / "store")
     with pytest.raises(ManifestMismatchError, match=what):
         generate(tars, tmp_path / "store", make_teacher(**teacher), options(**given))
-    assert store_bytes(tmp_path / "store") == before
+    assert contents(tmp_path / "store") == before
 
 
 @pytest.mark.parametrize(

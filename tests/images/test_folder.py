@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from torchvision.datasets import ImageFolder
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from relabel.errors import SourceError
-from relabel.images import EncodedImage, ImageSource, image_hash, open_source
+from relabel.images import EncodedImage, ImageSource, open_source
 
 
 def put(root: Path, *keys: str) -> dict[str, bytes]:
@@ -111,18 +110,6 @@ class TestReading:
         source = open_source(str(tmp_path))
         listed(source)
         assert read(open_source(str(tmp_path))) == read(source)
-
-    def test_a_folder_and_a_tar_give_the_same_bytes_and_hashes(self, tmp_path: Path) -> None:
-        written = put(tmp_path / "folder", *(f"c/{n}.png" for n in range(5)))
-        with tarfile.open(tmp_path / "same.tar", "w") as tar:
-            tar.add(tmp_path / "folder" / "c", "c")
-        from_tar = {
-            image.key: image_hash(image.data)
-            for image in read(open_source(str(tmp_path / "same.tar")), part="same.tar")
-        }
-        folder = read(open_source(str(tmp_path / "folder")))
-        assert {image.key.removesuffix(".png"): image_hash(image.data) for image in folder} == from_tar
-        assert len(from_tar) == len(written)
 
     def test_progress_adds_up_to_the_images(self, tmp_path: Path) -> None:
         put(tmp_path, "a/1.png", "a/2.png", "b/3.png", "4.png")

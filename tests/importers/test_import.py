@@ -10,7 +10,7 @@ import numpy as np
 import oracle
 import pytest
 import torch
-from generating import store_bytes, write_tar
+from generating import write_tar
 from importers.archives import (
     CLASSES,
     SAVE,
@@ -22,6 +22,7 @@ from importers.archives import (
     published_label,
     run,
 )
+from store.samples import contents
 
 import relabel
 import relabel.importers.shard
@@ -190,10 +191,10 @@ def test_planes_beyond_what_images_list_are_not_made(archive, store, lists):
 
 def test_a_rerun_skips_what_is_there(archive, store):
     imported("relabel", archive, store, "--samples-per-shard", 3)
-    before = store_bytes(store)
+    before = contents(store)
     printed = imported("relabel", archive, store, "--samples-per-shard", 3)
     assert f"{store}: nothing to do, all 2 shards were there already" in printed
-    assert store_bytes(store) == before
+    assert contents(store) == before
 
 
 def test_an_interrupted_import_goes_on_to_the_same_bytes(tmp_path, monkeypatch):
@@ -217,7 +218,7 @@ def test_an_interrupted_import_goes_on_to_the_same_bytes(tmp_path, monkeypatch):
     monkeypatch.undo()
     printed = imported("relabel", archive, store, "--samples-per-shard", 2, "--workers", 1)
     assert "2 shards published, 3 were there already, of 5" in printed
-    assert store_bytes(store) == store_bytes(whole)
+    assert contents(store) == contents(whole)
 
 
 def test_processes_make_the_same_store(tmp_path, monkeypatch):
@@ -233,13 +234,13 @@ def test_processes_make_the_same_store(tmp_path, monkeypatch):
     )
     imported("tokenlabeling", archive, tmp_path / "two.zarr", *whole, "--workers", 2)
     assert started == [2]
-    assert store_bytes(tmp_path / "two.zarr") == store_bytes(tmp_path / "one.zarr")
+    assert contents(tmp_path / "two.zarr") == contents(tmp_path / "one.zarr")
 
 
 def test_another_archive_or_other_options_are_refused_with_the_difference(lists, tmp_path):
     archive, store = make_archive(tmp_path / "archive", "relabel", STEMS, lists), tmp_path / "labels.zarr"
     imported("relabel", archive, store)
-    before = store_bytes(store)
+    before = contents(store)
     assert "scores.planes" in imported("relabel", archive, store, "--planes", 2, code=2)
     assert "imported.orientation: 'yx' != 'xy'" in imported("relabel", archive, store, "--orientation", "xy", code=2)
     assert "teacher.name" in imported("relabel", archive, store, "--teacher-name", "other", code=2)
@@ -247,7 +248,7 @@ def test_another_archive_or_other_options_are_refused_with_the_difference(lists,
     said = imported("relabel", archive, store, code=2)
     assert "imported.digest" in said
     assert "scores." not in said
-    assert store_bytes(store) == before
+    assert contents(store) == before
 
 
 def test_files_that_change_meanwhile_leave_their_shard_unpublished(archive, store, lists, monkeypatch):
@@ -294,7 +295,7 @@ def test_maps_are_read_and_planes_made_a_few_at_a_time(archive, tmp_path, monkey
     monkeypatch.setattr(relabel.importers.shard, "_NUMBERS", 1)
     monkeypatch.setattr(relabel.importers.shard, "TOGETHER", 3)
     imported("relabel", archive, tmp_path / "one_by_one.zarr")
-    assert store_bytes(tmp_path / "one_by_one.zarr") == store_bytes(tmp_path / "at_once.zarr")
+    assert contents(tmp_path / "one_by_one.zarr") == contents(tmp_path / "at_once.zarr")
 
 
 def test_what_is_no_map_is_a_failed_row_and_the_others_are_imported(archive, store):

@@ -26,11 +26,6 @@ def test_a_size_that_is_none_is_refused(size: Any) -> None:
             ask(WHOLE, size)
 
 
-def test_a_flip_that_is_no_tensor_is_refused() -> None:
-    with pytest.raises(InvalidValueError, match=r"flip must be \(2,\), one a box; got a list"):
-        MAPS.pool(WHOLE, flip=[True, False])  # type: ignore[call-overload]
-
-
 def test_one_image_of_a_map_is_asked_for_by_a_slice() -> None:
     with pytest.raises(InvalidValueError, match=r"give \[1:2\]"):
         MAPS[1]  # type: ignore[index]

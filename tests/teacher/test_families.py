@@ -10,6 +10,7 @@ import sys
 import pytest
 import timm
 import torch
+from teacher.test_dense import _off
 from torch import nn
 
 from relabel.errors import TeacherError
@@ -125,10 +126,6 @@ def _seen(model, images, *modules):
     for handle in handles:
         handle.remove()
     return seen
-
-
-def _off(found, expected):
-    return float((found - expected).abs().max() / (expected - expected.mean(1, keepdim=True)).abs().max())
 
 
 @pytest.mark.parametrize("name", SHALLOW)

@@ -68,12 +68,6 @@ def test_a_module_answers_in_eval_mode_without_gradients_and_is_known_by_its_wei
     assert load(other).record.weights_digest != teacher.record.weights_digest
 
 
-def test_a_plain_callable_answers_too(load):
-    teacher = load(lambda: lambda images: nn.functional.avg_pool2d(images, STRIDE))
-    assert (teacher.num_classes, teacher.grid.size_hw) == (3, (14, 14))
-    assert teacher.preprocessing.image_size_hw == (224, 224)
-
-
 def test_its_preprocessing_is_what_the_model_says_of_it(load):
     said = _said(image_size_hw=[32, 64], mean=torch.tensor([0.5, 0.4, 0.3]), std=[0.2] * 3, interpolation="bicubic")
     made = load(said, fit="center").preprocessing

@@ -153,11 +153,6 @@ def test_the_classifiers_that_only_training_asks_are_left_out(saved, photos):
     torch.testing.assert_close(teacher(images).mean((2, 3)), model(_normalised(images)), rtol=1e-4, atol=1e-4)
 
 
-def test_a_checkpoint_of_another_model_is_refused(saved):
-    with pytest.raises(TeacherError, match=r"checkpoint does not fit torchvision:resnet18: .* missing"):
-        _load("resnet18", checkpoint=saved(_trained(models.squeezenet1_1())))
-
-
 @pytest.fixture
 def small_transformers(monkeypatch):
     """Vision transformers of torchvision's become small ones."""
