@@ -63,11 +63,6 @@ def test_batches_are_evened_out_where_the_count_is_known(listed, sizes):
     assert [batch.is_last for batch in found] == [False, False, True]
 
 
-def test_a_count_that_is_a_limit_may_be_missed():
-    (batch,) = collected(Source(a=pictures(3)), plan([("a", 100)]), listed=False)
-    assert (len(batch.rows), batch.is_last) == (3, True)
-
-
 def cut(count: int) -> Callable[[], Iterator[EncodedImage]]:
     def images() -> Iterator[EncodedImage]:
         yield from map(image, range(count))

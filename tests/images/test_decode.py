@@ -208,11 +208,6 @@ class TestFootprints:
         assert np.abs(pixels[1] - 255 * y[shown_y, None]).max() <= slack_y
         assert pixels[2].max() == 0
 
-    def test_center_is_pillows_crop_then_resize(self) -> None:
-        image = photograph_like(60, 80)
-        theirs = image.crop((10, 0, 70, 60)).resize((32, 32), Image.Resampling.BILINEAR)
-        assert np.abs(pixels_of(encoded(image), (32, 32), "center") - np.asarray(theirs)).max() <= 1
-
     def test_letterbox_margins_have_the_mean_colour_and_hold_no_image(self) -> None:
         pixels = pixels_of(encoded(Image.new("RGB", (80, 40), "white")), (32, 32), "letterbox", mean=(0.5, 0.25, 1.0))
         assert np.array_equal(np.unique(pixels[:8].reshape(-1, 3), axis=0), [[128, 64, 255]])

@@ -10,7 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from stores import RAW_LOGITS, make_store, random_logits
+from stores import make_store, random_logits
 
 import relabel
 from relabel.errors import LabelError, StoreError
@@ -68,11 +68,6 @@ def test_a_footprint_comes_with_the_map(tmp_path: Path, each: bool) -> None:
     assert read.to("cpu").pool(torch.tensor([[0.2, 0, 0.5, 1]]).expand(2, 4)).sum(1).tolist() == pytest.approx([1, 1])
 
 
-def test_maps_of_per_cell_classes_may_have_holes(tmp_path: Path) -> None:
-    make_store(tmp_path / "s.zarr", KEYS, random_logits(5, 12, (3, 4)), **RAW_LOGITS)
-    assert relabel.open(tmp_path / "s.zarr")[[0]].holes
-
-
 def test_unknown_keys_are_listed_beside_one_that_is_there(store: Path) -> None:
     maps = relabel.open(store)
     with pytest.raises(LabelError, match=r"2 of 3 keys: '0\.jpg', 'x'.*look like 'a/0\.jpg'"):
@@ -95,15 +90,6 @@ def test_a_failed_image_has_a_row_but_no_label_and_its_reason_is_told(store: Pat
     assert maps.has_label(rows).tolist() == [True] * 4 + [False]
     with pytest.raises(LabelError, match=r"'c/4\.jpg'.*not a readable image: cut"):
         maps[rows]
-
-
-def test_a_row_beyond_the_images_is_an_error(store: Path) -> None:
-    maps = relabel.open(store)
-    for row in (-1, 6):
-        with pytest.raises(LabelError, match=r"\[0, 6\)"):
-            maps[[row]]
-    with pytest.raises(LabelError, match="holds no image"):
-        maps[[5]]
 
 
 def test_what_is_no_row_is_not_taken_for_one(tmp_path: Path) -> None:
@@ -172,7 +158,3 @@ def test_the_index_answers_as_a_dict_does(shards: list[list[str]], others: list[
     wanted = [*used, *others]
     assert index.rows(wanted).tolist() == [rows.get(key, -1) for key in wanted]
     assert len(index) == len(used)
-
-
-def test_the_keys_of_a_store_can_be_read(store: Path) -> None:
-    assert list(relabel.open(store).keys()) == EVERY
