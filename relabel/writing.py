@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import secrets
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -87,16 +88,18 @@ def write(
     ...     relabel.open(f"{folder}/labels.zarr").rows(["c.jpg"])
     tensor([2])
     """
-    options = options or WriteOptions()
+    options, path = options or WriteOptions(), Path(store)
+    if "://" in str(store):
+        raise StoreError(f"{store} is a URL, and write makes local folders. Copy the store there afterwards")
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise StoreError(f"{store} is there already: give another folder, or delete it")
     rows, names = _rows(keys, images, options)
-    batches = iter([maps] if isinstance(maps, ScoreMap) else maps)
+    batches = _checked([maps] if isinstance(maps, ScoreMap) else maps)
     first = next(batches, None)
     if first is None or (isinstance(maps, ScoreMap) and len(maps) != len(keys)):
         raise InvalidValueError(f"{len(keys)} keys need as many maps; got {0 if first is None else len(first)}")
     listing = Listing.of("written", (SourcePart("", tuple(keys)),), options.rows_per_shard, names)
-    writer = create_or_open(Path(store), _manifest(first, listing.record, options))
-    if writer.published():
-        raise StoreError(f"{store} holds shards already: give another folder, or delete it")
+    writer = create_or_open(path, _manifest(first, listing.record, options))
     arriving = _Arriving(itertools.chain([first], batches), len(keys))
     for task in listing.tasks:
         with writer.claim(task.shard) as shard:
@@ -139,7 +142,8 @@ class _Arriving:
 def _manifest(first: ScoreMap, data: DataRecord, options: WriteOptions) -> Manifest:
     planes = first.planes.shape[1]
     return Manifest(
-        teacher=TeacherRecord.unseen(options.teacher),
+        # A number of its own for each run: shards of other logits under the same keys must not pass for this one's.
+        teacher=replace(TeacherRecord.unseen(options.teacher), weights_digest=secrets.token_hex(32)),
         preprocessing=None,
         scores=ScoreRecord(
             num_classes=first.num_classes,
@@ -161,8 +165,9 @@ def _rows(
     keys: Sequence[str], images: str | ImageSource | None, options: WriteOptions
 ) -> tuple[list[Row], tuple[str, ...] | None]:
     """What is known of each image, in the order of the keys, and the names of the ground truth's classes."""
-    if isinstance(keys, str) or not keys or not all(isinstance(key, str) and key for key in keys):
-        raise InvalidValueError("keys are a sequence of strings, one per map, none of them empty")
+    # A set has no order to go by, and an array of numpy no strings of Python.
+    if not isinstance(keys, (list, tuple)) or not keys or not all(isinstance(key, str) and key for key in keys):
+        raise InvalidValueError("keys are a list of strings, one per map in their order, none of them empty")
     check_text(keys)
     rows = {key: Row(key=key) for key in keys}
     if len(rows) < len(keys):
@@ -174,8 +179,25 @@ def _rows(
     if options.labels is not None:
         if len(options.labels) != len(keys):
             raise InvalidValueError(f"{len(keys)} keys need as many labels; got {len(options.labels)}")
+        _check_labels(options.labels, names)
         rows = {key: replace(rows[key], label=int(label)) for key, label in zip(keys, options.labels, strict=True)}
     return list(rows.values()), names
+
+
+def _check_labels(labels: Sequence[int], names: tuple[str, ...] | None) -> None:
+    most = 2**31 if names is None else len(names)
+    for label in labels:
+        if isinstance(label, bool) or not isinstance(label, (int, np.integer)) or not -1 <= label < most:
+            raise InvalidValueError(f"labels are whole numbers from -1 (unknown) to {most - 1}; got {label!r}")
+
+
+def _checked(batches: Iterable[ScoreMap]) -> Iterator[ScoreMap]:
+    for batch in batches:
+        if not isinstance(batch, ScoreMap):
+            raise InvalidValueError(
+                f"maps are ScoreMaps, which ScoreMap.from_logits makes of logits; got a {type(batch).__name__}"
+            )
+        yield batch
 
 
 def _read(source: ImageSource, rows: dict[str, Row]) -> tuple[str, ...] | None:

@@ -73,10 +73,14 @@ def test_without_images_everything_about_them_is_unknown_and_the_store_is_sound_
     [
         (["a", "a"], 2, {}, "'a' stands twice"),
         (["a", ""], 2, {}, "none of them empty"),
-        ("ab", 2, {}, "sequence of strings"),
+        ("ab", 2, {}, "list of strings"),
         (["a", "b"], 3, {}, "2 keys need as many maps; got 3"),
         (["a", "\udcff"], 2, {}, "UTF-8"),
         (["a", "b"], 2, {"labels": [1]}, "2 keys need as many labels; got 1"),
+        ({"a", "b"}, 2, {}, "list of strings"),
+        (["a", "b"], 2, {"labels": [1, 2.7]}, r"whole numbers from -1 .* got 2\.7"),
+        (["a", "b"], 2, {"labels": [1, -5]}, "got -5"),
+        (["a", "b"], 2, {"labels": [1, 5], "label_names": ("x", "y")}, r"to 1; got 5"),
         (["a", "b"], 2, {"class_names": ("one",)}, "12 classes need as many class names; got 1"),
     ],
 )
@@ -94,8 +98,24 @@ def test_maps_that_are_too_few_or_too_many_publish_no_whole_store(tmp_path, coun
         write(tmp_path / "s.zarr", KEYS, batches, options=WriteOptions(rows_per_shard=4))
     with pytest.raises(StoreError, match=r"1 of 2 shards .* are not published"):
         relabel.open(tmp_path / "s.zarr")
-    with pytest.raises(StoreError, match="holds shards already"):
+    with pytest.raises(StoreError, match="is there already: give another folder, or delete it"):
         write(tmp_path / "s.zarr", KEYS, maps_of(logits[:7]), options=WriteOptions(rows_per_shard=4))
+
+
+def test_a_shard_of_another_run_is_found(tmp_path):
+    for name, logits in (("a", LOGITS), ("b", LOGITS[::-1].copy())):
+        write(tmp_path / name, KEYS, maps_of(logits), options=WriteOptions(rows_per_shard=4))
+    for file in (tmp_path / "b").glob("*/c.0.*"):
+        (tmp_path / "a" / file.parent.name / file.name).write_bytes(file.read_bytes())
+    (finding,) = verify_shards(tmp_path / "a", show_progress=False).findings
+    assert "do not belong together" in finding.what
+
+
+def test_what_is_no_map_and_what_is_no_folder_are_refused(tmp_path):
+    with pytest.raises(InvalidValueError, match="got a Tensor"):
+        write(tmp_path / "s.zarr", KEYS, [torch.from_numpy(LOGITS)])
+    with pytest.raises(StoreError, match="is a URL"):
+        write("s3://bucket/s.zarr", KEYS, maps_of(LOGITS))
 
 
 def test_a_batch_of_another_kind_is_refused(tmp_path):
