@@ -68,7 +68,7 @@ def write(
     that `generate` made; it says that its teacher is unknown.
 
     Args:
-        store: the store's folder, which must not hold a shard yet.
+        store: the store's folder, which must not be there yet, or be empty.
         keys: of the images, each once, in the order of the maps.
         maps: all of them, or batches in order; of one number of classes, planes and profile classes, and one grid.
         images: the images, as for `generate`, whose keys are among those: the store then knows each one's hash, size,
@@ -76,8 +76,9 @@ def write(
         options: everything else.
 
     Raises:
-        InvalidValueError: a key twice or empty, as many maps as there are not keys, or maps that differ in kind.
-        SourceError: the images cannot be listed, or lack some of the keys.
+        InvalidValueError: a key twice or empty, or without an image; more or fewer maps or labels than keys, maps that
+            differ in kind, or a label that is none.
+        SourceError: the images cannot be listed.
         ImageError: one of them is not an image.
         StoreError: the store is there already, or cannot be written.
 

@@ -131,9 +131,11 @@ class TeacherRecord:
 
     @property
     def described(self) -> str:
-        """Its name, its weights and the beginning of their digest, for a person."""
+        """Its name, its weights and, where they are known, the beginning of their digest, for a person."""
         seed = "" if self.seed is None else f", seed {self.seed}"
-        return f"{self.name} ({self.weights} weights{seed}, sha256 {self.weights_digest[:12]})"
+        # Of weights that nobody saw the digest is no sha256.
+        digest = "" if self.weights == "unknown" else f", sha256 {self.weights_digest[:12]}"
+        return f"{self.name} ({self.weights} weights{seed}{digest})"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
