@@ -120,7 +120,7 @@ def seal(store: Path) -> None:
     identity = hashlib.sha256(json.dumps(told, sort_keys=True, separators=(",", ":")).encode())
     body["identity"] = identity.hexdigest()
     (store / "zarr.json").write_text(json.dumps(group))
-    names = ["classes", "scores", "profile", "footprint", "key", "image_hash", "label"]
+    names = ["classes", "scores", "profile", "checksum", "footprint", "key", "image_hash", "label"]
     for file in store.glob("digest/c.*"):
         shard = int(file.name.split(".")[1])
         files = [

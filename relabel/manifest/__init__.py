@@ -16,7 +16,9 @@ from relabel.manifest.records import CodeType as CodeType
 from relabel.manifest.records import Compression as Compression
 from relabel.manifest.records import DataRecord as DataRecord
 from relabel.manifest.records import Decode as Decode
+from relabel.manifest.records import Exif as Exif
 from relabel.manifest.records import Fit as Fit
+from relabel.manifest.records import Frame as Frame
 from relabel.manifest.records import ImportRecord as ImportRecord
 from relabel.manifest.records import Interpolation as Interpolation
 from relabel.manifest.records import KeptRecord as KeptRecord

@@ -15,6 +15,7 @@ from relabel.manifest.reading import plain, read
 from relabel.manifest.records import (
     DataRecord,
     Fit,
+    Frame,
     ImportRecord,
     MemberRecord,
     Preprocessing,
@@ -74,6 +75,11 @@ class Manifest:
     def fit(self) -> Fit | None:
         """How images became the teacher's input; None where that is not known."""
         return None if self.preprocessing is None else self.preprocessing.fit
+
+    @property
+    def frame(self) -> Frame:
+        """What boxes are fractions of: the image "decoded", without EXIF rotation, or turned "upright" by it."""
+        return "upright" if self.preprocessing is not None and self.preprocessing.exif == "upright" else "decoded"
 
     def identity(self) -> bytes:
         """32 bytes that two manifests share if and only if they differ in nothing but `versions`.

@@ -14,6 +14,8 @@ Scores = Literal["log-probability", "logit"]
 CodeType = Literal["uint8", "float16"]
 Compression = Literal["zstd", "none"]
 Decode = Literal["cpu", "cuda"]
+Exif = Literal["ignored", "upright"]
+Frame = Literal["decoded", "upright"]
 Interpolation = Literal["bilinear", "bicubic"]
 Select = Literal["image", "cell"]
 Kind = Literal["webdataset", "folder", "list", "written"]
@@ -45,7 +47,8 @@ class Preprocessing:
     `image_size_hw` is (height, width) in pixels; `mean` and `std` are per channel, of pixels scaled to [0, 1];
     `fit` is "squash" (resize to the size, whatever the aspect ratio), "center" (a centred crop of that aspect ratio,
     its sides `crop` times those of the largest such) or "letterbox" (the whole image, padded); `decode` is where JPEGs
-    were decoded, since a GPU's decoder rounds otherwise.
+    were decoded, since a GPU's decoder rounds otherwise; with `exif` "upright" the decoded image was first turned as
+    its EXIF orientation says, and boxes are of what came out.
     """
 
     image_size_hw: tuple[int, int]
@@ -55,6 +58,7 @@ class Preprocessing:
     fit: Fit = "squash"
     crop: float = 1.0
     decode: Decode = "cpu"
+    exif: Exif = "ignored"
 
     def __post_init__(self) -> None:
         if len(self.image_size_hw) != 2 or min(self.image_size_hw) < 1:
@@ -67,6 +71,7 @@ class Preprocessing:
         _check_choice("interpolation", self.interpolation, Interpolation)
         _check_choice("fit", self.fit, Fit)
         _check_choice("decode", self.decode, Decode)
+        _check_choice("exif", self.exif, Exif)
         if not 0 < self.crop <= 1 or (self.crop != 1 and self.fit != "center"):
             raise InvalidValueError(
                 "crop is the part of the largest centred crop's side that fit 'center' keeps, in (0, 1]; any other fit "

@@ -138,6 +138,11 @@ CODECS: dict[Compression, Codec] = {"zstd": ZSTD, "none": CRC32C}
 """Of score maps, by the name of the compression in the manifest."""
 
 
+def checksum_of(chunk: bytes) -> int:
+    """The checksum that a chunk carries as its last 4 bytes: both codecs', of what is in it."""
+    return int.from_bytes(chunk[-4:], "little")
+
+
 ENTRY_BYTES = 16
 """Of a row in a shard's index: the offset and the length of its inner chunk, 8 bytes each."""
 

@@ -99,6 +99,7 @@ def arrays_of(manifest: Manifest) -> dict[str, ArraySpec]:
             codec=CRC32C,
             attributes={"scale_factor": 0.125, "add_offset": 0.0},
         ),
+        ArraySpec(name="checksum", dtype="uint32", fill=0, codec=CRC32C),
         ArraySpec(name="footprint", tail=(4,), dims=("xyxy",), dtype="float32", fill=float("nan")),
         ArraySpec(name="key", dtype="string", fill=""),
         ArraySpec(name="image_hash", dtype="uint64", fill=0),

@@ -156,7 +156,8 @@ class ShardWriter:
         spec = self._store.arrays["scores"]
         little = np.ascontiguousarray(batch.scores, spec.little)
         for row, scores in zip(numbers, little, strict=True):
-            self._maps[row] = spec.codec.encode(scores.tobytes())
+            chunk = self._maps[row] = spec.codec.encode(scores.tobytes())
+            self._columns["checksum"][row] = codecs.checksum_of(chunk)
 
     def publish(self, table: RowTable) -> None:
         """Write and rename every file, `status` last; afterwards the shard is finished.

@@ -140,7 +140,7 @@ class TeacherSpec:
                 f"{kept.digest[:_SHOWN]}): give it as --classes FILE"
             )
         recorded = {
-            **{part.name: getattr(preprocessing, part.name) for part in fields(preprocessing)},
+            **{part.name: getattr(preprocessing, part.name) for part in fields(preprocessing) if part.name != "exif"},
             "crop": preprocessing.crop if preprocessing.fit == "center" else None,
             "random_weights": None if "checkpoint" in said else record.seed,
             "classes": kept and kept.selection,

@@ -18,7 +18,7 @@ Columns = Mapping[str, NDArray[Any]]
 
 _ROUNDING = 1e-5
 _ORIENTATIONS = 8
-_OF_A_MAP = ("classes", "profile", "footprint")
+_OF_A_MAP = ("classes", "profile", "checksum", "footprint")
 _OF_AN_IMAGE = ("image_hash", "label", "size_hw", "orientation")
 
 

@@ -27,7 +27,7 @@ def written(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 def test_zarr_python_reads_every_array(written):
     path, data = written
     group = zarr.open_group(path, mode="r", zarr_format=3)
-    assert sorted(group.array_keys()) == sorted([*data.arrays, "digest"])
+    assert sorted(group.array_keys()) == sorted([*data.arrays, "checksum", "digest"])
     for name, expected in data.arrays.items():
         assert group[name].shape == expected.shape
         if expected.dtype != object:
@@ -73,8 +73,8 @@ def test_what_zarr_python_wrote_reads_the_same(tmp_path, kind):
     create_or_open(tmp_path / "theirs", data.manifest)
     group = zarr.open_group(tmp_path / "theirs", mode="r+", zarr_format=3)
     write(tmp_path / "ours", data)
-    digests = zarr.open_group(tmp_path / "ours", mode="r")["digest"][:]
-    for name, values in (data.arrays | {"digest": digests}).items():
+    ours = zarr.open_group(tmp_path / "ours", mode="r")
+    for name, values in (data.arrays | {name: ours[name][:] for name in ("checksum", "digest")}).items():
         # Without it a chunk of fill values only, such as `error` of a shard without failures, gets no file.
         with zarr.config.set({"array.write_empty_chunks": name != "scores"}):
             array = group[name]
