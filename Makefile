@@ -7,6 +7,8 @@ STAMP := $(VENV)/.installed
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 ROOM :=
 OLDEST_PYTHON ?= python3.11
+# A process per core, each with files of its own; starting them takes longer than the tests of a room.
+ALONGSIDE := -n auto --maxprocesses 8 --dist loadfile
 
 # Of one room: its tests and its doctests.
 room = $(wildcard tests/$(ROOM) tests/test_$(ROOM).py tests/test_$(ROOM)_*.py relabel/$(ROOM) relabel/$(ROOM).py)
@@ -33,7 +35,7 @@ check: $(STAMP) ## Lint, format and types
 
 test: $(STAMP) ## All tests that need no GPU; with ROOM=store those of a room
 	$(if $(and $(ROOM),$(if $(room),,none)),$(error no tests of a room named $(ROOM)))
-	$(BIN)/python -m pytest $(if $(ROOM),$(room))
+	$(BIN)/python -m pytest $(if $(ROOM),$(room),$(ALONGSIDE))
 
 test-gpu: $(STAMP) ## The tests that need a GPU; fails without one
 	RELABEL_REQUIRE_CUDA=1 $(BIN)/python -m pytest -m cuda

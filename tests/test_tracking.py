@@ -137,7 +137,7 @@ def test_a_crop_of_a_mirrored_view_is_taken_from_the_other_side() -> None:
         nn.Identity(),
         lambda image: image,
     ],
-    ids=str,
+    ids=lambda step: getattr(step, "__name__", str(step)),
 )
 def test_a_step_that_moves_pixels_otherwise_or_is_unknown_is_refused_by_name(step: Any) -> None:
     name = getattr(step, "__qualname__", type(step).__name__)
