@@ -11,12 +11,13 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 from torchvision.transforms import transforms as v1
 from torchvision.transforms import v2
 
 from relabel.errors import InvalidValueError
 from relabel.geometry import Box
+from relabel.geometry.frames import image_size_hw
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,12 +125,6 @@ def _name(step: Any) -> str:
     return str(getattr(step, "__qualname__", None) or type(step).__name__)
 
 
-def _size_hw(image: Any) -> tuple[int, int]:
-    if isinstance(image, Tensor):
-        return image.shape[-2], image.shape[-1]
-    return image.height, image.width
-
-
 def _still(step: Any, image: Any) -> _Moved:
     return step(image), None, False
 
@@ -164,13 +159,13 @@ def _watched(step: Any, method: str, image: Any) -> tuple[Any, Any]:
 def _crop_v1(step: Any, image: Any) -> _Moved:
     """RandomResizedCrop of torchvision v1 and of timm: ``get_params`` answers (top, left, height, width)."""
     output, (top, left, height, width) = _watched(step, "get_params", image)
-    return output, Box.from_crop(top, left, height, width, _size_hw(image)), False
+    return output, Box.from_crop(top, left, height, width, image_size_hw(image)), False
 
 
 def _padded_crop_v1(step: Any, image: Any) -> _Moved:
     """RandomCrop of torchvision v1, whose ``get_params`` sees the image after it was padded."""
     output, (top, left, height, width) = _watched(step, "get_params", image)
-    image_height, image_width = _size_hw(image)
+    image_height, image_width = image_size_hw(image)
     pad_left, pad_top, pad_right, pad_bottom = _ltrb(step.padding)
     if step.pad_if_needed:
         pad_left += max(0, step.size[1] - (image_width + pad_left + pad_right))
@@ -180,7 +175,7 @@ def _padded_crop_v1(step: Any, image: Any) -> _Moved:
 
 def _padded(step: Any, image: Any) -> _Moved:
     left, top, right, bottom = _ltrb(step.padding)
-    height, width = _size_hw(image)
+    height, width = image_size_hw(image)
     box = Box.from_crop(-top, -left, height + top + bottom, width + left + right, (height, width))
     return step(image), box, False
 
@@ -199,11 +194,11 @@ def _crop_v2(step: Any, image: Any) -> _Moved:
     output, params = _watched(step, "make_params", image)
     pad_left, pad_top = params.get("padding", (0, 0))[:2]
     crop = params["top"] - pad_top, params["left"] - pad_left, params["height"], params["width"]
-    return output, Box.from_crop(*crop, _size_hw(image)), False
+    return output, Box.from_crop(*crop, image_size_hw(image)), False
 
 
 def _center_crop(step: Any, image: Any) -> _Moved:
-    image_hw = _size_hw(image)
+    image_hw = image_size_hw(image)
     top, left = (
         # A larger crop is padded, the odd pixel behind; else the start is rounded to the nearest even.
         -((crop - side) // 2) if crop > side else round((side - crop) / 2)
@@ -215,7 +210,7 @@ def _center_crop(step: Any, image: Any) -> _Moved:
 def _random_crop_or_pad(step: Any, image: Any) -> _Moved:
     """timm's, whose ``get_params`` answers (top, left), negative where it pads."""
     output, (top, left) = _watched(step, "get_params", image)
-    return output, Box.from_crop(top, left, step.size[0], step.size[1], _size_hw(image)), False
+    return output, Box.from_crop(top, left, step.size[0], step.size[1], image_size_hw(image)), False
 
 
 _CONTAINERS = (v2.RandomApply, v2.RandomChoice, v2.RandomOrder)

@@ -141,7 +141,8 @@ def store_text(summary: StoreSummary, store: str) -> str:
 def input_text(pixels: Preprocessing) -> str:
     """How a teacher sees images."""
     height, width = pixels.image_size_hw
-    return f"{height} x {width} pixels, {pixels.fit}, {pixels.interpolation}"
+    upright = ", turned upright" if pixels.exif == "upright" else ""
+    return f"{height} x {width} pixels, {pixels.fit}, {pixels.interpolation}{upright}"
 
 
 def _teacher(manifest: Manifest) -> str:

@@ -20,9 +20,10 @@ from torchvision.transforms.v2 import functional as F
 
 from relabel.errors import ImageError
 from relabel.geometry import Box, Footprint
+from relabel.geometry.frames import turned
 from relabel.images.exif import UPRIGHT, orientation_of
 from relabel.images.jpeg import jpeg_header
-from relabel.manifest import Preprocessing
+from relabel.manifest import Exif, Preprocessing
 
 MAX_MEGAPIXELS = 200
 """Larger images are refused before they are decoded: their pixels would take more than half a gigabyte."""
@@ -57,6 +58,10 @@ class Decoded:
         height, width = self.pixels.shape[1:]
         return ImageFacts((height, width), self.orientation)
 
+    def seen(self, exif: Exif) -> Tensor:
+        """The pixels that a teacher sees: as decoded, or turned upright."""
+        return turned(self.pixels, self.orientation) if exif == "upright" else self.pixels
+
 
 @dataclass(frozen=True, slots=True)
 class DecodedImage:
@@ -72,17 +77,17 @@ class DecodedImage:
 
 
 def decode_and_fit(data: bytes, views: Sequence[Preprocessing]) -> list[DecodedImage]:
-    """Decode an image once, without EXIF rotation, and fit it to each of the teachers' inputs, in their order.
+    """Decode an image once, turn it if they say so, and fit it to each of the teachers' inputs, in their order.
 
     Raises:
         ImageError: not an image, cut, or too large; says which.
     """
     image = decode(data)
-    return [DecodedImage(*fitted(image.pixels, view), image.facts, image.is_fallback) for view in views]
+    return [DecodedImage(*fitted(image.seen(view.exif), view), image.facts, image.is_fallback) for view in views]
 
 
 def fitted(pixels: Tensor, view: Preprocessing) -> tuple[Tensor, Footprint]:
-    """Pixels uint8 (3, H, W) on any device, at a teacher's size (3, h, w), and the part of the image that they show."""
+    """Pixels uint8 (3, H, W) on any device, in a teacher's frame, as its input (3, h, w); and what part it shows."""
     return _FITS[view.fit](pixels, view)
 
 
@@ -127,7 +132,7 @@ def header_facts(data: bytes) -> ImageFacts:
                 # A TIFF is turned while it is loaded, by its XMP too; a PNG's Exif may stand behind its pixels.
                 refuse_too_large(image.height, image.width)
                 image.load()
-            return ImageFacts((image.height, image.width), _orientation(image))
+            return ImageFacts((image.height, image.width), orientation_told(image))
     except ImageError:
         raise
     except Exception as error:
@@ -167,9 +172,9 @@ def _by_pillow(data: bytes, *, is_refused: bool) -> Decoded:
         if is_jpeg and not is_refused:
             pixels = _by_torchvision(data)
             if pixels is not None:
-                return Decoded(pixels, _orientation(image))
+                return Decoded(pixels, orientation_told(image))
         # libjpeg refuses a few files that Pillow reads; where both refuse, Pillow's reason is the clearer one.
-        return Decoded(_to_tensor(image), _orientation(image), is_jpeg)
+        return Decoded(_to_tensor(image), orientation_told(image), is_jpeg)
 
 
 def _open(data: bytes) -> Image.Image:
@@ -182,8 +187,11 @@ def _open(data: bytes) -> Image.Image:
     raise ImageError(f"not a readable image: {'unknown format' if data else 'the file is empty'}")
 
 
-def _orientation(image: Image.Image) -> int:
-    """From the blocks that Pillow found, not by its reader of them, which warns of damage or fails."""
+def orientation_told(image: Image.Image) -> int:
+    """The EXIF orientation of an image of Pillow's, 1 to 8.
+
+    From the blocks that Pillow found, not by its reader of them, which warns of damage or fails.
+    """
     if image.format == "TIFF":
         return UPRIGHT
     exif, xmp, hexadecimal = (image.info.get(name) for name in ("exif", "xmp", "Raw profile type exif"))

@@ -79,7 +79,7 @@ def _decoded(encoded: list[Tensor], device: torch.device) -> list[Tensor | None]
 
 def _fitted(image: Decoded, views: Sequence[Preprocessing]) -> list[DecodedImage] | None:
     try:
-        return [DecodedImage(*fitted(image.pixels, view), image.facts) for view in views]
+        return [DecodedImage(*fitted(image.seen(view.exif), view), image.facts) for view in views]
     except RuntimeError:
         # A GPU cannot shrink thousands of pixels to a few: the filter is too wide for its kernel.
         return None

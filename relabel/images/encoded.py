@@ -130,6 +130,15 @@ def is_image_name(name: str) -> bool:
     return bool(dot) and extension.lower() in IMAGE_EXTENSIONS
 
 
+def image_suffixes(suffixes: Iterable[str]) -> list[str]:
+    """Of a sample's suffixes ("jpg", "seg.png", "cls") those of its image: one, none, or several that are alike.
+
+    A mask may lie beside its image, x.seg.png beside x.jpg.
+    """
+    images = [suffix for suffix in suffixes if is_image_name(f".{suffix}")]
+    return [suffix for suffix in images if "." not in suffix] or images
+
+
 def is_utf8(name: str) -> bool:
     """Whether a name, as the operating system gave it, has UTF-8 bytes: a store keeps no other."""
     try:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from relabel.errors import SourceError
 from relabel.images.classes import class_names, label_of, numbers_of
-from relabel.images.encoded import EncodedImage, Listing, SourcePart, Span, is_image_name, is_utf8
+from relabel.images.encoded import EncodedImage, Listing, SourcePart, Span, image_suffixes, is_image_name, is_utf8
 from relabel.images.members import tar_files
 from relabel.manifest import DataRecord, fingerprint
 from relabel.plan import plan
@@ -215,18 +215,16 @@ class _Group:
 
     def image(self, name: str) -> Iterator[_Sample]:
         """The sample's image, if it has one."""
-        images = [(suffix, data) for suffix, data in self.members if _is_image(suffix)]
-        # A mask may lie beside its image, x.seg.png beside x.jpg.
-        images = [image for image in images if "." not in image[0]] or images
+        images = image_suffixes(suffix for suffix, _ in self.members)
         if len(images) > 1:
             raise SourceError(
-                f"{name}: the sample {self.key!r} holds {len(images)} images ({', '.join(s for s, _ in images)}), "
+                f"{name}: the sample {self.key!r} holds {len(images)} images ({', '.join(images)}), "
                 "so its key does not say which; keep one, or give each a key of its own"
             )
         if images and not is_utf8(self.key):
             raise SourceError(f"{name}: the key {self.key!r} is not valid UTF-8; rename it")
         if images:
-            yield _Sample(self.key, images[0][1], self._class_text())
+            yield _Sample(self.key, next(data for suffix, data in self.members if suffix in images), self._class_text())
 
     def _class_text(self) -> str:
         """What the class is called; "" where it is not said in a few words of plain text."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -10,11 +11,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from relabel.errors import LabelError
+from relabel.errors import InvalidValueError, LabelError
 from relabel.geometry import Grid
+from relabel.geometry.frames import undoing
 from relabel.loader.keys import KeyIndex
-from relabel.manifest import Manifest
+from relabel.manifest import Frame, Manifest
 from relabel.score_map import ScoreMap
+from relabel.score_map.turning import refuse_turned_grid
 from relabel.store import LABELED, StoreReader
 
 Rows = Tensor | NDArray[np.int64] | Sequence[int]
@@ -40,6 +43,9 @@ class LabelMaps:
         self._reader = StoreReader(path, partial=partial)
         self._keys: KeyIndex | None = None
         self._statuses: NDArray[np.uint8] | None = None
+        self._facts: tuple[NDArray[np.uint32], NDArray[np.uint8]] | None = None
+        self._frame = self.manifest.frame
+        self._other: LabelMaps | None = None
 
     def __repr__(self) -> str:
         scores = self.manifest.scores
@@ -76,6 +82,32 @@ class LabelMaps:
     def grid(self) -> Grid:
         """The size of a map in cells."""
         return Grid(*self.manifest.scores.grid_hw)
+
+    @property
+    def frame(self) -> Frame:
+        """What boxes are fractions of: the image "decoded", without EXIF rotation, or turned "upright" by it."""
+        return self._frame
+
+    def in_frame(self, frame: Frame) -> LabelMaps:
+        """The same labels for a trainer that loads images in a frame: one object for each frame, sharing all they know.
+
+        Maps of photographs that EXIF turns are turned with them, so that boxes, flips and tokens are as the trainer has
+        them. All other rows are the same in either frame.
+
+        Raises:
+            InvalidValueError: no such frame.
+        """
+        if frame not in ("decoded", "upright"):
+            raise InvalidValueError(f"frame must be 'decoded' or 'upright'; got {frame!r}")
+        if frame == self._frame:
+            return self
+        if self._other is None:
+            self.find([])
+            self.orientations([])
+            self._status()
+            self._other = copy.copy(self)
+            self._other._frame, self._other._other = frame, self
+        return self._other
 
     def keys(self) -> Iterator[str]:
         """Every key of the store, failed images included, in the order of the rows; read shard by shard."""
@@ -127,12 +159,46 @@ class LabelMaps:
         """The score maps of rows (B,), in their order, as the codes that the store keeps, on the CPU.
 
         Raises:
-            LabelError: a row without a label; says why. Or what is no row: a key, a mask.
+            LabelError: a row without a label; says why. Or what is no row: a key, a mask. In another frame than the
+                store's, an image whose orientation is not known, or whose map cannot be turned.
             DamagedStoreError: a file was changed, cut or removed.
         """
         if isinstance(rows, slice):
             rows = np.arange(*rows.indices(self._reader.num_shards * self._reader.rows_per_shard))
-        return self._reader.read(self._numbers(rows)).maps(self.manifest.scores)
+        numbers = self._numbers(rows)
+        maps = self._reader.read(numbers).maps(self.manifest.scores)
+        turns = self.turns(numbers)
+        return maps if turns is None else maps.turned(turns)
+
+    def sizes_hw(self, rows: Rows) -> NDArray[np.uint32]:
+        """(B, 2): heights and widths of images as decoded, in pixels, 0 where the store does not know them."""
+        return self._known()[0][self._numbers(rows)]
+
+    def orientations(self, rows: Rows) -> NDArray[np.uint8]:
+        """(B,): images' EXIF orientations, 1 to 8, 0 where the store does not know them."""
+        return self._known()[1][self._numbers(rows)]
+
+    def turns(self, rows: Rows) -> Tensor | None:
+        """(B,) the orientations by which maps are turned for this frame; None where none is.
+
+        Raises:
+            LabelError: one is not known, or a map cannot be turned by it.
+        """
+        if self._frame == self.manifest.frame:
+            return None
+        wanted = self.orientations(rows)
+        moved = np.unique(wanted[wanted != 1]).tolist()
+        if not moved:
+            return None
+        if not moved[0]:
+            raise LabelError(
+                f"{self.where} does not know how {int((wanted == 0).sum())} of {len(wanted)} images were held (it was "
+                f"written without them), so their maps cannot be had in the frame {self._frame!r}. Load images in its "
+                f"own, {self.manifest.frame!r}, or write it again with images="
+            )
+        refuse_turned_grid(self.grid, moved)
+        to_upright = self._frame == "upright"
+        return torch.tensor([each if to_upright else undoing(each) for each in wanted.tolist()])
 
     def _numbers(self, rows: Rows) -> NDArray[np.int64]:
         # Never converted: a mask, a fraction, and a key of digits would all become the number of some row.
@@ -152,6 +218,17 @@ class LabelMaps:
                 statuses[shard] = reader.statuses(shard)
             self._statuses = statuses.reshape(-1)
         return self._statuses
+
+    def _known(self) -> tuple[NDArray[np.uint32], NDArray[np.uint8]]:
+        """Of every row, size and orientation."""
+        if self._facts is None:
+            reader = self._reader
+            sizes_hw = np.zeros((reader.num_shards, reader.rows_per_shard, 2), np.uint32)
+            orientations = np.zeros((reader.num_shards, reader.rows_per_shard), np.uint8)
+            for shard in reader.published:
+                sizes_hw[shard], orientations[shard] = reader.frames(shard)
+            self._facts = sizes_hw.reshape(-1, 2), orientations.reshape(-1)
+        return self._facts
 
     def _example(self) -> str:
         return next((key for shard in sorted(self._reader.published) for key in self._reader.keys(shard) if key), "")

@@ -24,6 +24,7 @@ from relabel.score_map.choice import cell_planes, image_planes
 from relabel.score_map.coding import decode_maps, encode_offsets, encode_scores, is_code
 from relabel.score_map.filling import Fill, whole_maps
 from relabel.score_map.tensors import MapTensors
+from relabel.score_map.turning import turned_maps
 
 Uncovered = Literal["raise", "nearest"]
 
@@ -265,6 +266,16 @@ class ScoreMap(MapTensors):
     def pin_memory(self) -> ScoreMap:
         """The same maps in page-locked memory, for copies to a GPU that do not block."""
         return self._each(lambda tensor: tensor.pin_memory(), self.footprint)
+
+    def turned(self, orientations: Tensor) -> ScoreMap:
+        """Maps of decoded images as those of the images turned upright, by their EXIF orientations (B,), 1 to 8.
+
+        Exactly: cells and footprints are mirrored and transposed. Boxes and tokens are then those of upright images.
+
+        Raises:
+            LabelError: a quarter turn of maps whose grid is no square.
+        """
+        return turned_maps(self, orientations)
 
     def __getitem__(self, index: slice | Tensor) -> ScoreMap:
         """The maps of some of the images, in the order of `index`: a slice, ids (n,) or a mask (B,)."""

@@ -116,6 +116,14 @@ class StoreReader:
         statuses: NDArray[np.uint8] = self._shard_files.column("status", shard)
         return statuses
 
+    def frames(self, shard: int) -> tuple[NDArray[np.uint32], NDArray[np.uint8]]:
+        """(rows_per_shard, 2) heights and widths as decoded, 0 where not known, and (rows_per_shard,) orientations.
+
+        Reads no other file, and raises as `keys` does.
+        """
+        self._require_published(shard)
+        return self._shard_files.column("size_hw", shard), self._shard_files.column("orientation", shard)
+
     def _checked(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         rows, last = np.asarray(rows), self.num_shards * self.rows_per_shard
         if len(rows) and (rows.min() < 0 or rows.max() >= last):

@@ -176,6 +176,10 @@ def _check(members: tuple[Teacher, ...]) -> None:
         its_height, its_width = other.preprocessing.image_size_hw
         if first.preprocessing.fit != other.preprocessing.fit or first.preprocessing.crop != other.preprocessing.crop:
             raise TeacherError(f"all teachers need one --fit and --crop; {other.record.name} has its own")
+        if other.preprocessing.exif != first.preprocessing.exif:
+            raise TeacherError(
+                f"all teachers need one --exif, in whose frame their maps are; {other.record.name} has its own"
+            )
         if first.preprocessing.fit != "squash" and height * its_width != width * its_height:
             raise TeacherError(
                 f"with --fit {first.preprocessing.fit}, images of {height} x {width} and {its_height} x {its_width} "

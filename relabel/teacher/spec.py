@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from relabel.errors import InvalidValueError, TeacherError
-from relabel.manifest import Decode, Fit, Interpolation, Preprocessing, TeacherRecord
+from relabel.manifest import Decode, Exif, Fit, Interpolation, Preprocessing, TeacherRecord
 from relabel.options import Option, check_options
 
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
@@ -90,6 +90,13 @@ class TeacherSpec:
             unset="1",
         ),
     ] = None
+    exif: Annotated[
+        Exif,
+        Option(
+            "Whether the teacher sees photographs upright, as their EXIF orientation says, or as they are decoded.",
+            "teacher",
+        ),
+    ] = "ignored"
     mean: Annotated[
         tuple[float, float, float] | None,
         Option("Of pixels in [0, 1].", "teacher", unset="the model's own", metavar="R G B"),
@@ -140,7 +147,7 @@ class TeacherSpec:
                 f"{kept.digest[:_SHOWN]}): give it as --classes FILE"
             )
         recorded = {
-            **{part.name: getattr(preprocessing, part.name) for part in fields(preprocessing) if part.name != "exif"},
+            **{part.name: getattr(preprocessing, part.name) for part in fields(preprocessing)},
             "crop": preprocessing.crop if preprocessing.fit == "center" else None,
             "random_weights": None if "checkpoint" in said else record.seed,
             "classes": kept and kept.selection,

@@ -155,9 +155,10 @@ class _Run:
         return recommend(self.fidelity.tallies, record, covered=self._covered / self.crops, wrong=wrong)
 
     def _decoded(self, chunk: Sequence[tuple[SampledRow, EncodedImage]]) -> Iterator[tuple[SampledRow, Tensor, bytes]]:
+        exif = self._rerun.ensemble.views[0].exif
         for row, image in chunk:
             try:
-                yield row, decode(image.data).pixels, image.data
+                yield row, decode(image.data).seen(exif), image.data
             except ImageError as error:
                 self.check.findings.append(row.finding(f"the image was labelled, and cannot be decoded now: {error}"))
 

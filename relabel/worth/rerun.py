@@ -64,7 +64,7 @@ class Rerun:
         """A decoded image as each of the ensemble's views has it, uint8 (3, h, w), and the map's footprint (4,).
 
         Args:
-            pixels: uint8 (3, H, W).
+            pixels: uint8 (3, H, W), in the frame of the views.
             data: the same encoded, for views that a GPU decodes.
         """
         views = self.ensemble.views

@@ -97,6 +97,7 @@ def test_a_scale_is_rounded_to_whole_cells():
     [
         ([_spec(), _spec(classes="imagenet-1k")], (1.0, 1.05), "are one size in whole cells"),
         ([_spec(fit="center"), _spec("test_vit", fit="squash")], (1.0,), "all teachers need one --fit"),
+        ([_spec(), _spec(exif="upright")], (1.0,), "all teachers need one --exif"),
         (
             [_spec(fit="center"), _spec(fit="center", image_size_hw=(160, 192))],
             (1.0,),

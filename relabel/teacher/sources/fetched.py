@@ -59,4 +59,5 @@ def chosen(spec: TeacherSpec, own: Preprocessing) -> Preprocessing:
         fit=spec.fit,
         crop=1.0 if spec.crop is None else spec.crop,
         decode=spec.decode,
+        exif=spec.exif,
     )
