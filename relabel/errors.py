@@ -39,3 +39,17 @@ class ManifestMismatchError(StoreError):
 
 class LabelError(RelabelError):
     """A label was asked for that the store does not have: an unknown key, a failed image, an uncovered box."""
+
+
+_NO_MEMORY = (
+    *("CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED"),
+    *("can't allocate memory", "not enough memory", "out of memory"),
+)
+"""What the libraries below torch, its allocators and CUDA say when memory runs out."""
+
+
+def lacks_memory(error: BaseException) -> bool:
+    """Whether an error is a want of memory, the machine's or a device's: a passing state, and no fault of the data."""
+    if isinstance(error, MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in _NO_MEMORY)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import io
 import multiprocessing
+import os
 import tarfile
 import time
 from collections.abc import Callable, Sequence
@@ -166,8 +167,8 @@ class SlowTeacher(nn.Module):
         return answer(images)
 
 
-def start_generate(images: str, store: Path, *arguments: str) -> BaseProcess:
-    """`relabel generate` with the slow teacher in a process of its own.
+def start_generate(images: str, store: Path, *arguments: str, said: Path | None = None) -> BaseProcess:
+    """`relabel generate` with the slow teacher in a process of its own, its stderr in the file `said`.
 
     It is forked from a server that has imported torch, so that it starts at once and dies alone.
     """
@@ -175,12 +176,14 @@ def start_generate(images: str, store: Path, *arguments: str) -> BaseProcess:
     context.set_forkserver_preload(["relabel.cli.commands", "relabel.generate", "zarr"])
     command = ["generate", images, str(store), "--teacher", "generating:SlowTeacher", "--device", "cpu", "--quiet"]
     small = ["--planes", "3", "--profile", "4", "--batch-size", "2", "--workers", "2"]
-    process = context.Process(target=_relabel, args=([*command, *small, *arguments],))
+    process = context.Process(target=_relabel, args=([*command, *small, *arguments], said))
     process.start()
     return process
 
 
-def _relabel(arguments: list[str]) -> None:
+def _relabel(arguments: list[str], said: Path | None) -> None:
     from relabel.cli import main
 
+    if said is not None:
+        os.dup2(os.open(said, os.O_WRONLY | os.O_CREAT), 2)
     main(arguments)

@@ -12,6 +12,7 @@ from relabel.cli.arguments import files_option, store_to_write
 from relabel.cli.options import Command, Shown, made, options
 from relabel.cli.output import as_json, finish, plain
 from relabel.cli.ranks import rank_and_world_size
+from relabel.cli.signals import telling_of
 from relabel.cli.teachers import ensemble_spec
 from relabel.cli.text import generate_text
 from relabel.generate import GenerateOptions
@@ -43,7 +44,8 @@ def generate(images: str, store: Path, files: Path | None, as_json: bool, timing
     from relabel.images import open_source
 
     given["rank"], given["world_size"] = rank_and_world_size(given["rank"], given["world_size"], os.environ)
-    summary = run(open_source(images, files), store, ensemble_spec(given), made(GenerateOptions, given))
+    with telling_of(store):
+        summary = run(open_source(images, files), store, ensemble_spec(given), made(GenerateOptions, given))
     if summary.is_part:
         # The first process tells of all, in its exit code too: torchrun stops every process as soon as one says no.
         return

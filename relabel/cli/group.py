@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from typing import Any
 
 import click
 
+from relabel.cli.signals import Ended, Ending, end_children
 from relabel.cli.text import printable
 from relabel.errors import RelabelError
 
 _EXIT_USAGE = 2
-_EXIT_INTERRUPTED = 130
 _EXIT_BROKEN_PIPE = 141
 _GO_ON = ("generate", "import")
 
@@ -22,6 +23,14 @@ class Commands(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run a command, and exit as it ends."""
+        if ctx.parent is not None:
+            return super().invoke(ctx)
+        again = "; nothing published is lost, run the same command again to go on"
+        ending = Ending(lambda: again if ctx.invoked_subcommand in _GO_ON else "")
+        with ending.handling():
+            return self._invoke(ctx, ending)
+
+    def _invoke(self, ctx: click.Context, ending: Ending) -> Any:
         try:
             return super().invoke(ctx)
         except BrokenPipeError:
@@ -32,7 +41,18 @@ class Commands(click.Group):
             lines = str(error).splitlines() or [type(error).__name__]
             click.echo("\n".join(["error: " + printable(lines[0]), *map(printable, lines[1:])]), err=True)
             ctx.exit(_EXIT_USAGE)
-        except KeyboardInterrupt:
-            again = "; nothing published is lost, run the same command again to go on"
-            click.echo(f"interrupted{again if ctx.invoked_subcommand in _GO_ON else ''}", err=True)
-            ctx.exit(_EXIT_INTERRUPTED)
+        except MemoryError:
+            click.echo("error: out of memory. Free some, or give fewer --workers or a smaller --batch-size", err=True)
+            ctx.exit(_EXIT_USAGE)
+        except SystemExit as error:
+            # A command of ours ends by click's own exception, so some other code, a teacher's say, wants to end it all.
+            said = "" if error.code is None else f" ({printable(str(error.code))})"
+            click.echo(f"error: the command did not end by itself: SystemExit{said} out of foreign code", err=True)
+            ctx.exit(_EXIT_USAGE)
+        except KeyboardInterrupt as error:
+            number = error.number if isinstance(error, Ended) else signal.SIGINT
+            if said := ending.tell(number, getattr(error, "__notes__", ())):
+                click.echo(said, err=True)
+            if isinstance(error, Ended):
+                end_children()
+            ctx.exit(128 + number)

@@ -10,6 +10,7 @@ import click
 from relabel.cli.arguments import files_option, images_option, local, source_of, store_to_write
 from relabel.cli.options import Command, made, options
 from relabel.cli.output import as_json, finish, plain
+from relabel.cli.signals import telling_of
 from relabel.cli.text import aligned, run_text
 from relabel.importers import ImportOptions, ImportSummary
 from relabel.manifest import Archive
@@ -39,7 +40,8 @@ def import_(
     """
     from relabel.importers import import_archive
 
-    summary = import_archive(folder, store, made(ImportOptions, given, archive=archive), source_of(images, files))
+    with telling_of(store):
+        summary = import_archive(folder, store, made(ImportOptions, given, archive=archive), source_of(images, files))
     text = run_text(summary, str(store), parts=[aligned(_facts(summary))])
     finish(plain(summary) if as_json else text, is_good=summary.is_good)
 

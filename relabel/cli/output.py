@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import json
 import math
-import sys
 from dataclasses import asdict
 from typing import Any, NoReturn
 
@@ -29,7 +28,7 @@ def plain(report: Any, **otherwise: object) -> dict[str, Any]:
 def finish(result: dict[str, Any] | str, *, is_good: bool) -> NoReturn:
     """Show a result, text or JSON, and exit as it says."""
     click.echo(result if isinstance(result, str) else json.dumps(result, indent=2, allow_nan=False))
-    sys.exit(0 if is_good else EXIT_FINDINGS)
+    click.get_current_context().exit(0 if is_good else EXIT_FINDINGS)
 
 
 def _finite(value: Any) -> Any:

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from relabel.errors import TeacherError
+from relabel.errors import TeacherError, lacks_memory
 from relabel.geometry import WHOLE
 from relabel.manifest import ScoreRecord
 from relabel.plan import even_batches
@@ -27,8 +27,6 @@ _log = logging.getLogger(__name__)
 
 _LARGEST = 1e30
 """Logits beyond this are as bad as infinite ones: their sums over classes and cells would be."""
-_NO_MEMORY = ("CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED", "can't allocate memory")
-"""What the libraries below torch, and its allocator on the CPU, say when memory runs out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,8 +138,8 @@ class Annotator:
         try:
             with torch.inference_mode():
                 return self._start(views)
-        except RuntimeError as error:
-            if not isinstance(error, torch.OutOfMemoryError) and not any(what in str(error) for what in _NO_MEMORY):
+        except (RuntimeError, MemoryError) as error:
+            if not lacks_memory(error):
                 raise
             self._refusal = str(error).partition("\n")[0].rstrip(". ")
         # Not before the handler is left: the error holds the frames, and they the tensors, that memory is needed for.

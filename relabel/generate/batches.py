@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from relabel.errors import SourceError
+from relabel.errors import SourceError, lacks_memory
 from relabel.generate.decoders import Pixels, decoder
 from relabel.images import EncodedImage, ImageSource
 from relabel.manifest import Preprocessing, fingerprint
@@ -98,14 +98,25 @@ class DecodedBatches:
         self._decoder.close()
 
     def __iter__(self) -> Iterator[DecodedBatch | ShardFailure]:
+        lost: ShardTask | None = None
         while (item := self._queue.get()) is not None:
             if isinstance(item, BaseException):
                 raise item
+            if item.task == lost:
+                continue
             if isinstance(item, ShardFailure):
                 yield item
-            else:
+                continue
+            try:
                 found = item.pixels()
-                yield DecodedBatch(item.task, found.views, found.rows, item.is_last, found.fallbacks, found.seconds)
+            except (MemoryError, RuntimeError) as error:
+                if not lacks_memory(error):
+                    raise
+                # A passing state of the machine is no property of an image: never a row that says so for ever.
+                lost = item.task
+                yield ShardFailure(lost, _out_of_memory(lost))
+                continue
+            yield DecodedBatch(item.task, found.views, found.rows, item.is_last, found.fallbacks, found.seconds)
 
     def _feed(self) -> None:
         try:
@@ -161,6 +172,13 @@ def _changed(task: ShardTask, found: int) -> SourceError:
         f"{found} or others. They changed during the run; restore them, or generate a new store"
         if found
         else f"{task.source} holds no images from number {task.first} on. Restore them, or generate a new store"
+    )
+
+
+def _out_of_memory(task: ShardTask) -> SourceError:
+    return SourceError(
+        f"memory ran out while images of {task.source} were decoded. Free some, or give fewer --workers or a smaller "
+        "--batch-size, and run the same command again"
     )
 
 

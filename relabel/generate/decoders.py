@@ -220,6 +220,13 @@ def single_threaded_pool(threads: int) -> ThreadPoolExecutor:
         started.wait()
 
     pool = ThreadPoolExecutor(threads, "decode")
-    list(pool.map(to_itself, range(threads)))
-    torch.set_num_threads(process_wide)
+    try:
+        list(pool.map(to_itself, range(threads)))
+    except BaseException:
+        # Those that wait for a thread that was never started let go.
+        started.abort()
+        pool.shutdown(wait=False, cancel_futures=True)
+        raise
+    finally:
+        torch.set_num_threads(process_wide)
     return pool

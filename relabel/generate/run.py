@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
@@ -9,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from relabel.cores import usable_cores
+from relabel.errors import TeacherError
 from relabel.generate.annotate import Annotator, PendingScores
 from relabel.generate.batch_size import fastest_batch_size
 from relabel.generate.batches import BatchPlan, DecodedBatch, DecodedBatches, ShardFailure
@@ -22,6 +24,7 @@ from relabel.plan import Failure, ShardTask, missing, share
 from relabel.progress import Progress
 from relabel.store import StoreWriter, create_or_open, remaining
 from relabel.teacher import Ensemble, EnsembleSpec, Teacher, TeacherSpec, load_ensemble
+from relabel.teacher.blame import first_line
 
 
 def generate(
@@ -42,7 +45,8 @@ def generate(
 
     Raises:
         SourceError: the images cannot be listed, or hold duplicate keys.
-        TeacherError: the teacher cannot be loaded or proved, or not even one image fits into the device's memory.
+        TeacherError: the teacher cannot be loaded or proved, fails on a shard (it says on which), or not even one image
+            fits into the device's memory.
         ManifestMismatchError: the store was made by another teacher, other preprocessing or other images.
         StoreError: the store cannot be written.
     """
@@ -138,16 +142,15 @@ class _Run:
         self._is_listed = bool(plan.fingerprints)
         self._peers.count(total=sum(task.count for task in tasks))
         started = time.perf_counter()
-        publisher = Publisher(
-            lambda count: self.tell(count, f"waiting for {self._waits.note(time.perf_counter() - started)}")
-        )
-        try:
-            with DecodedBatches(source, tasks, plan) as decoded:
-                unread = self._drive(decoded, publisher)
+
+        def advance(count: int) -> None:
+            self.tell(count, f"waiting for {self._waits.note(time.perf_counter() - started)}")
+
+        # Left in this order: what is on the disk is cleared away even where a reader or decoder is stuck.
+        with DecodedBatches(source, tasks, plan) as decoded, contextlib.closing(Publisher(advance)) as publisher:
+            unread = self._drive(decoded, publisher)
             with self._waits.on("disk"):
                 publisher.finish()
-        finally:
-            publisher.close()
         self._busy.disk = publisher.busy_seconds
         return GenerateSummary(
             shards=len(tasks),
@@ -180,7 +183,7 @@ class _Run:
                     publisher.give_up(self._shard)
                 continue
             shard = self._open(item.task, publisher)
-            with self._waits.on("device"):
+            with self._waits.on("device"), _of(item.task):
                 self._in_flight.append((shard, item, self._annotator.annotate(item.views)))
             # One batch stays on the device while the one before it is fetched.
             self._drain(publisher, keep=1)
@@ -201,10 +204,23 @@ class _Run:
         """Hand the oldest batches over to the publisher until `keep` are left on the device."""
         while len(self._in_flight) > keep:
             shard, batch, pending = self._in_flight.popleft()
-            with self._waits.on("device"):
+            with self._waits.on("device"), _of(shard.task):
                 found = pending.wait()
             self._busy.data += batch.seconds
             self._busy.device += found.seconds
             self._fallbacks += batch.fallbacks
             with self._waits.on("disk"):
                 publisher.put(shard, batch, found.scores, found.finite)
+
+
+@contextlib.contextmanager
+def _of(task: ShardTask) -> Iterator[None]:
+    """Say of a teacher's error which shard it fails on; a GPU tells of some only when its answer is fetched."""
+    try:
+        yield
+    except (TeacherError, RuntimeError) as error:
+        why = str(error) if isinstance(error, TeacherError) else first_line(error)
+        raise TeacherError(
+            f"shard {task.shard} ({task.source}) cannot be labelled: {why}. Shards published so far are safe: "
+            "the same command goes on with the others"
+        ) from error

@@ -18,7 +18,7 @@ from torchvision.io import ImageReadMode, decode_jpeg
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
-from relabel.errors import ImageError
+from relabel.errors import ImageError, lacks_memory
 from relabel.geometry import Box, Footprint
 from relabel.geometry.frames import turned
 from relabel.images.exif import UPRIGHT, orientation_of
@@ -99,6 +99,7 @@ def decode(data: bytes) -> Decoded:
 
     Raises:
         ImageError: not an image, cut, or too large; says which.
+        MemoryError: not enough memory.
     """
     try:
         header = jpeg_header(data)
@@ -109,9 +110,12 @@ def decode(data: bytes) -> Decoded:
             if pixels is not None:
                 return Decoded(pixels, header.orientation)
         return _by_pillow(data, is_refused=header is not None)
-    except ImageError:
+    except (ImageError, MemoryError):
+        # A want of memory is no fault of the image.
         raise
     except Exception as error:
+        if lacks_memory(error):
+            raise MemoryError(str(error)) from error
         # A damaged header may lead a decoder to any error, and none of them may end a run over a million images.
         raise ImageError(f"not a readable image: {_reason(error)}") from error
 
@@ -133,9 +137,12 @@ def header_facts(data: bytes) -> ImageFacts:
                 refuse_too_large(image.height, image.width)
                 image.load()
             return ImageFacts((image.height, image.width), orientation_told(image))
-    except ImageError:
+    except (ImageError, MemoryError):
+        # A want of memory is no fault of the image.
         raise
     except Exception as error:
+        if lacks_memory(error):
+            raise MemoryError(str(error)) from error
         # As in `decode`: damage leads a decoder to any error.
         raise ImageError(f"not a readable image: {_reason(error)}") from error
 

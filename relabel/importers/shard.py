@@ -65,6 +65,8 @@ def import_shard(job: ShardJob, task: ShardTask) -> ImportedShard:
             table, done = _filled(job, task, claimed.add)
         except SourceError as error:
             return ImportedShard(refusal=Failure(task.shard, "", str(error)))
+        except MemoryError:
+            return ImportedShard(refusal=Failure(task.shard, "", "out of memory; free some and run again"))
         claimed.publish(table)
     return done
 

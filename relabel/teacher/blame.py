@@ -5,24 +5,50 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import torch
-
-from relabel.errors import RelabelError, TeacherError
+from relabel.errors import RelabelError, TeacherError, lacks_memory
 
 
 @contextmanager
 def blaming(what: str, way_out: str) -> Iterator[None]:
     """Raise whatever goes wrong inside as a `TeacherError` of three parts: what failed, its reason, what to do."""
     try:
-        yield
+        with _no_success():
+            yield
     except RelabelError:
         raise
-    except torch.OutOfMemoryError as error:
-        raise TeacherError(
-            f"{what}: out of memory ({first_line(error)}). Free the device, or take a smaller teacher or image size"
-        ) from error
     except Exception as error:
+        if lacks_memory(error):
+            way_out = "Free the device, or take a smaller teacher or image size"
+            what = f"{what}: out of memory"
         raise TeacherError(f"{what}: {first_line(error)}. {way_out}") from error
+
+
+@contextmanager
+def blaming_run(name: str) -> Iterator[None]:
+    """The same of a forward pass of a proved teacher, but for a want of memory, which smaller batches may cure."""
+    try:
+        with _no_success():
+            yield
+    except RelabelError:
+        raise
+    except Exception as error:
+        if lacks_memory(error):
+            raise
+        raise TeacherError(f"{name} fails: {first_line(error)}. Mend it, or take another teacher") from error
+
+
+@contextmanager
+def _no_success() -> Iterator[None]:
+    """A program that ends in the midst of a model has not succeeded, whatever the model's code says.
+
+    An exit that tells of a failure may be a signal handler's of the calling program, and goes on.
+    """
+    try:
+        yield
+    except SystemExit as error:
+        if error.code not in (None, 0):
+            raise
+        raise RuntimeError("it ends the program by SystemExit") from error
 
 
 def first_line(error: BaseException) -> str:

@@ -11,6 +11,7 @@ from torch import Tensor
 from relabel.errors import TeacherError
 from relabel.geometry import Grid
 from relabel.manifest import Preprocessing, TeacherRecord
+from relabel.teacher.blame import blaming_run
 from relabel.teacher.devices import DTYPES
 from relabel.teacher.proof import Proof
 
@@ -45,7 +46,8 @@ class Teacher:
         """Dense logits (B, C, H, W) float32 of images uint8 (B, 3, h, w), on the teacher's device.
 
         Raises:
-            TeacherError: the images are of another shape or dtype.
+            TeacherError: the images are of another shape or dtype, or the answer is; or it raises anything but a want
+                of memory.
         """
         if images.dtype != torch.uint8 or images.shape[1:] != (3, *self.preprocessing.image_size_hw):
             raise TeacherError(
@@ -57,8 +59,23 @@ class Teacher:
             pixels = self.normalised(images.to(self.device, non_blocking=True))
             if self.channels_last:
                 pixels = pixels.contiguous(memory_format=torch.channels_last)
-            with torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32):
-                return self.forward(pixels).float()
+            with (
+                blaming_run(self.record.name),
+                torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32),
+            ):
+                return self._checked(self.forward(pixels), len(images)).float()
+
+    def _checked(self, logits: object, count: int) -> Tensor:
+        """What was proved of one batch need not hold of another."""
+        expected = (count, self.num_classes, *self.grid.size_hw)
+        if not isinstance(logits, Tensor):
+            raise TeacherError(f"{self.record.name} answers a {type(logits).__name__}; expected logits {expected}")
+        if logits.shape != expected or not logits.is_floating_point():
+            raise TeacherError(
+                f"{self.record.name} answers {tuple(logits.shape)} of {logits.dtype} for {count} images, and answered "
+                f"otherwise when it was proved; expected floating point logits {expected}"
+            )
+        return logits
 
     def normalised(self, images: Tensor) -> Tensor:
         """uint8 (B, 3, h, w) to float32 (B, 3, h, w), the teacher's mean and deviation taken off."""

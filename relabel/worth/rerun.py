@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from relabel.errors import TeacherError
+from relabel.geometry import Grid
 from relabel.images.decode import fitted
 from relabel.images.device import decode_and_fit_on
 from relabel.manifest import Manifest, Preprocessing
@@ -50,7 +51,7 @@ class Rerun:
             # Loaded anew, since many a network is set up for one size of input.
             on_crops = load_ensemble(replace(spec, teachers=teachers))
         self.is_own_answer = all(isinstance(member.forward, DenseClassifier) for member in on_crops.members)
-        self._on_crops = [replace(member, forward=_whole_image(member)) for member in on_crops.members]
+        self._on_crops = [replace(m, forward=_whole_image(m), grid=Grid(1, 1)) for m in on_crops.members]
         was = [(m.teacher.precision, m.preprocessing.decode) for m in recorded_members(manifest)]
         now = [(m.record.precision, m.preprocessing.decode) for m in self.ensemble.members]
         self.is_exact = was == now and all(precision == "float32" for precision, _ in now)
@@ -85,9 +86,9 @@ class Rerun:
                 view = replace(member.preprocessing, fit="squash", crop=1.0)
                 if view not in seen:
                     seen[view] = torch.stack([fitted(crop, view)[0] for crop in crops])
-                answers.append(member(seen[view]).softmax(1))
+                answers.append(member(seen[view])[..., 0, 0].softmax(1))
                 if self.ensemble.flip_average:
-                    answers.append(member(seen[view].flip(3)).softmax(1))
+                    answers.append(member(seen[view].flip(3))[..., 0, 0].softmax(1))
             return torch.stack(answers).mean(0).cpu()
 
     def findings(self) -> Iterator[str]:
@@ -119,9 +120,9 @@ class Rerun:
 
 
 def _whole_image(member: Teacher) -> Callable[[Tensor], Tensor]:
-    """Normalised images (B, 3, h, w) to logits (B, C): by the model's own head where there is one that can be had."""
+    """Normalised images (B, 3, h, w) to logits (B, C, 1, 1): by the model's own head where there is one to be had."""
     forward = member.forward
     if isinstance(forward, DenseClassifier):
         own: Callable[[Tensor], Tensor] = forward.model
-        return own
-    return lambda images: forward(images).mean((2, 3))
+        return lambda images: own(images)[..., None, None]
+    return lambda images: forward(images).mean((2, 3), keepdim=True)

@@ -178,8 +178,8 @@ def test_what_did_not_fit_is_let_go_of_before_its_halves_begin():
     assert left[:3] == [0, 0, 0]
 
 
-def test_another_fault_of_the_teacher_is_raised():
-    with pytest.raises(RuntimeError, match="mat1 and mat2"):
+def test_another_fault_of_the_teacher_is_no_want_of_memory():
+    with pytest.raises(TeacherError, match="by hand fails: RuntimeError: mat1 and mat2"):
         annotated(SmallMemory(0, RuntimeError("mat1 and mat2 shapes cannot be multiplied")), record())
 
 

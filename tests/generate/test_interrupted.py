@@ -86,18 +86,21 @@ def test_killed_at_any_moment(tars, whole, tmp_path, kills, capsys):
     assert any(0 < shards < len(COUNTS) for shards in landed)
 
 
-def test_ctrl_c_ends_a_run_at_once(tars, whole, tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_ends_a_run_at_once_and_says_what_is_safe(tars, whole, tmp_path, number):
     store = tmp_path / "run" / "store"
     store.parent.mkdir()
     third = tmp_path / "tars" / "part-02.tar"
     normal, images = third.read_bytes(), samples(range(9, 17))
     # The run gets no further than the fifth picture of the third shard, however long it takes to look at it.
     write_tar(third, [*images[:8], (images[8][0], picture(0, red=255)), *images[9:]])
-    process = start_generate(tars, store)
+    process = start_generate(tars, store, said=tmp_path / "said")
     wait_for_shards(2, store, process)
-    os.kill(process.pid, signal.SIGINT)
-    assert ended(process) == 130
+    os.kill(process.pid, number)
+    assert ended(process) == 128 + number
     assert published(store) == 2
+    safe = "; nothing published is lost, run the same command again to go on; 2 of 6 shards of"
+    assert safe in (tmp_path / "said").read_text()
     third.write_bytes(normal)
     assert not list(store.rglob(".*"))
     assert_finished(tars, store, whole)

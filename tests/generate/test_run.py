@@ -95,7 +95,7 @@ def test_a_run_on_each_device_is_a_sound_store(tars, tmp_path, device):
     assert findings(tmp_path / "store", tars) == []
 
 
-class StopRunError(Exception):
+class StopRunError(KeyboardInterrupt):
     """Thrown by a teacher, as a person's Ctrl-C or a dying machine would be."""
 
 
