@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import sys
 import threading
 from collections.abc import Callable, Sequence
 from types import ModuleType
@@ -18,8 +19,15 @@ _ZSTD_LEVEL = 3
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 _ZSTD_FLAGS, _ZSTD_CHECKSUM = 0b0001_1100, 0b0000_0100
 """In a frame's descriptor: the bits that format 1 fixes, and of those the one that is set."""
-DECODING_ERRORS = (RuntimeError, ValueError, OverflowError, MemoryError, SystemError)
-"""What the codecs raise on damaged data; a damaged length may ask for more memory than there is."""
+DECODING_ERRORS = (RuntimeError, ValueError, OverflowError, SystemError)
+"""What the codecs raise on damaged data. Not MemoryError: no more is asked for than what belongs there."""
+MOST_TEXT_BYTES = 1 << 16
+"""Of a string. Paths end at 4,096 bytes and names in tars a little later; what is longer is no key."""
+MOST_COLUMN_BYTES = 1 << 29
+"""Of a shard's array that is read whole: more than a million rows of the usual 80 classes."""
+_ZSTD_BLOCK = 1 << 17
+_MOST_BLOCKS = 1 << 16
+"""What a block of a frame may become, and how many are counted where a frame does not say how long its content is."""
 # Of a message and the crc32c behind it, whatever the message.
 _CRC32C_RESIDUE = 0x48674BC7
 # An empty zstd frame that does not say how long its content is.
@@ -58,8 +66,14 @@ class Codec(Protocol):
     def encode(self, data: bytes) -> bytes:
         """A chunk; called in threads."""
 
-    def content(self, chunk: Any, length: int | None = None) -> Any:
-        """A chunk's bytes, which must have that length if one is given; raises one of `DECODING_ERRORS`."""
+    def most_bytes(self, length: int) -> int:
+        """The most bytes that the chunk of so many bytes can have."""
+
+    def content(self, chunk: Any, length: int | None = None, most: int = MOST_COLUMN_BYTES) -> Any:
+        """A chunk's bytes, which must have that length if one is given, and never more than `most`.
+
+        No more memory is taken, whatever the chunk says. Raises one of `DECODING_ERRORS`.
+        """
 
     def decode(self, chunks: Sequence[bytes], into: NDArray[Any]) -> None:
         """Decode n chunks into the n rows of an array; raises one of `DECODING_ERRORS`."""
@@ -77,11 +91,24 @@ class _Zstd:
         frame: bytes = _numcodecs().zstd.compress(data, level=_ZSTD_LEVEL, checksum=True)
         return frame
 
-    def content(self, chunk: Any, length: int | None = None) -> bytes:
-        content: bytes = _numcodecs().zstd.decompress(chunk)
-        if length is not None and len(content) != length:
-            raise ValueError(f"{len(content)} bytes instead of {length}")
-        return content
+    def most_bytes(self, length: int) -> int:
+        """What does not compress grows by 3 bytes a block, and other writers make more blocks than they need."""
+        return length + (length >> 6) + 1024
+
+    def content(self, chunk: Any, length: int | None = None, most: int = MOST_COLUMN_BYTES) -> bytearray | bytes:
+        told = _told_length(chunk)
+        if told is not None and length is not None and told != length:
+            raise ValueError(f"{told} bytes instead of {length}")
+        wanted = told if length is None else length
+        if (asked := _most_content(chunk) if wanted is None else wanted) > most:
+            raise ValueError(f"its content may take {asked} bytes, and at most {most} belong there")
+        if wanted is None:
+            content: bytes = _numcodecs().zstd.decompress(chunk)
+            return content
+        # Not numcodecs' own buffer, which is as long as all frames together say that they are.
+        into = bytearray(wanted)
+        _numcodecs().zstd.decompress(chunk, into)
+        return into
 
     def decode(self, chunks: Sequence[bytes], into: NDArray[Any]) -> None:
         """Decode them together.
@@ -112,14 +139,14 @@ class _Crc32c:
     def encode(self, data: bytes) -> bytes:
         return data + crc32c()(data).to_bytes(4, "little")
 
-    def size(self, length: int) -> int:
-        """The bytes of the chunk of so many bytes."""
+    def most_bytes(self, length: int) -> int:
+        """Which is exactly what it has."""
         return length + 4
 
-    def content(self, chunk: Any, length: int | None = None) -> Any:
+    def content(self, chunk: Any, length: int | None = None, most: int = MOST_COLUMN_BYTES) -> Any:
         """A view where the chunk is an array."""
-        if length is not None and len(chunk) != self.size(length):
-            raise ValueError(f"{len(chunk)} bytes instead of {self.size(length)}")
+        if length is not None and len(chunk) != self.most_bytes(length):
+            raise ValueError(f"{len(chunk)} bytes instead of {self.most_bytes(length)}")
         if len(chunk) < 4 or crc32c()(chunk) != _CRC32C_RESIDUE:
             raise ValueError("its checksum does not agree")
         return chunk[:-4]
@@ -149,7 +176,7 @@ ENTRY_BYTES = 16
 
 def index_bytes(rows: int) -> int:
     """The length of the index of so many rows, which is the end of a file of score maps."""
-    return CRC32C.size(ENTRY_BYTES * rows)
+    return CRC32C.most_bytes(ENTRY_BYTES * rows)
 
 
 def encode_index(index: NDArray[np.uint64]) -> bytes:
@@ -173,16 +200,54 @@ def encode_strings(values: Sequence[str]) -> bytes:
     return b"".join(parts)
 
 
-def decode_strings(data: bytes) -> NDArray[np.object_]:
-    """The inverse of `encode_strings`; raises ValueError where the data is damaged."""
+def decode_strings(data: bytes, rows: int) -> NDArray[np.object_]:
+    """The inverse of `encode_strings`, (rows,); raises ValueError where the data is damaged."""
+    # The decoder makes room for as many as the data says.
+    if (count := int.from_bytes(data[:4], "little")) != rows:
+        raise ValueError(f"{count} strings for {rows} rows")
     decoded: NDArray[np.object_] = _numcodecs().vlen.VLenUTF8().decode(data)
+    if (longest := max(map(len, decoded.tolist()), default=0)) > MOST_TEXT_BYTES:
+        raise ValueError(f"a text of {longest} characters, and at most {MOST_TEXT_BYTES} bytes belong there")
     return decoded
+
+
+def text_bytes(rows: int) -> int:
+    """The most bytes that so many strings may be encoded as."""
+    return min(4 + rows * (4 + MOST_TEXT_BYTES), MOST_COLUMN_BYTES)
+
+
+def _told_length(frame: Any) -> int | None:
+    """How long the header of a zstd frame says that its content is; None where it does not say."""
+    head = bytes(frame[:18])
+    start = _length_start(head)
+    # Two bytes count from 256 on, for shorter content takes one.
+    count = (head[4] >> 5 & 1, 2, 4, 8)[head[4] >> 6]
+    return int.from_bytes(head[start : start + count], "little") + (256 if count == 2 else 0) if count else None
+
+
+def _length_start(head: bytes) -> int:
+    """Where a frame's header tells its content's length, or would: behind its flags, its window and its dictionary."""
+    if len(head) < 6 or not head.startswith(_ZSTD_MAGIC):
+        raise ValueError("it is not a zstd frame")
+    return 5 + (not head[4] >> 5 & 1) + (0, 1, 2, 4)[head[4] & 3]
+
+
+def _most_content(frame: Any) -> int:
+    """The most that a frame without a length, and what follows it, may become: its blocks say that."""
+    place, most = _length_start(bytes(frame[:18])), 0
+    for _ in range(_MOST_BLOCKS):
+        header = int.from_bytes(bytes(frame[place : place + 3]), "little")
+        kind, size = header >> 1 & 3, header >> 3
+        most += size if kind < 2 else _ZSTD_BLOCK
+        place += 3 + (1 if kind == 1 else size)
+        if header & 1:
+            # The checksum of the content; and another frame behind it is none that a writer of strings makes.
+            return most if len(frame) <= place + 4 else sys.maxsize
+    return sys.maxsize
 
 
 @functools.lru_cache(4)
 def _frame_header(length: int) -> bytes:
     """How a frame of that much content begins: magic number, flags (with a checksum), perhaps a window, the length."""
     frame = ZSTD.encode(bytes(length))
-    has_window = not frame[4] >> 5 & 1
-    length_bytes = (0 if has_window else 1, 2, 4, 8)[frame[4] >> 6]
-    return frame[: 5 + has_window + length_bytes]
+    return frame[: _length_start(frame) + (frame[4] >> 5 & 1, 2, 4, 8)[frame[4] >> 6]]

@@ -8,8 +8,9 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
+from relabel.store.files import open_regular
+
 _MOST = 512
-_BINARY = getattr(os, "O_BINARY", 0)  # Windows would turn line ends, and stop at a byte 26
 _seeking = threading.Lock()
 
 
@@ -17,7 +18,7 @@ class OpenFile:
     """A file to read from; it closes with its last reference, so that a read that still holds it can end."""
 
     def __init__(self, path: Path) -> None:
-        self.descriptor = os.open(path, os.O_RDONLY | _BINARY)
+        self.descriptor = open_regular(path)
 
     def read(self, length: int, offset: int) -> bytes:
         """Some bytes, fewer where the file ends; for threads at once."""

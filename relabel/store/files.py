@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
+import stat
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,6 +16,8 @@ from typing import Any, Protocol
 from relabel.errors import DamagedStoreError, StoreError
 from relabel.store.locks import HAVE_LOCKS, lock_file
 
+MOST_METADATA_BYTES = 1 << 25
+"""Of a zarr.json: the names and counts of half a million tars. Parsed, it may take thirty times as much memory."""
 _COPY_SECONDS = 600.0
 
 
@@ -35,11 +39,13 @@ class StoreFiles(Protocol):
             StoreError: the folder cannot be listed.
         """
 
-    def local(self, name: str) -> Path:
+    def local(self, name: str, most: int | None = None) -> Path:
         """A local path of a file; of a store in a folder, whether the file is there or not.
 
+        What is there may be a pipe or a device, or have any size: `open_regular` and `read_bytes` open it.
+
         Raises:
-            DamagedStoreError: the file is not behind the URL.
+            DamagedStoreError: the file is not behind the URL, or is longer than `most` bytes.
             StoreError: it cannot be copied.
         """
 
@@ -74,7 +80,7 @@ class _LocalFiles:
         except OSError as error:
             raise StoreError(f"cannot list {self.root / folder}: {error.strerror}") from error
 
-    def local(self, name: str) -> Path:
+    def local(self, name: str, most: int | None = None) -> Path:
         return self.root / name
 
     def size_bytes(self) -> int:
@@ -110,11 +116,13 @@ class _RemoteFiles:
         except FileNotFoundError:
             return set()
 
-    def local(self, name: str) -> Path:
+    def local(self, name: str, most: int | None = None) -> Path:
         path = self.cache / name
         if not path.exists():
             try:
                 with _remote(self.url, f"copy {self.url}/{name} to {self.cache}") as (system, root):
+                    if most is not None and (size := system.size(f"{root}/{name}") or 0) > most:
+                        raise DamagedStoreError(f"{self.url}/{name}: {_too_long(size, most)}")
                     self._copy(name, path, system, root)
             except FileNotFoundError as error:
                 raise DamagedStoreError(f"{self.url} lacks the file {name}") from error
@@ -165,11 +173,55 @@ def store_files(path: str | Path) -> StoreFiles:
     try:
         with _remote(url, f"open {url}") as (system, root):
             system.invalidate_cache()
-            manifest = system.cat_file(f"{root}/zarr.json")
+            manifest = system.cat_file(f"{root}/zarr.json", 0, MOST_METADATA_BYTES + 1)
     except FileNotFoundError as error:
         raise StoreError(f"{url} is not a relabel store: it has no zarr.json") from error
     cache = Path(os.environ.get("RELABEL_CACHE") or Path.home() / ".cache" / "relabel")
     return _RemoteFiles(url, cache / hashlib.sha256(url.encode() + b"\0" + manifest).hexdigest()[:16])
+
+
+def read_bytes(files: StoreFiles, name: str, most: int) -> bytes:
+    """A store's file, if it is a regular one of at most so many bytes.
+
+    Raises:
+        OSError: it is not there, is none such (EINVAL, EFBIG), or cannot be read.
+        StoreError: as `StoreFiles.local`.
+    """
+    descriptor = open_regular(files.local(name, most), most)
+    with os.fdopen(descriptor, "rb") as file:
+        # No further, should it grow meanwhile.
+        return file.read(os.fstat(descriptor).st_size)
+
+
+def open_regular(path: str | Path, most: int | None = None, *, dir_fd: int | None = None) -> int:
+    """A descriptor to read a regular file by, which nothing waits for; the caller closes it.
+
+    A store's file is foreign: a pipe would be waited for, and a device or a hole of a petabyte never ends.
+
+    Args:
+        path: of the file, below `dir_fd` if one is given.
+        most: the most bytes it may have.
+        dir_fd: a descriptor of a folder.
+
+    Raises:
+        OSError: it cannot be opened, is no regular file (EINVAL), or is longer (EFBIG); `strerror` says so.
+    """
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    descriptor = os.open(path, flags, dir_fd=dir_fd)
+    try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(errno.EINVAL, "it is no regular file", str(path))
+        if most is not None and status.st_size > most:
+            raise OSError(errno.EFBIG, _too_long(status.st_size, most), str(path))
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def _too_long(size: int, most: int) -> str:
+    return f"it has {size} bytes, and at most {most} belong there"
 
 
 @contextlib.contextmanager

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from relabel.manifest import PER_ROW, Manifest
-from relabel.store.codecs import CODECS, CRC32C, ZSTD, Codec
+from relabel.store.codecs import CODECS, CRC32C, ZSTD, Codec, index_bytes, text_bytes
 
 NO_IMAGE, LABELED, FAILED = 0, 1, 2
 """The values of `status`."""
@@ -57,6 +57,28 @@ class ArraySpec:
     def row_bytes(self) -> int:
         """The bytes of one row (of the shard, if not `per_row`), uncompressed; numeric arrays only."""
         return math.prod(self.tail) * self.little.itemsize
+
+    def content(self, data: Any, rows: int) -> Any:
+        """A shard's file, of an array that is one chunk a shard, as the bytes of its R rows, or as encoded strings.
+
+        No more memory is taken than they need, whatever the file says; raises one of `codecs.DECODING_ERRORS`.
+        """
+        if self.dtype == "string":
+            return self.codec.content(data, most=text_bytes(rows))
+        return self.codec.content(data, (rows if self.per_row else 1) * self.row_bytes())
+
+    def most_chunk_bytes(self) -> int:
+        """The most bytes that the inner chunk of a row may have; no more of one is read."""
+        return self.codec.most_bytes(self.row_bytes())
+
+    def most_bytes(self, rows: int) -> int:
+        """The most bytes that a shard's file may have; what is longer is no such file, and is not read."""
+        if self.is_sharded:
+            # Its rows are read one by one, so that twice as long only means that something else is wrong.
+            return 2 * rows * self.most_chunk_bytes() + index_bytes(rows)
+        if self.dtype == "string":
+            return self.codec.most_bytes(text_bytes(rows))
+        return self.codec.most_bytes((rows if self.per_row else 1) * self.row_bytes())
 
 
 def class_dtype(num_classes: int) -> str:

@@ -8,8 +8,12 @@ from typing import Any
 
 from relabel.errors import DamagedStoreError, StoreError
 from relabel.manifest import Manifest
-from relabel.store.files import StoreFiles, store_files
+from relabel.store.files import MOST_METADATA_BYTES, StoreFiles, read_bytes, store_files
 from relabel.store.layout import array_metadata, arrays_of
+
+_MOST_DEPTH = 64
+"""Format 1 needs 6, and others' attributes hardly more."""
+_SHOWN = 400
 
 
 def read_manifest(path: str | Path) -> Manifest:
@@ -23,7 +27,7 @@ def read_manifest(path: str | Path) -> Manifest:
 
 def load_manifest(files: StoreFiles) -> Manifest:
     """See `read_manifest`."""
-    group = _json(files, "zarr.json")
+    group = read_json(files, "zarr.json")
     if group.get("node_type") != "group" or group.get("zarr_format") != 3:
         raise StoreError(f"{files.where} is not a relabel store: its zarr.json is not that of a zarr v3 group")
     attributes = group.get("attributes")
@@ -40,7 +44,7 @@ def check_arrays(files: StoreFiles, manifest: Manifest) -> None:
         DamagedStoreError: an array's zarr.json is missing or says otherwise.
     """
     for spec in arrays_of(manifest).values():
-        found, expected = _json(files, f"{spec.name}/zarr.json"), array_metadata(spec, manifest)
+        found, expected = read_json(files, f"{spec.name}/zarr.json"), array_metadata(spec, manifest)
         attributes = found.get("attributes")
         if isinstance(attributes, dict):
             found["attributes"] = {name: attributes.get(name) for name in spec.attributes}
@@ -51,13 +55,25 @@ def check_arrays(files: StoreFiles, manifest: Manifest) -> None:
         if wrong:
             raise DamagedStoreError(
                 f"{files.where}: {spec.name}/zarr.json does not agree with the manifest in {', '.join(wrong)}: "
-                f"{wrong[0]} is {found.get(wrong[0])!r}, expected {expected[wrong[0]]!r}. It was edited, or is damaged"
+                f"{wrong[0]} is {_shown(found.get(wrong[0]))}, expected {expected[wrong[0]]!r}. "
+                "It was edited, or is damaged"
             )
 
 
-def _json(files: StoreFiles, name: str) -> dict[str, Any]:
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
+
+
+def read_json(files: StoreFiles, name: str) -> dict[str, Any]:
+    """A zarr.json; {} where it is no object.
+
+    Raises:
+        StoreError: it is not there, or cannot be read.
+        DamagedStoreError: it is no JSON, too long or too deep.
+    """
     try:
-        value = json.loads(files.local(name).read_bytes())
+        value = json.loads(read_bytes(files, name, MOST_METADATA_BYTES))
     except (FileNotFoundError, NotADirectoryError) as error:
         if name == "zarr.json":
             raise StoreError(
@@ -69,4 +85,21 @@ def _json(files: StoreFiles, name: str) -> dict[str, Any]:
         raise StoreError(f"cannot read {files.where}/{name}: {error.strerror or error}") from error
     except (ValueError, RecursionError) as error:
         raise DamagedStoreError(f"{files.where}: {name} is not JSON ({error})") from error
+    if _is_deep(value):
+        raise DamagedStoreError(f"{files.where}: {name} holds values nested more than {_MOST_DEPTH} deep")
     return value if isinstance(value, dict) else {}
+
+
+def _is_deep(value: Any) -> bool:
+    """Whether JSON is nested so deeply that what walks or prints it may exhaust Python's stack."""
+    level = [value]
+    for _ in range(_MOST_DEPTH):
+        level = [
+            inner
+            for outer in level
+            if isinstance(outer, (dict, list))
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+        ]
+        if not level:
+            return False
+    return True

@@ -186,11 +186,12 @@ class StoreReader:
 
     def _chunks(self, group: _Group) -> Iterator[bytes]:
         """The inner chunks of a group's rows, one after the other; empty where there is none."""
-        index = self._map(group.shard).index[group.rows].tolist()
+        index, most = self._map(group.shard).index[group.rows].tolist(), self.arrays["scores"].most_chunk_bytes()
         try:
             file = self._scores[group.shard]
             for offset, length in index:
-                yield file.read(length, offset) if offset != ABSENT else b""
+                # A chunk that claims more is damaged, and so is what is read of it.
+                yield file.read(min(length, most + 1), offset) if offset != ABSENT else b""
         except OSError as error:
             raise self._shard_files.unreadable("scores", group.shard, error) from error
 

@@ -11,7 +11,10 @@ from numpy.typing import NDArray
 
 from relabel.errors import InvalidValueError
 from relabel.geometry import WHOLE, Footprint
+from relabel.store.codecs import MOST_COLUMN_BYTES, MOST_TEXT_BYTES
 from relabel.store.layout import FAILED, LABELED
+
+_SHOWN = 80
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,10 +99,26 @@ class RowTable:
 
 
 def check_text(texts: Iterable[str]) -> None:
-    """Refuse text that UTF-8 cannot say: a file name in another encoding comes as surrogates."""
+    """Refuse text that a store cannot keep so that every reader finds it again.
+
+    UTF-8 cannot say surrogates, as which a file name in another encoding comes; numpy's strings lose a NUL at their
+    end, and readers refuse what is too long.
+    """
+    total = 0
     for text in texts:
+        total += 4 + (length := len(text) if text.isascii() else len(text.encode(errors="surrogatepass")))
         if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
-            raise InvalidValueError(f"a store keeps text as UTF-8, which cannot say {text!r}; rename the file")
+            raise InvalidValueError(f"a store keeps text as UTF-8, which cannot say {text[:_SHOWN]!r}; rename the file")
+        if "\0" in text:
+            raise InvalidValueError(f"a store keeps text without NUL characters; got {text[:_SHOWN]!r}")
+        if length > MOST_TEXT_BYTES:
+            raise InvalidValueError(
+                f"a store keeps texts of at most {MOST_TEXT_BYTES} bytes; got {length}, {text[:_SHOWN]!r}..."
+            )
+    if total > MOST_COLUMN_BYTES:
+        raise InvalidValueError(
+            f"the keys and errors of a shard take at most {MOST_COLUMN_BYTES} bytes; got {total}. Make smaller shards"
+        )
 
 
 _DTYPES: dict[str, Any] = {

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from relabel.errors import DamagedStoreError, StoreError
 from relabel.store import codecs
-from relabel.store.files import StoreFiles
+from relabel.store.files import StoreFiles, open_regular, read_bytes
 from relabel.store.layout import ABSENT, ArraySpec
 
 
@@ -58,20 +58,18 @@ class ShardFiles:
         """All rows of an array that is one compressed chunk a shard: (R, *tail), or a list of R strings."""
         spec = self.arrays[name]
         try:
-            data = self.path(name, shard).read_bytes()
+            data = read_bytes(self.files, self._file(name, shard), spec.most_bytes(self.rows))
         except OSError as error:
             raise self.unreadable(name, shard, error) from error
         try:
             if spec.dtype == "string":
-                column = codecs.decode_strings(spec.codec.content(data)).tolist()
+                column = codecs.decode_strings(spec.content(data, self.rows), self.rows).tolist()
             else:
-                content = spec.codec.content(data, self.rows * spec.row_bytes())
+                content = spec.content(data, self.rows)
                 # A copy, because bytes give an array that cannot be written to, which torch warns of.
                 column = np.frombuffer(content, spec.little).reshape(self.rows, *spec.tail).astype(spec.dtype)
         except codecs.DECODING_ERRORS as error:
             raise self.damaged(name, shard, error) from error
-        if len(column) != self.rows:
-            raise self.damaged(name, shard, f"{len(column)} strings for {self.rows} rows")
         return column
 
     def path(self, name: str, shard: int) -> Path:
@@ -122,7 +120,7 @@ class ShardFiles:
         """A file's bytes, mapped; unlike mmap before Python 3.13, torch keeps no descriptor for it."""
         path = self.path(name, shard)
         try:
-            with path.open("rb") as file:
+            with os.fdopen(open_regular(path, self.arrays[name].most_bytes(self.rows)), "rb") as file:
                 size = os.fstat(file.fileno()).st_size
             if size == 0:
                 raise self.damaged(name, shard, "it is empty")

@@ -13,6 +13,7 @@ from relabel.errors import DamagedStoreError
 from relabel.store import StoreReader, codecs
 from relabel.store.descriptors import OpenFile
 from relabel.store.digest import shard_digest
+from relabel.store.files import read_bytes
 from relabel.store.layout import ABSENT, ArraySpec
 
 
@@ -25,24 +26,25 @@ def read_column(reader: StoreReader, name: str, shard: int) -> NDArray[Any]:
     spec = reader.arrays[name]
     file = _file(spec, shard)
     try:
-        data = reader.files.local(file).read_bytes()
+        data = read_bytes(reader.files, file, spec.most_bytes(reader.rows_per_shard))
     except OSError as error:
         raise DamagedStoreError(f"{file} cannot be read: {error.strerror}") from error
     try:
         spec.codec.check(data)
-        plain = spec.codec.content(data)
-        column = _strings(plain) if spec.dtype == "string" else _numbers(plain, spec)
+        plain = spec.content(data, reader.rows_per_shard)
+        column = _strings(plain, reader.rows_per_shard) if spec.dtype == "string" else _numbers(plain, spec)
     except codecs.DECODING_ERRORS as error:
         raise DamagedStoreError(f"{file} is damaged: {error}") from error
-    if len(column) != (expected := reader.rows_per_shard if spec.per_row else 1):
-        raise DamagedStoreError(f"{file} is damaged: it holds {len(column)} rows instead of {expected}")
     return column
 
 
 def found_digest(reader: StoreReader, shard: int) -> NDArray[np.uint8]:
     """(2, 32): what a shard's `digest` should hold, by the files that are there; all of them can be read."""
     specs = [spec for name, spec in reader.arrays.items() if name != "digest"]
-    files = ((spec.name, reader.files.local(_file(spec, shard)).read_bytes()) for spec in specs)
+    files = (
+        (spec.name, read_bytes(reader.files, _file(spec, shard), spec.most_bytes(reader.rows_per_shard)))
+        for spec in specs
+    )
     return shard_digest(reader.manifest.identity(), shard, files)
 
 
@@ -93,7 +95,8 @@ class ScoreFile:
             yield f"its map in {self._name} is damaged: {error}"
 
     def _decode(self, rows: NDArray[np.intp], into: NDArray[Any]) -> None:
-        chunks = [self._file.read(length, offset) for offset, length in self._index[rows].tolist()]
+        most = self._spec.most_chunk_bytes() + 1
+        chunks = [self._file.read(min(length, most), offset) for offset, length in self._index[rows].tolist()]
         for chunk in chunks:
             self._spec.codec.check(chunk)
         self._spec.codec.decode(chunks, into)
@@ -103,16 +106,14 @@ def _file(spec: ArraySpec, shard: int) -> str:
     return f"{spec.name}/{spec.file_name(shard)}"
 
 
-def _strings(data: bytes) -> NDArray[np.object_]:
-    values = codecs.decode_strings(data)
+def _strings(data: bytes, rows: int) -> NDArray[np.object_]:
+    values = codecs.decode_strings(data, rows)
     if codecs.encode_strings(values.tolist()) != data:
         raise ValueError("its strings are not encoded as vlen-utf8 says")
     return values
 
 
 def _numbers(data: bytes, spec: ArraySpec) -> NDArray[Any]:
-    if len(data) % spec.row_bytes():
-        raise ValueError(f"{len(data)} bytes are no whole number of rows of {spec.row_bytes()}")
     return np.frombuffer(data, spec.little).reshape(-1, *spec.tail)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Set
 from typing import Any
 
@@ -11,6 +10,7 @@ import numpy as np
 from relabel.manifest import PER_ROW
 from relabel.store import StoreReader
 from relabel.store.layout import array_metadata
+from relabel.store.metadata import read_json
 from relabel.verify.rows import contradicts
 
 _GROUP_FIELDS = frozenset({"zarr_format", "node_type", "attributes", "consolidated_metadata"})
@@ -18,13 +18,13 @@ _GROUP_FIELDS = frozenset({"zarr_format", "node_type", "attributes", "consolidat
 
 def metadata_findings(reader: StoreReader) -> Iterator[str]:
     """Everything that is wrong with the store as a whole. The reader has compared the arrays' zarr.json already."""
-    group = _json(reader, "zarr.json")
+    group = read_json(reader.files, "zarr.json")
     if group.get("consolidated_metadata") is not None:
         yield "zarr.json holds consolidated metadata, a copy of the arrays' metadata that readers would believe"
     yield from _unknown_fields("zarr.json", group, _GROUP_FIELDS)
     for name, spec in reader.arrays.items():
         fields = array_metadata(spec, reader.manifest).keys() | {"storage_transformers"}
-        yield from _unknown_fields(f"{name}/zarr.json", _json(reader, f"{name}/zarr.json"), fields)
+        yield from _unknown_fields(f"{name}/zarr.json", read_json(reader.files, f"{name}/zarr.json"), fields)
     yield from _manifest_findings(reader)
     yield from _stray_files(reader)
 
@@ -58,9 +58,3 @@ def _stray_files(reader: StoreReader) -> Iterator[str]:
         expected = {spec.file_name(shard) for shard in range(reader.num_shards)} | {"zarr.json"}
         for name in sorted(reader.files.names(spec.name) - expected):
             yield f"{spec.name}/{name} does not belong to the store (left by a run that was stopped?)"
-
-
-def _json(reader: StoreReader, name: str) -> dict[str, Any]:
-    """A file that the reader could parse already."""
-    value: dict[str, Any] = json.loads(reader.files.local(name).read_text())
-    return value
