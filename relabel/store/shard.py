@@ -86,6 +86,8 @@ class ShardFiles:
         """The error for a file that is gone or cannot be read, to be raised."""
         if error.errno in (errno.EMFILE, errno.ENFILE):
             return StoreError(f"cannot read {self._file(name, shard)}: {error.strerror}. Raise `ulimit -n`")
+        if error.errno in (errno.EINVAL, errno.EFBIG):
+            return self.damaged(name, shard, error.strerror)
         return DamagedStoreError(
             f"{self.files.where}: cannot read {self._file(name, shard)}: {error.strerror or error}. {self.files.repair}"
         )
