@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 import pickle
@@ -18,9 +17,16 @@ from torch import Tensor, nn
 
 from relabel.errors import TeacherError
 from relabel.teacher.blame import first_line
+from relabel.teacher.formats import weights_format
 
-_WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model", "module")
-"""Where training checkpoints keep their weights; averaged weights first, as timm takes them."""
+_WRAPPERS = (
+    *("state_dict_ema", "model_ema", "ema_state_dict"),
+    *("state_dict", "model_state_dict", "model_state", "model", "module"),
+)
+"""Where training checkpoints keep their weights, perhaps one in another; averaged weights first, as timm takes them."""
+
+_MOST_WRAPPED = 4
+"""Of a wrapper that holds itself, too."""
 
 _PREFIXES = ("module.", "_orig_mod.", "model.")
 """What DistributedDataParallel, torch.compile and Lightning put before every name."""
@@ -30,7 +36,24 @@ _SHOWN = 5
 _NAMES = ("class_names", "classes")
 """What training checkpoints call a list of their classes' names; safetensors hold it as JSON in their metadata."""
 
+_BESIDE = (
+    *("argparse.Namespace", "types.SimpleNamespace", "pathlib.PosixPath", "pathlib.WindowsPath"),
+    *("pathlib._local.PosixPath", "pathlib._local.WindowsPath", "numpy.dtype", "numpy.ndarray"),
+    *(f"numpy.{core}.multiarray.{name}" for core in ("core", "_core") for name in ("scalar", "_reconstruct")),
+)
+"""What trainers keep beside the weights: their arguments, the best accuracy as a number of numpy's."""
+
 _Model = TypeVar("_Model", bound=nn.Module)
+
+
+class _Beside:
+    """Stands for a value of `_BESIDE`, of which nothing is wanted and nothing is run."""
+
+    def __new__(cls, *_: object) -> _Beside:
+        return super().__new__(cls)
+
+    def __setstate__(self, _: object) -> None:
+        """Take what a pickle hands over, and leave it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,10 +74,9 @@ def read_checkpoint(path: Path) -> Checkpoint:
     """
     loaded, said = _read(path)
     names = next((value for name in _NAMES if _are_names(value := said.get(name))), None)
-    for wrapper in _WRAPPERS:
-        if isinstance(loaded, dict) and isinstance(loaded.get(wrapper), dict):
-            loaded = loaded[wrapper]
-            break
+    for _ in range(_MOST_WRAPPED):
+        inside = (loaded.get(name) for name in _WRAPPERS) if isinstance(loaded, dict) else ()
+        loaded = next((each for each in inside if isinstance(each, dict) and each), loaded)
     named = loaded.items() if isinstance(loaded, dict) else ()
     # torch's averaged models count their updates beside the weights.
     tensors = {name: value for name, value in named if isinstance(value, Tensor) and name != "n_averaged"}
@@ -76,14 +98,15 @@ def _read(path: Path) -> tuple[object, dict[str, Any]]:
     if not path.is_file():
         raise TeacherError(f"no such checkpoint: {path} is {'a folder' if path.is_dir() else 'not there'}. Give a file")
     try:
-        if path.suffix == ".safetensors":
+        if weights_format(path) == "safetensors":
             with safe_open(path, framework="pt") as file:
                 said = {name: _json(text) for name, text in (file.metadata() or {}).items()}
                 return {name: file.get_tensor(name) for name in file.keys()}, said  # noqa: SIM118  # no mapping
-        # timm's and other trainers keep their arguments beside the weights; a Namespace only holds values.
-        with torch.serialization.safe_globals([argparse.Namespace]):
+        with torch.serialization.safe_globals([(_Beside, name) for name in _BESIDE]):
             loaded = torch.load(path, map_location="cpu", weights_only=True)
         return loaded, loaded if isinstance(loaded, dict) else {}
+    except TeacherError:
+        raise
     except Exception as error:
         # Not torch's own words, which advise to load it all the same.
         needs = re.search(r"GLOBAL (\S+)", str(error))
@@ -108,7 +131,8 @@ def load_weights(model: nn.Module, tensors: dict[str, Tensor], what: str) -> Non
     """Load tensors into a model, every one and no other, cast to the model's dtypes.
 
     Raises:
-        TeacherError: names or shapes differ, or quantised integers stand for real numbers; some are listed.
+        TeacherError: names or shapes differ, quantised integers stand for real numbers, or tensors are on the meta
+            device or sparse; some are listed.
     """
     own = model.state_dict()
     shared = [name for name in own if name in tensors]
@@ -126,6 +150,7 @@ def load_weights(model: nn.Module, tensors: dict[str, Tensor], what: str) -> Non
             for n in shared
             if tensors[n].is_floating_point() != own[n].is_floating_point()
         ],
+        "without numbers": [n for n in shared if tensors[n].is_meta or tensors[n].layout != torch.strided],
     }
     lines = [
         f"{len(names)} {kind} ({', '.join(names[:_SHOWN])}{', ...' if len(names) > _SHOWN else ''})"
