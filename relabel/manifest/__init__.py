@@ -7,6 +7,8 @@ from relabel.manifest.manifest import PerRow as PerRow
 from relabel.manifest.manifest import fingerprint as fingerprint
 from relabel.manifest.manifest import versions as versions
 from relabel.manifest.records import LEAST_STEP as LEAST_STEP
+from relabel.manifest.records import MOST_MAP_BYTES as MOST_MAP_BYTES
+from relabel.manifest.records import MOST_SHARD_BYTES as MOST_SHARD_BYTES
 from relabel.manifest.records import MOST_STEP as MOST_STEP
 from relabel.manifest.records import PLANES as PLANES
 from relabel.manifest.records import PROFILE as PROFILE

@@ -13,6 +13,7 @@ from relabel.errors import InvalidValueError, StoreError
 from relabel.geometry import WHOLE, Footprint, Grid
 from relabel.manifest.reading import plain, read
 from relabel.manifest.records import (
+    MOST_SHARD_BYTES,
     DataRecord,
     Fit,
     Frame,
@@ -29,6 +30,7 @@ PER_ROW: PerRow = "per row"
 """In place of the one footprint of all maps: each row has its own."""
 
 _SHORT = 80
+_MOST_OTHERS = 255
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,6 +62,14 @@ class Manifest:
         if self.class_names is not None and len(self.class_names) != self.scores.num_classes:
             raise InvalidValueError(
                 f"{self.scores.num_classes} classes need as many class names; got {len(self.class_names)}"
+            )
+        if len(self.others) > _MOST_OTHERS:
+            raise InvalidValueError(f"maps average at most {_MOST_OTHERS} more passes; got {len(self.others)}")
+        # An id takes up to four bytes.
+        if (size := 4 * self.data.rows_per_shard * (self.scores.planes + self.scores.profile)) > 2 * MOST_SHARD_BYTES:
+            raise InvalidValueError(
+                f"{self.data.rows_per_shard} rows of {self.scores.planes} + {self.scores.profile} classes may take "
+                f"{size} bytes, and a shard's classes take at most {2 * MOST_SHARD_BYTES}: make smaller shards"
             )
 
     def __repr__(self) -> str:
@@ -114,8 +124,8 @@ class Manifest:
             )
         if body.get("format") != FORMAT or type(body["format"]) is not int:
             raise StoreError(
-                f"the store has format {body.get('format')!r}; this version of relabel reads format {FORMAT}. "
-                "Use the version of relabel that wrote it (attribute relabel.versions), or generate the store again"
+                f"the store has format {repr(body.get('format'))[:_SHORT]}; this version of relabel reads format "
+                f"{FORMAT}. Use the version of relabel that wrote it (attribute relabel.versions), or generate the store again"
             )
         if "identity" not in body:
             raise StoreError(
@@ -125,7 +135,7 @@ class Manifest:
         told = {name: value for name, value in body.items() if name != "identity"}
         try:
             found: Manifest = read(cls, told, "manifest")
-        except (TypeError, InvalidValueError, RecursionError) as error:
+        except (TypeError, InvalidValueError, OverflowError, RecursionError) as error:
             raise StoreError(
                 f"the store's manifest is damaged or foreign ({type(error).__name__}: {error}). "
                 "Restore its zarr.json, or generate the store again"
@@ -133,7 +143,8 @@ class Manifest:
         # What a record fills in by itself is a change, too: the identity alone would not show it.
         if body["identity"] != found.identity().hex() or found._plain() != told:
             raise StoreError(
-                f"the store's manifest was changed after it was written: it has the identity {body['identity']!r}, "
+                f"the store's manifest was changed after it was written: it has the identity "
+                f"{repr(body['identity'])[:_SHORT]}, "
                 f"and what it says has {found.identity().hex()!r}. Restore its zarr.json, or generate the store again"
             )
         return found

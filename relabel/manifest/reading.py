@@ -8,6 +8,7 @@ import types
 from collections.abc import Mapping
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
+from relabel.errors import InvalidValueError
 from relabel.geometry import Footprint
 
 
@@ -44,7 +45,7 @@ def read(kind: Any, value: Any, name: str) -> Any:
     if origin in (dict, Mapping):
         if not isinstance(value, dict):
             raise _wrong(name, value, "an object")
-        return {key: read(arguments[1], inner, f"{name}.{key}") for key, inner in value.items()}
+        return {read(str, key, name): read(arguments[1], inner, f"{name}.{key}") for key, inner in value.items()}
     if origin is Literal:
         # Whether a choice is one that is known, its record says, with all of them.
         return read(str, value, name)
@@ -52,9 +53,20 @@ def read(kind: Any, value: Any, name: str) -> Any:
         return float(value)
     if type(value) is not kind:
         raise _wrong(name, value, _PLAIN[kind])
+    if kind is str:
+        _check_text(value, name)
     return value
 
 
+def _check_text(value: str, name: str) -> None:
+    """Whether text can be printed and written, and is no book: names and digests are all that a manifest holds."""
+    if len(value) > _MOST_TEXT:
+        raise InvalidValueError(f"{name} is a text of {len(value)} characters; expected at most {_MOST_TEXT}")
+    if not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):
+        raise InvalidValueError(f"{name} is {value[:80]!r}, which UTF-8 cannot say")
+
+
+_MOST_TEXT = 1 << 12
 _PLAIN = {
     str: "text",
     int: "a whole number",

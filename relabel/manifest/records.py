@@ -34,10 +34,14 @@ PLANES, PROFILE = 16, 64
 """K and M where nothing else is said."""
 STEP, LEAST_STEP, MOST_STEP = 1 / 4, 1 / 16, 1.0
 """Nats per code: the default and the bounds. Finer codes end before -16 nats, coarser ones tell too little."""
-_MOST_CLASSES = 1 << 24
-_MOST_CELLS = 1 << 20
-_MOST_ROWS = 1 << 24
-"""Bounds far above any real store's: a number beyond them is damage, and would be taken for a size of memory."""
+_MOST_CLASSES, _MOST_CELLS, _MOST_ROWS, _MOST_SHARDS = 1 << 20, 1 << 20, 1 << 22, 1 << 20
+_MOST_PIXELS = 1 << 24
+MOST_MAP_BYTES, MOST_SHARD_BYTES = 1 << 26, 1 << 29
+"""Bounds far above any real store's: a number beyond them is damage, and would be taken for a size of memory.
+
+Of a map's scores, of which a batch has hundreds; and of a shard's array that is read whole, such as its classes: more
+than a million rows of the usual 80.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +67,8 @@ class Preprocessing:
     def __post_init__(self) -> None:
         if len(self.image_size_hw) != 2 or min(self.image_size_hw) < 1:
             raise InvalidValueError(f"image_size_hw must be (height, width), both positive; got {self.image_size_hw}")
+        if math.prod(self.image_size_hw) > _MOST_PIXELS:
+            raise InvalidValueError(f"a teacher's image has at most {_MOST_PIXELS} pixels; got {self.image_size_hw}")
         finite = all(map(math.isfinite, (*self.mean, *self.std)))
         if not finite or len(self.mean) != len(self.std) or not all(s > 0 for s in self.std):
             raise InvalidValueError(
@@ -182,6 +188,10 @@ class ScoreRecord:
                 f"got {self.planes} planes and {self.profile} profile classes"
             )
         _check_choice("compression", self.compression, Compression)
+        if (size := self.map_bytes) > MOST_MAP_BYTES:
+            raise InvalidValueError(
+                f"a map takes at most {MOST_MAP_BYTES} bytes; {self.planes} planes of {grid} cells take {size}"
+            )
         for name, choices in (("scores", Scores), ("dtype", CodeType), ("select", Select)):
             _check_choice(name, getattr(self, name), choices)
         kind = (self.scores, self.dtype, self.select)
@@ -198,6 +208,11 @@ class ScoreRecord:
                 f"step is nats per code of uint8 scores, 1/16 to 1, and float16 has none; got {self.step} with "
                 f"{self.dtype}"
             )
+
+    @property
+    def map_bytes(self) -> int:
+        """Of the planes and the rest of one image, uncompressed."""
+        return (self.planes + 1) * math.prod(self.grid_hw) * (1 if self.dtype == "uint8" else 2)
 
     @property
     def is_logit(self) -> bool:
@@ -236,6 +251,8 @@ class DataRecord:
                 f"a data record needs at least one shard, of 1 to {_MOST_ROWS} rows; "
                 f"got {len(self.shards)} shards of {self.rows_per_shard} rows"
             )
+        if len(self.shards) > _MOST_SHARDS:
+            raise InvalidValueError(f"a store has at most {_MOST_SHARDS} shards; got {len(self.shards)}")
         if self.counts and len(self.counts) != len(self.shards):
             raise InvalidValueError(f"{len(self.shards)} shards need as many counts; got {len(self.counts)}")
         if not all(0 <= count <= self.rows_per_shard for count in self.counts):

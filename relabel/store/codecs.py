@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from relabel.manifest import Compression
+from relabel.manifest import MOST_SHARD_BYTES, Compression
 
 _ZSTD_LEVEL = 3
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
@@ -23,8 +23,6 @@ DECODING_ERRORS = (RuntimeError, ValueError, OverflowError, SystemError)
 """What the codecs raise on damaged data. Not MemoryError: no more is asked for than what belongs there."""
 MOST_TEXT_BYTES = 1 << 16
 """Of a string. Paths end at 4,096 bytes and names in tars a little later; what is longer is no key."""
-MOST_COLUMN_BYTES = 1 << 29
-"""Of a shard's array that is read whole: more than a million rows of the usual 80 classes."""
 _ZSTD_BLOCK = 1 << 17
 _MOST_BLOCKS = 1 << 16
 """What a block of a frame may become, and how many are counted where a frame does not say how long its content is."""
@@ -69,7 +67,7 @@ class Codec(Protocol):
     def most_bytes(self, length: int) -> int:
         """The most bytes that the chunk of so many bytes can have."""
 
-    def content(self, chunk: Any, length: int | None = None, most: int = MOST_COLUMN_BYTES) -> Any:
+    def content(self, chunk: Any, length: int | None = None, most: int = MOST_SHARD_BYTES) -> Any:
         """A chunk's bytes, which must have that length if one is given, and never more than `most`.
 
         No more memory is taken, whatever the chunk says. Raises one of `DECODING_ERRORS`.
@@ -95,7 +93,7 @@ class _Zstd:
         """What does not compress grows by 3 bytes a block, and other writers make more blocks than they need."""
         return length + (length >> 6) + 1024
 
-    def content(self, chunk: Any, length: int | None = None, most: int = MOST_COLUMN_BYTES) -> bytearray | bytes:
+    def content(self, chunk: Any, length: int | None = None, most: int = MOST_SHARD_BYTES) -> bytearray | bytes:
         told = _told_length(chunk)
         if told is not None and length is not None and told != length:
             raise ValueError(f"{told} bytes instead of {length}")
@@ -143,7 +141,7 @@ class _Crc32c:
         """Which is exactly what it has."""
         return length + 4
 
-    def content(self, chunk: Any, length: int | None = None, most: int = MOST_COLUMN_BYTES) -> Any:
+    def content(self, chunk: Any, length: int | None = None, most: int = MOST_SHARD_BYTES) -> Any:
         """A view where the chunk is an array."""
         if length is not None and len(chunk) != self.most_bytes(length):
             raise ValueError(f"{len(chunk)} bytes instead of {self.most_bytes(length)}")
@@ -213,7 +211,7 @@ def decode_strings(data: bytes, rows: int) -> NDArray[np.object_]:
 
 def text_bytes(rows: int) -> int:
     """The most bytes that so many strings may be encoded as."""
-    return min(4 + rows * (4 + MOST_TEXT_BYTES), MOST_COLUMN_BYTES)
+    return min(4 + rows * (4 + MOST_TEXT_BYTES), MOST_SHARD_BYTES)
 
 
 def _told_length(frame: Any) -> int | None:

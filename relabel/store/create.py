@@ -12,7 +12,7 @@ from pathlib import Path
 from relabel.errors import ManifestMismatchError, StoreBusyError, StoreError
 from relabel.manifest import Manifest
 from relabel.store.disk import disk_errors, sync
-from relabel.store.files import store_files
+from relabel.store.files import MOST_METADATA_BYTES, store_files
 from relabel.store.layout import create_arrays
 from relabel.store.locks import check_locks, lock_file
 from relabel.store.metadata import check_arrays, load_manifest
@@ -73,6 +73,11 @@ def _create(path: Path, manifest: Manifest) -> None:
         create_arrays(str(draft), manifest)
         for file in (*draft.rglob("*"), draft):
             sync(file)
+        if (size := (draft / "zarr.json").stat().st_size) > MOST_METADATA_BYTES:
+            raise StoreError(
+                f"the manifest would take {size} bytes, with {len(manifest.data.shards)} shards; readers take at most "
+                f"{MOST_METADATA_BYTES}. Make several stores, of fewer and larger shards"
+            )
         try:
             draft.rename(path)
         except OSError as error:

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from relabel.errors import InvalidValueError
 from relabel.geometry import WHOLE, Footprint
-from relabel.store.codecs import MOST_COLUMN_BYTES, MOST_TEXT_BYTES
+from relabel.manifest import MOST_SHARD_BYTES
+from relabel.store.codecs import MOST_TEXT_BYTES
 from relabel.store.layout import FAILED, LABELED
 
 _SHOWN = 80
@@ -115,9 +116,9 @@ def check_text(texts: Iterable[str]) -> None:
             raise InvalidValueError(
                 f"a store keeps texts of at most {MOST_TEXT_BYTES} bytes; got {length}, {text[:_SHOWN]!r}..."
             )
-    if total > MOST_COLUMN_BYTES:
+    if total > MOST_SHARD_BYTES:
         raise InvalidValueError(
-            f"the keys and errors of a shard take at most {MOST_COLUMN_BYTES} bytes; got {total}. Make smaller shards"
+            f"the keys and errors of a shard take at most {MOST_SHARD_BYTES} bytes; got {total}. Make smaller shards"
         )
 
 
