@@ -151,7 +151,7 @@ def test_damage_anywhere_is_a_store_error_or_a_manifest_that_shows_it(data):
     ("path", "value", "what"),
     [
         ((), None, "not a relabel store"),
-        (("format",), 2, "has format 2; this version of relabel reads format 1"),
+        (("format",), 2, "has format 2; this version reads format 1"),
         (("format",), "1", "has format '1'"),
         (("surprise",), 1, "surprise"),
         (("others",), "", "others is '', not a list"),

@@ -124,8 +124,8 @@ class Manifest:
             )
         if body.get("format") != FORMAT or type(body["format"]) is not int:
             raise StoreError(
-                f"the store has format {repr(body.get('format'))[:_SHORT]}; this version of relabel reads format "
-                f"{FORMAT}. Use the version of relabel that wrote it (attribute relabel.versions), or generate the store again"
+                f"the store has format {repr(body.get('format'))[:_SHORT]}; this version reads format {FORMAT}"
+                ". Use the relabel that wrote it (attribute relabel.versions), or generate the store again"
             )
         if "identity" not in body:
             raise StoreError(

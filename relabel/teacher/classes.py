@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from relabel.errors import TeacherError
 from relabel.manifest import KeptRecord
+from relabel.teacher.spec import IMAGENET_SUBSET
 
 _log = logging.getLogger(__name__)
 
@@ -91,7 +92,9 @@ def kept_classes(
     Raises:
         TeacherError: no such subset or file, a class that the teacher does not have, or one that stands twice.
     """
-    listed = _lines(Path(wanted)) if Path(wanted).is_file() else list(_subset(wanted).items())
+    # A subset's name may come from a manifest, and a manifest names no file to be read.
+    is_file = not IMAGENET_SUBSET.fullmatch(wanted) and Path(wanted).is_file()
+    listed = _lines(Path(wanted)) if is_file else list(_subset(wanted).items())
     places = {wordnet_id: number for number, wordnet_id in enumerate(wordnet_ids)}
     if not places and any(_WORDNET_ID.fullmatch(entry) for entry, _ in listed):
         raise TeacherError(
@@ -120,7 +123,7 @@ def kept_classes(
         called or (names[number] if names and number >= 0 else entry)
         for (entry, called), number in zip(listed, numbers, strict=True)
     )
-    selection = "file" if Path(wanted).is_file() else re.sub(r"^imagenet-?", "imagenet-", wanted.lower())
+    selection = "file" if is_file else re.sub(r"^imagenet-?", "imagenet-", wanted.lower())
     record = KeptRecord(selection=selection, count=len(listed), of=num_classes, digest=digest)
     return Kept(tuple(numbers), called, record)
 

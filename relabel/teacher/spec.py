@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -13,8 +14,16 @@ from relabel.options import Option, check_options
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 Source = Literal["timm", "torchvision", "transformers", "function"]
 
-_SHOWN = 12
-"""Characters of a digest."""
+_SHOWN, _SHORT = 12, 80
+"""Characters of a digest, and of a name."""
+
+_OWN_NAMES = {
+    "timm": re.compile(r"\w+(\.\w+)?", re.ASCII),
+    "torchvision": re.compile(r"torchvision:\w+(\.\w+)?(@[\w.]+)?", re.ASCII),
+}
+"""What a library knows by itself. Whatever transformers takes is a folder, or is fetched from anyone's account."""
+IMAGENET_SUBSET = re.compile(r"imagenet[a-z0-9-]*", re.ASCII | re.IGNORECASE)
+"""A name of classes that is never one of a file."""
 
 _HUB = ("hf-hub", "hf_hub")
 """What stands before the name of a model of the Hugging Face hub in timm's format."""
@@ -130,21 +139,25 @@ class TeacherSpec:
             record: of a manifest, as `Teacher.record`.
             preprocessing: likewise.
             said: fields; where it holds a checkpoint or a seed, even None, nothing is taken of the recorded weights.
+                A record may be a stranger's: what it names is used only where it is a library's own, or said here.
 
         Raises:
-            TeacherError: weights or classes came from a file, and it is not said.
+            TeacherError: weights or classes came from a file, or the model from anywhere but timm or torchvision, and
+                it is not said.
         """
+        if "name" not in said:
+            _check_own(record)
         if not {"checkpoint", "random_weights"} & said.keys() and record.weights in ("checkpoint", "unknown"):
             raise TeacherError(
-                f"the manifest says that {record.name} ran with the weights {record.weights!r} (sha256 "
+                f"the manifest says that {_short(record.name)} ran with the weights {record.weights!r} (sha256 "
                 f"{record.weights_digest[:_SHOWN]}), and not where they are: give --checkpoint FILE, or --teacher NAME "
                 "where that is no name of a teacher"
             )
         kept = record.kept
-        if "classes" not in said and kept is not None and kept.selection == "file":
+        if "classes" not in said and kept is not None and not IMAGENET_SUBSET.fullmatch(kept.selection):
             raise TeacherError(
-                f"the manifest says that {record.name} kept {kept.count} of {kept.of} classes by a file (sha256 "
-                f"{kept.digest[:_SHOWN]}): give it as --classes FILE"
+                f"the manifest says that {_short(record.name)} kept {kept.count} of {kept.of} classes by a file "
+                f"(sha256 {kept.digest[:_SHOWN]}): give it as --classes FILE"
             )
         recorded = {
             **{part.name: getattr(preprocessing, part.name) for part in fields(preprocessing)},
@@ -153,7 +166,7 @@ class TeacherSpec:
             "classes": kept and kept.selection,
             "precision": record.precision,
         }
-        return cls(name=record.name, **{**recorded, **said})
+        return cls(**{"name": record.name, **recorded, **said})
 
     @property
     def source(self) -> Source:
@@ -163,6 +176,21 @@ class TeacherSpec:
             return "timm"
         named: tuple[Source, ...] = ("torchvision", "transformers")
         return next((source for source in named if source == kind), "function")
+
+
+def _check_own(record: TeacherRecord) -> None:
+    """Whether what a record names is a library's own model; anything else would run, fetch or open what it says."""
+    own = _OWN_NAMES.get(record.source)
+    if own is None or not own.fullmatch(record.name):
+        raise TeacherError(
+            f"the manifest says that the teacher was {_short(record.name)} (source {record.source}), which is no "
+            "model of timm's or torchvision's own. Whoever made the store could name any code, file or download there, "
+            "so it is not used: if you know that teacher, give it again as --teacher NAME"
+        )
+
+
+def _short(name: str) -> str:
+    return repr(name) if len(name) <= _SHORT else f"{name[:_SHORT]!r}..."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -35,7 +36,8 @@ def rerun_spec(manifest: Manifest, options: RerunOptions) -> EnsembleSpec:
         InvalidValueError: an option has neither as many values as there are teachers, nor one that serves all.
     """
     members = recorded_members(manifest)
-    if options.teachers:
+    are_others = bool(options.teachers) and not _are_repeated(options.teachers, members)
+    if are_others:
         # Nothing that was recorded of one teacher says anything of another but how it saw images, the last of further.
         like = [members[min(number, len(members) - 1)] for number in range(len(options.teachers))]
         own: dict[str, Any] = {"weights": "pretrained", "seed": None, "kept": None}
@@ -46,7 +48,7 @@ def rerun_spec(manifest: Manifest, options: RerunOptions) -> EnsembleSpec:
     # One teacher at several sizes is several members, and one to whoever types its name.
     identities = [(m.teacher.name, m.teacher.weights_digest, m.teacher.kept) for m in members]
     distinct = list(dict.fromkeys(identities))
-    places = list(range(len(members))) if options.teachers else [distinct.index(identity) for identity in identities]
+    places = list(range(len(members))) if are_others else [distinct.index(identity) for identity in identities]
     asked = {
         option.name: for_each(option, given, max(places) + 1)
         for option in declared(RerunOptions)
@@ -61,8 +63,19 @@ def rerun_spec(manifest: Manifest, options: RerunOptions) -> EnsembleSpec:
         said["precision"] = options.precision
     teachers = tuple(
         TeacherSpec.of(
-            member.teacher, member.preprocessing, **said, **{field: values[place] for field, values in asked.items()}
+            member.teacher,
+            member.preprocessing,
+            **(said | {field: values[place] for field, values in asked.items()}),
+            # The manifest's word, unless the user has said the same.
+            **({"name": member.teacher.name} if options.teachers else {}),
         )
         for member, place in zip(members, places, strict=True)
     )
     return EnsembleSpec(teachers=teachers, flip=manifest.flip_average, grid_hw=manifest.scores.grid_hw)
+
+
+def _are_repeated(names: Sequence[str], members: Sequence[MemberRecord]) -> bool:
+    """Whether the user only repeats what the manifest names, so that all else that it says of them holds."""
+    recorded = [member.teacher.name for member in members]
+    is_known = all(member.teacher.weights != "unknown" for member in members)
+    return is_known and list(names) in (recorded, list(dict.fromkeys(recorded)))

@@ -26,14 +26,16 @@ from relabel.store import RowBatch, StoreReader
 from relabel.teacher import TeacherSpec
 from relabel.worth import LabelsOptions, LabelsReport, RerunOptions, verify_labels
 from relabel.worth.checking import ScoreCheck
+from relabel.worth.rebuilding import recorded_members
 
 FIRST = TeacherSpec(name="labeled:first", device="cpu")
 SECOND = TeacherSpec(name="labeled:second", device="cpu")
 
 
 def verified(store: Path, images: Path, *, count: int = 8, crops: int = 1, **rerun: Any) -> LabelsReport:
-    """The report of a small run."""
-    options = RerunOptions(device="cpu", **rerun)
+    """The report of a small run; the teachers are the user's own, so that they must be named again."""
+    named = dict.fromkeys(member.teacher.name for member in recorded_members(StoreReader(store, partial=True).manifest))
+    options = RerunOptions(device="cpu", **{"teachers": tuple(named), **rerun})
     return verify_labels(
         store, str(images), LabelsOptions(count=count, crops=crops, batch_size=5, rerun=options, show_progress=False)
     )
@@ -202,8 +204,8 @@ def imported(store: Path, images: Path, path: Path, turn: bool = False) -> Path:
 
 def test_an_imported_store_is_compared_where_it_stores_something(store: Path, images: Path, tmp_path: Path) -> None:
     archive = imported(store, images, tmp_path / "archive.zarr")
-    with pytest.raises(TeacherError, match=r"'unknown'.*give --checkpoint FILE, or --teacher NAME"):
-        verified(archive, images)
+    with pytest.raises(TeacherError, match=r"'an archive' .*give it again as --teacher NAME"):
+        verified(archive, images, teachers=())
     report = verified(archive, images, teachers=("labeled:first",))
     assert report.findings == ()
     assert "stored, zero fill, as published" in [line.label for line in report.lines]
@@ -279,9 +281,8 @@ def test_a_store_without_any_label_has_none_to_verify(store: Path, images: Path,
 
 def test_one_seed_is_one_report_and_batches_make_no_difference(store: Path, images: Path) -> None:
     def lines(seed: int, batch_size: int) -> list[float]:
-        options = LabelsOptions(
-            count=6, crops=2, seed=seed, batch_size=batch_size, rerun=RerunOptions(device="cpu"), show_progress=False
-        )
+        rerun = RerunOptions(device="cpu", teachers=("labeled:first",))
+        options = LabelsOptions(count=6, crops=2, seed=seed, batch_size=batch_size, rerun=rerun, show_progress=False)
         return [line.kl_teacher for line in verify_labels(store, str(images), options).lines]
 
     assert lines(0, 6) == pytest.approx(lines(0, 4), rel=1e-4, nan_ok=True)

@@ -11,7 +11,7 @@ from labeled import label, rewritten, with_scores, write_pictures
 from relabel.teacher import TeacherSpec
 
 VERIFY = ("verify", "labels")
-SMALL = ("-n", 6, "--crops", 2, "--device", "cpu")
+SMALL = ("-n", 6, "--crops", 2, "--device", "cpu", "--teacher", "labeled:first")
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +85,7 @@ def test_images_of_another_set_leave_nothing_to_measure(store: Path, images: Pat
         (("--images", "{images}", "--crop-size", "big"), "2 whole numbers, each 1 or more, given as H [W]"),
         (("--images", "{images}/absent.tar"), "no such file"),
         (("--images", "{images}", "--teacher", "labeled:absent", "--device", "cpu"), "no function 'absent'"),
-        (("--images", "{images}", "--random-weights", "1", "--device", "cpu"), "brings its own weights"),
+        (("--images", "{images}", "--teacher", "labeled:first", "--random-weights", "1"), "brings its own weights"),
     ],
 )
 def test_what_cannot_be_run_exits_with_2(arguments: tuple[str, ...], said: str, store: Path, images: Path) -> None:

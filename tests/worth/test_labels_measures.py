@@ -16,7 +16,7 @@ from stores import RAW_LOGITS, make_store, random_logits
 
 from relabel.errors import InvalidValueError, TeacherError
 from relabel.images.crops import random_crops
-from relabel.manifest import KeptRecord, Manifest, ScoreRecord
+from relabel.manifest import KeptRecord, Manifest, MemberRecord, ScoreRecord
 from relabel.score_map import ScoreMap
 from relabel.store import StoreReader
 from relabel.teacher import TeacherSpec
@@ -281,6 +281,47 @@ def test_what_only_the_user_knows_is_asked_for(tmp_path: Path) -> None:
         Rerun(manifest_of(tmp_path), RerunOptions(device="cpu", teachers=("labeled:first",)))
 
 
+@pytest.mark.parametrize(
+    ("source", "name"),
+    [
+        ("function", "labeled:first"),
+        ("function", "os:abort"),
+        ("timm", "os:abort"),
+        ("timm", "hf-hub:someone/model"),
+        ("timm", "hf_hub:someone/model"),
+        ("timm", "local-dir:/etc"),
+        ("timm", "/etc/passwd"),
+        ("timm", "resnet18/../../x"),
+        ("transformers", "transformers:someone/model"),
+        ("transformers", "transformers:vit"),
+        ("torchvision", "resnet18"),
+        ("torchvision", "torchvision:../x"),
+        ("other", "test_vit2"),
+        ("timm", "test_vit\n"),
+        ("timm", ""),
+    ],
+)
+def test_a_name_that_is_no_librarys_own_must_be_said_again(source: str, name: str, tmp_path: Path) -> None:
+    foreign = manifest_of(tmp_path, source=source, name=name)
+    with pytest.raises(TeacherError, match="give it again as --teacher NAME") as refused:
+        rerun_spec(foreign, RerunOptions(device="cpu"))
+    assert repr(name) in str(refused.value)
+    # In whatever place of several, and whatever else is said of them.
+    second = dataclasses.replace(
+        manifest_of(tmp_path), others=(MemberRecord(teacher=foreign.teacher, preprocessing=foreign.preprocessing),)
+    )
+    with pytest.raises(TeacherError, match="give it again as --teacher NAME"):
+        rerun_spec(second, RerunOptions(device="cpu", checkpoint=(tmp_path / "weights.pt", None)))
+    (repeated,) = rerun_spec(foreign, RerunOptions(device="cpu", teachers=(name,))).teachers
+    assert (repeated.name, repeated.random_weights) == (name, 3)
+
+
+def test_classes_of_a_file_that_a_manifest_names_are_not_read(tmp_path: Path) -> None:
+    record = KeptRecord(selection="/etc/hostname", count=10, of=1000, digest="1" * 64)
+    with pytest.raises(TeacherError, match="give it as --classes FILE"):
+        rerun_spec(manifest_of(tmp_path, kept=record), RerunOptions(device="cpu"))
+
+
 def test_crops_are_answered_by_the_models_own_head(tmp_path: Path) -> None:
     rerun = Rerun(manifest_of(tmp_path), RerunOptions(device="cpu"))
     member = rerun.ensemble.members[0]
@@ -429,7 +470,9 @@ def test_a_store_of_a_lower_precision_is_clean_and_its_faults_are_found_all_the_
     images = write_pictures(tmp_path / "pictures", 6)
     rough = TeacherSpec(name="labeled:first", precision="bfloat16", device="cpu")
     made = label(images, tmp_path / "labels.zarr", rough, step=1 / 8)
-    options = LabelsOptions(count=3, crops=1, rerun=RerunOptions(device="cpu"), show_progress=False)
+    options = LabelsOptions(
+        count=3, crops=1, rerun=RerunOptions(device="cpu", teachers=("labeled:first",)), show_progress=False
+    )
     report = verify_labels(made, str(images), options)
     assert report.findings == ()
     assert report.scores.largest > 1e-3
