@@ -191,7 +191,27 @@ QUIET = Option("No progress bars.", "output", flag="--quiet")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RunOptions:
+class SourceOptions:
+    """How patiently images are read that a URL or a command brings."""
+
+    source_timeout_seconds: Annotated[
+        float,
+        # A store of objects may take a minute to find one that it keeps on slow disks.
+        Option(
+            "A URL or pipe that brings no byte for so long is opened again.",
+            "run",
+            least=0.1,
+            flag="--source-timeout",
+            metavar="SECONDS",
+        ),
+    ] = 120.0
+    source_retries: Annotated[
+        int, Option("How often it is, before its shard is given up; also where it fails.", "run", least=0)
+    ] = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunOptions(SourceOptions):
     """What every run that writes a store is asked for."""
 
     samples_per_shard: Annotated[

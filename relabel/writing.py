@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import secrets
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -12,7 +13,7 @@ import numpy as np
 
 from relabel.errors import ImageError, InvalidValueError, StoreError
 from relabel.geometry import Footprint
-from relabel.images import ImageSource, Listing, SourcePart, header_facts, image_hash, open_source
+from relabel.images import ImageSource, Listing, SourcePart, header_facts, open_source
 from relabel.manifest import (
     PER_ROW,
     CodeType,
@@ -29,6 +30,8 @@ from relabel.store import Row, RowBatch, RowTable, create_or_open
 from relabel.store.rows import check_text
 
 _SHOWN = 8
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,14 +75,14 @@ def write(
         keys: of the images, each once, in the order of the maps.
         maps: all of them, or batches in order; of one number of classes, planes and profile classes, and one grid.
         images: the images, as for `generate`, whose keys are among those: the store then knows each one's hash, size,
-            orientation and class, so that it can be verified against them. Without, all that is unknown.
+            orientation and class, so that it can be verified against them; one that cannot be read is a failed row, and
+            its map is left out. Without, all that is unknown.
         options: everything else.
 
     Raises:
         InvalidValueError: a key twice or empty, or without an image; more or fewer maps or labels than keys, maps that
             differ in kind, or a label that is none.
         SourceError: the images cannot be listed.
-        ImageError: one of them is not an image.
         StoreError: the store is there already, or cannot be written.
 
     >>> import tempfile, torch, relabel
@@ -104,13 +107,14 @@ def write(
     arriving = _Arriving(itertools.chain([first], batches), len(keys))
     for task in listing.tasks:
         with writer.claim(task.shard) as shard:
-            filled = 0
+            told, filled = rows[task.first : task.first + task.count], 0
             for some in arriving.take(task.count):
-                shard.add(np.arange(filled, filled + len(some)), RowBatch.of(some, writer.manifest.scores))
+                good = np.flatnonzero([not row.error for row in told[filled : filled + len(some)]])
+                shard.add(filled + good, RowBatch.of(some, writer.manifest.scores).take(good))
                 filled += len(some)
             if task is listing.tasks[-1]:
                 arriving.refuse_more()
-            shard.publish(RowTable.of(rows[task.first : task.first + task.count]))
+            shard.publish(RowTable.of(told))
 
 
 class _Arriving:
@@ -209,18 +213,14 @@ def _read(source: ImageSource, rows: dict[str, Row]) -> tuple[str, ...] | None:
         for image in source.read(part.name, 0, len(part.keys)):
             if image.key not in rows:
                 continue
-            try:
-                facts = header_facts(image.data)
-            except ImageError as error:
-                raise ImageError(f"{image.key}: {error}") from error
             lacking.discard(image.key)
-            rows[image.key] = Row(
-                key=image.key,
-                image_hash=image_hash(image.data),
-                label=image.label,
-                size_hw=facts.size_hw,
-                orientation=facts.orientation,
-            )
+            row = Row(key=image.key, image_hash=image.image_hash, label=image.label)
+            try:
+                facts = header_facts(image.encoded())
+                rows[image.key] = replace(row, size_hw=facts.size_hw, orientation=facts.orientation)
+            except ImageError as error:
+                rows[image.key] = replace(row, error=str(error))
+                _log.warning("%s has no label, as a failed row: %s", image.key, error)
     if lacking:
         raise InvalidValueError(
             f"the images lack {len(lacking)} of {len(rows)} keys: {', '.join(map(repr, sorted(lacking)[:_SHOWN]))}. A "

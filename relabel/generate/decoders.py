@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from relabel.errors import ImageError
-from relabel.images import DecodedImage, EncodedImage, decode_and_fit, image_hash
+from relabel.images import DecodedImage, EncodedImage, decode_and_fit
 from relabel.images.device import decode_and_fit_on, is_for_device
 from relabel.manifest import Preprocessing
 from relabel.store import Row
@@ -88,7 +88,7 @@ class _CpuDecoder:
     def _rows(self, images: Sequence[EncodedImage], pixels: Sequence[Tensor]) -> tuple[list[_Told], float]:
         started = time.perf_counter()
         rows = [
-            _row(image, image_hash(image.data), _by_cpu(image, self._views), [p[i] for p in pixels])
+            _row(image, image.image_hash, _by_cpu(image, self._views), [p[i] for p in pixels])
             for i, image in enumerate(images)
         ]
         return rows, time.perf_counter() - started
@@ -135,7 +135,7 @@ class _DeviceDecoder:
         """Pixels on the device; or, where its memory is full, in the CPU's, all decoded there."""
         started = time.perf_counter()
         where = self._device if on_device else torch.device("cpu")
-        hashes = self._pool.map(lambda image: image_hash(image.data), images)
+        hashes = self._pool.map(lambda image: image.image_hash, images)
         with torch.cuda.stream(self._stream) if self._stream is not None else nullcontext():
             batches = tuple(
                 _channels_last(torch.empty(len(images), *view.image_size_hw, 3, dtype=torch.uint8, device=where))
@@ -169,7 +169,7 @@ def _channels_last(pixels: Tensor) -> Tensor:
 
 def _by_cpu(image: EncodedImage, views: Sequence[Preprocessing]) -> list[DecodedImage] | ImageError:
     try:
-        return decode_and_fit(image.data, views)
+        return decode_and_fit(image.encoded(), views)
     except ImageError as error:
         return error
 

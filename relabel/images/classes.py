@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from relabel.errors import SourceError
 
 _NUMBER = re.compile(r"[+-]?[0-9]+")
-_MOST = 10**9
+MOST_CLASSES = 10**9
 """Labels are kept as int32, and no data set has so many classes."""
 
 
@@ -50,4 +50,13 @@ def label_of(text: str, numbers: Mapping[str, int] | None) -> int:
         return numbers[text]
     if not _NUMBER.fullmatch(text):
         raise KeyError(text)
-    return int(text) if len(text) < len(str(_MOST)) and int(text) >= 0 else -1
+    return int(text) if _is_label(text) else -1
+
+
+def is_class(text: str) -> bool:
+    """Whether a text says a class, by a name or a number, or -1 that it is not known; other numbers mean nothing."""
+    return not _NUMBER.fullmatch(text) or _is_label(text) or text == "-1"
+
+
+def _is_label(number: str) -> bool:
+    return len(number) < len(str(MOST_CLASSES)) and int(number) >= 0

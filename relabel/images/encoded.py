@@ -5,23 +5,45 @@ from __future__ import annotations
 import hashlib
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
-from relabel.errors import SourceError
+from relabel.errors import ImageError, SourceError
 from relabel.manifest import DataRecord, Kind, fingerprint
 from relabel.plan import ShardTask, plan
 
-IMAGE_EXTENSIONS = frozenset({"bmp", "gif", "jpeg", "jpg", "pgm", "png", "ppm", "tif", "tiff", "webp"})
+NOT_UTF8 = "its name is not valid UTF-8, and a store keeps no other; rename it"
+MAX_BYTES = 1 << 30
+"""Of one image: five times the pixels that are decoded at most. A larger one is not read, for a few would fill the
+memory."""
 
 
 @dataclass(frozen=True, slots=True)
 class EncodedImage:
-    """One image as it is stored: its key, its bytes, and its ground truth class, -1 where unknown."""
+    """One image as it is stored: its key, its bytes, and its ground truth class, -1 where unknown.
+
+    `error` says why there are no bytes, "" where there are: that image alone has failed, and the others are read.
+    """
 
     key: str
     data: bytes
     label: int
+    error: str = ""
+
+    def encoded(self) -> bytes:
+        """Its bytes.
+
+        Raises:
+            ImageError: there are none, as `error` says.
+        """
+        if self.error:
+            raise ImageError(self.error)
+        return self.data
+
+    @property
+    def image_hash(self) -> int:
+        """`image_hash` of its bytes; 0 where there are none, as wherever a store does not know them."""
+        return 0 if self.error else image_hash(self.data)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,12 +64,14 @@ class Listing:
         fingerprints: the digest of each task's keys; empty, as are `parts` and the record's counts, where reading the
             keys was skipped, and then a task's count is an upper bound.
         parts: the keys.
+        left_out: how many files are no images of it, or not quite, by what they are: a suffix, as a rule.
     """
 
     tasks: tuple[ShardTask, ...]
     record: DataRecord
     fingerprints: tuple[str, ...]
     parts: tuple[SourcePart, ...]
+    left_out: Mapping[str, int] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -86,6 +110,13 @@ class ImageSource(Protocol):
     def root_name(self) -> str:
         """The name of the folder that keys are relative to, "" where there is none."""
 
+    @property
+    def reading(self) -> str:
+        """The tar or image that is read at this moment, of several the first begun; "" where none is."""
+
+    def stop(self) -> None:
+        """End all reads that are under way, from any thread; what comes later is read as ever."""
+
     def listing(self, rows_per_shard: int | None, *, workers: int, progress: Callable[[int], None]) -> Listing:
         """Every part's keys, and the shards of at most `rows_per_shard` that they make (None: as the source has it).
 
@@ -98,6 +129,8 @@ class ImageSource(Protocol):
 
     def read(self, part: str, first: int, count: int) -> Iterator[EncodedImage]:
         """At most `count` images of a part from number `first` on, in the order of the listing.
+
+        One that cannot be read says so itself, in its `error`.
 
         Raises:
             SourceError: the part cannot be read to its end, holds a key twice, or is longer than `first` + `count`
@@ -124,21 +157,6 @@ def image_hash(data: bytes) -> int:
     return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little")
 
 
-def is_image_name(name: str) -> bool:
-    """Whether a file name ends like an image's, in any case."""
-    _, dot, extension = name.rpartition(".")
-    return bool(dot) and extension.lower() in IMAGE_EXTENSIONS
-
-
-def image_suffixes(suffixes: Iterable[str]) -> list[str]:
-    """Of a sample's suffixes ("jpg", "seg.png", "cls") those of its image: one, none, or several that are alike.
-
-    A mask may lie beside its image, x.seg.png beside x.jpg.
-    """
-    images = [suffix for suffix in suffixes if is_image_name(f".{suffix}")]
-    return [suffix for suffix in images if "." not in suffix] or images
-
-
 def is_utf8(name: str) -> bool:
     """Whether a name, as the operating system gave it, has UTF-8 bytes: a store keeps no other."""
     try:
@@ -146,3 +164,8 @@ def is_utf8(name: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def as_utf8(name: str) -> str:
+    """A name with what is no UTF-8 in it written as ``\\udce9``, so that a failed row can say whose it is."""
+    return name.encode(errors="backslashreplace").decode()

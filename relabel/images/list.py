@@ -4,30 +4,32 @@ from __future__ import annotations
 
 import posixpath
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from relabel.errors import SourceError
-from relabel.images.classes import class_names, label_of, numbers_of
+from relabel.images.classes import MOST_CLASSES, class_names, is_class, label_of, numbers_of
 from relabel.images.files import Files
+from relabel.paths import read_regular
 
-_SHOWN = 10
-_TOGETHER = 1024
-"""Files that a thread looks for at a time: to hand over each alone costs more than to look."""
+_SHOWN, _SHOWN_TEXT = 10, 40
+_MOST_BYTES = 1 << 32
+"""Of a list: a hundred million lines."""
 
 
-def listed_files(path: Path, root: Path, threads: int, progress: Callable[[int], None]) -> Files:
+def listed_files(path: Path, root: Path, _: int, progress: Callable[[int], None]) -> Files:
     """The files that the lines of a text file name, in their order.
 
     A line is a path relative to the root, and where wanted a tab and a class: a number (-1 where it is not known), or a
-    name. The label of a name is its place among all of them, sorted.
+    name. The label of a name is its place among all of them, sorted. Whether the files are there is seen when they are
+    read.
 
     Raises:
-        SourceError: the list cannot be read; or lines are empty or not UTF-8, end as on Windows, name a file that is
-            not there or lies outside of the root, or one that another line names. Says which.
+        SourceError: the list cannot be read, or none of its files is there; or lines are empty or not UTF-8, end as on
+            Windows, name a file outside of the root, or one that another line names, or have a class that is none.
+            Says which.
     """
     try:
-        data = path.read_bytes()
+        data = read_regular(path, _MOST_BYTES)
     except OSError as error:
         raise SourceError(f"cannot read the list {path}: {error.strerror}") from error
     lines = data.removesuffix(b"\n").split(b"\n")
@@ -43,11 +45,16 @@ def listed_files(path: Path, root: Path, threads: int, progress: Callable[[int],
             fault = f"names {key}, as line {keys[key]} does"
         if fault:
             faults[number] = fault
-    faults |= _missing(root, {key: number for key, number in keys.items() if number not in faults}, threads, progress)
     if faults:
         told = "".join(f"\n  line {number} {faults[number]}" for number in sorted(faults)[:_SHOWN])
         more = f"\n  and {len(faults) - _SHOWN} more lines" if len(faults) > _SHOWN else ""
         raise SourceError(f"{path} must name an image of {root} in every line, and does not:{told}{more}")
+    progress(len(keys))
+    if not any((root / key).is_file() for key in keys):
+        raise SourceError(
+            f"none of the {len(keys)} files that {path} lists is there: its first is {root / next(iter(keys))}. IMAGES "
+            "is the folder that the list's paths start from"
+        )
     where = {text: f"line {number}" for number, text in reversed(list(enumerate(texts, 1))) if text}
     names = class_names(where)
     numbers = numbers_of(names)
@@ -74,18 +81,6 @@ def _fault(line: bytes, key: str, text: str | None) -> str:
         return f"leaves IMAGES: {key}"
     if text is not None and (not text or "\t" in text):
         return "must hold one class behind its tab, or no tab"
+    if text and not is_class(text):
+        return f"has the class {text[:_SHOWN_TEXT]}: a class is a name, a number below {MOST_CLASSES}, or -1 for none"
     return ""
-
-
-def _missing(root: Path, keys: dict[str, int], threads: int, progress: Callable[[int], None]) -> dict[int, str]:
-    """The lines whose file is not there, and that it is not."""
-
-    def look(some: list[str]) -> list[str]:
-        missing = [key for key in some if not (root / key).is_file()]
-        progress(len(some))
-        return missing
-
-    every = list(keys)
-    with ThreadPoolExecutor(threads) as pool:
-        found = pool.map(look, (every[i : i + _TOGETHER] for i in range(0, len(every), _TOGETHER)))
-        return {keys[key]: f"names {key}, which is no file there" for missing in found for key in missing}

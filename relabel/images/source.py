@@ -10,19 +10,25 @@ from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 from relabel.errors import SourceError
-from relabel.images.encoded import ImageSource, is_image_name
+from relabel.images.encoded import ImageSource
 from relabel.images.files import FilesSource
 from relabel.images.folder import class_folders
 from relabel.images.list import listed_files
 from relabel.images.tars import TarSource
+from relabel.naming import is_image_name
+from relabel.options import SourceOptions
+from relabel.paths import expanded
 
 
-def open_source(images: str | ImageSource, files: str | Path | None = None) -> ImageSource:
+def open_source(
+    images: str | ImageSource, files: str | Path | None = None, options: SourceOptions | None = None
+) -> ImageSource:
     """A folder of class folders, or webdataset tars: a file, a glob, a brace pattern, or any URL webdataset opens.
 
     Args:
         images: where they are; a source that is open already is returned as it is.
         files: a text file that lists them, paths relative to the folder `images`: see `listed_files`.
+        options: how patiently URLs are read.
 
     Raises:
         SourceError: nothing is there, or the pattern cannot be read.
@@ -31,17 +37,18 @@ def open_source(images: str | ImageSource, files: str | Path | None = None) -> I
         return images
     if not images:
         raise SourceError("IMAGES is empty: give a folder, tars or a URL (an unset variable of the shell?)")
+    options = options or SourceOptions()
     try:
-        path = Path(images)
+        path = expanded(images)
         if files is not None:
             if not path.is_dir():
                 raise SourceError(
                     f"{images} is no folder: with --files, IMAGES is the folder that the list's paths start from"
                 )
-            return FilesSource("list", path, partial(listed_files, Path(files)))
+            return FilesSource("list", path, partial(listed_files, expanded(files)))
         if not _is_url(images) and path.exists():
-            return FilesSource("folder", path, class_folders) if path.is_dir() else TarSource(_tars([path]))
-        return TarSource(_tars([location for pattern in _expanded(images) for location in _found(pattern)]))
+            return FilesSource("folder", path, class_folders) if path.is_dir() else TarSource(_tars([path]), options)
+        return TarSource(_tars([location for pattern in _expanded(images) for location in _found(pattern)]), options)
     except OSError as error:
         raise SourceError(f"cannot look for {images}: {error.strerror}") from error
 
@@ -77,6 +84,7 @@ def _found(pattern: str) -> list[Path] | list[str]:
         pattern = url2pathname(urlsplit(pattern).path)
     if _is_url(pattern):
         return [pattern]
+    pattern = str(expanded(pattern))
     if Path(pattern).exists():
         return [Path(pattern)]
     found = sorted(glob.glob(pattern)) if glob.has_magic(pattern) else []  # noqa: PTH207 - the pattern may be absolute

@@ -7,15 +7,18 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from relabel.cores import stoppable_threads
 from relabel.errors import SourceError
 from relabel.images.classes import class_names, label_of, numbers_of
-from relabel.images.encoded import EncodedImage, Listing, SourcePart, Span, image_suffixes, is_image_name, is_utf8
-from relabel.images.members import tar_files
+from relabel.images.encoded import NOT_UTF8, EncodedImage, Listing, SourcePart, Span, as_utf8, is_utf8
+from relabel.images.members import Member, tar_files
+from relabel.images.streams import Reads, stopping
 from relabel.manifest import DataRecord, fingerprint
+from relabel.naming import LINKS, image_suffixes, is_image_name, key_and_suffix, kind_of_file
+from relabel.options import SourceOptions
 from relabel.plan import plan
 
 _SHOWN = 10
@@ -34,7 +37,8 @@ class TarSource:
 
     root_name = ""
 
-    def __init__(self, locations: Sequence[Path | str]) -> None:
+    def __init__(self, locations: Sequence[Path | str], options: SourceOptions) -> None:
+        self._reads = Reads(options)
         names = [_name(location) for location in locations]
         self._locations = dict(zip(names, locations, strict=True))
         self._listed = False
@@ -49,11 +53,20 @@ class TarSource:
         if unnamable:
             raise SourceError(f"the file names of tars are not valid UTF-8: {unnamable[:_SHOWN]}. Rename them")
 
+    @property
+    def reading(self) -> str:
+        """See `ImageSource.reading`."""
+        return self._reads.oldest
+
+    def stop(self) -> None:
+        """See `ImageSource.stop`."""
+        self._reads.stop()
+
     def listing(self, rows_per_shard: int | None, *, workers: int, progress: Callable[[int], None]) -> Listing:
         """See `ImageSource.listing`; of a tar that is a local file, only the headers and the classes are read."""
         if rows_per_shard is None:
-            parts, names = self._parts(workers, progress)
-            return Listing.of("webdataset", parts, None, names)
+            parts, names, left_out = self._parts(workers, progress)
+            return replace(Listing.of("webdataset", parts, None, names), left_out=left_out)
         shards = tuple(self._locations)
         tasks = plan([(name, rows_per_shard) for name in shards])
         record = DataRecord(
@@ -75,7 +88,7 @@ class TarSource:
                     f"{part} holds more than {first + count} images: give a larger --samples-per-shard, or leave it out"
                 )
             if number >= first:
-                yield EncodedImage(sample.key, sample.data, self._label(part, sample))
+                yield EncodedImage(sample.key, sample.data, self._label(part, sample), sample.error)
 
     def spans(self, class_names: tuple[str, ...] | None) -> list[Iterable[Span]]:
         """See `ImageSource.spans`. A tar is read from its start, and in one pass: listing it first would be another."""
@@ -91,7 +104,7 @@ class TarSource:
         if not left:
             return
         try:
-            parts, _ = self._parts(1, lambda _: None)
+            parts, _, _ = self._parts(1, lambda _: None)
         except SourceError as error:
             unread(error)
             return
@@ -117,23 +130,26 @@ class TarSource:
 
     def _parts(
         self, workers: int, progress: Callable[[int], None]
-    ) -> tuple[tuple[SourcePart, ...], tuple[str, ...] | None]:
-        """All tars' keys, and the names of classes."""
+    ) -> tuple[tuple[SourcePart, ...], tuple[str, ...] | None, Counter[str]]:
+        """All tars' keys, the names of classes, and what was left out."""
         where: dict[str, str] = {}
+        left_out: list[Counter[str]] = []
 
         def listed(name: str) -> SourcePart | str:
             keys: list[str] = []
+            left_out.append(Counter())
             try:
-                for sample in self._samples(name, read=False):
+                for sample in self._samples(name, read=False, left_out=left_out[-1]):
                     keys.append(sample.key)
                     where.setdefault(sample.class_text, name)
-                    progress(1)
+                    advance(1)
             except SourceError as error:
                 return f"{error} ({len(keys)} images before that)"
             return SourcePart(name, tuple(keys)) if keys else f"{name} holds no images"
 
-        with ThreadPoolExecutor(workers) as pool:
-            outcomes = list(pool.map(listed, self._locations))
+        with stoppable_threads(workers) as threads, stopping(self):
+            advance = threads.unless_stopped(progress)
+            outcomes = list(threads.pool.map(listed, self._locations))
         problems = [outcome for outcome in outcomes if isinstance(outcome, str)]
         if problems:
             more = f" (and {len(problems) - _SHOWN} more)" if len(problems) > _SHOWN else ""
@@ -143,7 +159,7 @@ class TarSource:
         where.pop("", None)
         names = class_names(where)
         self._numbers, self._listed = numbers_of(names), True
-        return parts, names
+        return parts, names, sum(left_out, Counter())
 
     def _label(self, part: str, sample: _Sample) -> int:
         try:
@@ -156,23 +172,30 @@ class TarSource:
                 "listed. It changed during the run; restore it, or generate a new store"
             ) from None
 
-    def _samples(self, name: str, *, read: bool) -> Iterator[_Sample]:
-        """The samples that hold an image, in the tar's order; without `read`, the image's bytes are left out."""
+    def _samples(self, name: str, *, read: bool, left_out: Counter[str] | None = None) -> Iterator[_Sample]:
+        """The samples that hold an image, in the tar's order; without `read`, the image's bytes are left out.
+
+        `left_out` counts the files of which nothing is made, by what they are.
+        """
 
         def is_wanted(path: str) -> bool:
-            suffix = _key_and_suffix(path)[1]
-            return suffix == "cls" or (read and _is_image(suffix))
+            suffix = key_and_suffix(path)[1]
+            return suffix == "cls" or (read and is_image_name(f".{suffix}"))
 
+        left_out = Counter() if left_out is None else left_out
         current = _Group("")
-        for path, data in tar_files(self._locations[name], name, is_wanted):
-            key, suffix = _key_and_suffix(path)
-            if not suffix or _META.match(path):
+        for member in tar_files(self._locations[name], name, is_wanted, self._reads):
+            key, suffix = key_and_suffix(member.name)
+            if _META.match(member.name):
+                continue
+            if not suffix or not member.is_file:
+                left_out[kind_of_file(member.name) if member.is_file else LINKS] += 1
                 continue
             if key != current.key:
-                yield from current.image(name)
+                yield from current.image(left_out)
                 current = _Group(key)
-            current.members.append((suffix, data))
-        yield from current.image(name)
+            current.members.append((suffix, member))
+        yield from current.image(left_out)
 
 
 def _name(location: Path | str) -> str:
@@ -199,48 +222,42 @@ def _refuse_duplicates(parts: Iterable[SourcePart]) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Sample:
-    """An image, and what its class is called."""
+    """An image, what its class is called, and why it has failed already; "" where it has not."""
 
     key: str
     data: bytes
     class_text: str
+    error: str
 
 
+@dataclass(frozen=True, slots=True)
 class _Group:
-    """The members of one sample, as webdataset groups them: neighbours with the same key."""
+    """The members of one sample by suffix, as webdataset groups them: neighbours with the same key."""
 
-    def __init__(self, key: str) -> None:
-        self.key = key
-        self.members: list[tuple[str, bytes]] = []
+    key: str
+    members: list[tuple[str, Member]] = field(default_factory=list)
 
-    def image(self, name: str) -> Iterator[_Sample]:
+    def image(self, left_out: Counter[str]) -> Iterator[_Sample]:
         """The sample's image, if it has one."""
         images = image_suffixes(suffix for suffix, _ in self.members)
+        if not images:
+            left_out.update(kind_of_file(f"x.{suffix}") for suffix, _ in self.members)
+            return
+        member = next(member for suffix, member in self.members if suffix == images[0])
+        error = member.error
         if len(images) > 1:
-            raise SourceError(
-                f"{name}: the sample {self.key!r} holds {len(images)} images ({', '.join(images)}), "
-                "so its key does not say which; keep one, or give each a key of its own"
+            error = (
+                f"its sample holds {len(images)} images ({', '.join(images)}), so its key does not say which; keep "
+                "one, or give each a key of its own"
             )
-        if images and not is_utf8(self.key):
-            raise SourceError(f"{name}: the key {self.key!r} is not valid UTF-8; rename it")
-        if images:
-            yield _Sample(self.key, next(data for suffix, data in self.members if suffix in images), self._class_text())
+        elif not is_utf8(self.key):
+            error = NOT_UTF8
+        yield _Sample(as_utf8(self.key), b"" if error else member.data, self._class_text(), error)
 
     def _class_text(self) -> str:
         """What the class is called; "" where it is not said in a few words of plain text."""
-        data = next((data for suffix, data in self.members if suffix == "cls"), b"")
+        data = next((member.data for suffix, member in self.members if suffix == "cls"), b"")
         with contextlib.suppress(UnicodeDecodeError):
             text = data.decode().strip()
             return text if text.isprintable() and len(text) <= _LONGEST_CLASS else ""
         return ""
-
-
-def _key_and_suffix(path: str) -> tuple[str, str]:
-    """webdataset's rule: the key ends at the first dot of the last path component; the suffix is in lower case."""
-    folder, slash, base = path.rpartition("/")
-    stem, _, suffix = base.partition(".")
-    return (folder + slash + stem, suffix.lower()) if stem else ("", "")
-
-
-def _is_image(suffix: str) -> bool:
-    return is_image_name(f".{suffix}")

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from relabel.errors import ImageError, SourceError
 from relabel.geometry import WHOLE, Footprint
-from relabel.images import EncodedImage, ImageSource, header_facts, image_hash
+from relabel.images import EncodedImage, ImageSource, header_facts
 from relabel.importers.archive import Rows
 from relabel.importers.files import Files, added
 from relabel.importers.planes import Layout, convert
@@ -132,9 +132,9 @@ def _images(job: ShardJob, task: ShardTask) -> Iterator[Row]:
 
 def _row(image: EncodedImage, *, is_centre: bool) -> Row:
     """An image that cannot be read has no centre square, but may well have a map of all of it."""
-    row = Row(key=image.key, image_hash=image_hash(image.data), label=image.label)
+    row = Row(key=image.key, image_hash=image.image_hash, label=image.label)
     try:
-        facts = header_facts(image.data)
+        facts = header_facts(image.encoded())
     except ImageError as error:
         return replace(row, error=str(error)) if is_centre else row
     footprint = Footprint.center_square(facts.size_hw) if is_centre else WHOLE

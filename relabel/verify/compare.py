@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from relabel.errors import SourceError
 from relabel.findings import Finding, class_text, no_common_key
-from relabel.images import EncodedImage, ImageSource, Span, image_hash
+from relabel.images import EncodedImage, ImageSource, Span
 from relabel.verify.keys import KeyTable
 
 
@@ -65,7 +65,9 @@ def _compare(image: EncodedImage, table: KeyTable, outcome: _Outcome) -> None:
     outcome.places.append(place)
     if not table.comparable[place]:
         return
-    if table.image_hashes[place] != image_hash(image.data):
+    if image.error:
+        outcome.differences.append((place, f"its image was read when it was labelled, and now fails: {image.error}"))
+    elif table.image_hashes[place] != image.image_hash:
         outcome.differences.append((place, "the image's bytes are not those that were labelled"))
     if table.labels[place] != image.label:
         # The image's number may be of classes that were renamed since, so that only the store's has a sure name.

@@ -158,7 +158,7 @@ class _Run:
         exif = self._rerun.ensemble.views[0].exif
         for row, image in chunk:
             try:
-                yield row, decode(image.data).seen(exif), image.data
+                yield row, decode(image.encoded()).seen(exif), image.data
             except ImageError as error:
                 self.check.findings.append(row.finding(f"the image was labelled, and cannot be decoded now: {error}"))
 

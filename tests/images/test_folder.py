@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import os
-from collections.abc import Iterator
+import socket
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 from generating import picture as png
 from torchvision.datasets import ImageFolder
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from relabel.errors import SourceError
-from relabel.images import EncodedImage, ImageSource, open_source
+from relabel.errors import ImageError, SourceError
+from relabel.images import EncodedImage, ImageSource, image_hash, open_source
 
 
 def put(root: Path, *keys: str) -> dict[str, bytes]:
@@ -180,24 +183,109 @@ class TestBadFolders:
         with pytest.raises(SourceError, match=r"cannot read the folder .*locked: Permission denied"):
             listed(open_source(str(tmp_path)))
 
-    def test_a_name_that_is_not_utf8_is_refused(self, tmp_path: Path) -> None:
-        put(tmp_path, "a/1.png")
-        try:
-            for name in (b"/\xe9.png", b"/\xe8.png"):
-                Path(os.fsdecode(os.fsencode(tmp_path / "a") + name)).write_bytes(png(0))
-        except OSError:
-            pytest.skip("this file system refuses such names itself")
-        with pytest.raises(SourceError, match=r"2 file names are not valid UTF-8: \['a/.*e8\.png', 'a/.*e9\.png'\]"):
-            listed(open_source(str(tmp_path)))
-        put(tmp_path / "other", "a/1.png")
-        Path(os.fsdecode(os.fsencode(tmp_path / "other") + b"/\xe9")).mkdir()
-        with pytest.raises(SourceError, match="1 file names are not valid UTF-8"):
-            listed(open_source(str(tmp_path / "other")))
+    def test_a_folder_that_went_away_fails_no_image(self, tmp_path: Path) -> None:
+        put(tmp_path / "disk", "a/1.png", "a/2.png")
+        source = open_source(str(tmp_path / "disk"))
+        listed(source)
+        (tmp_path / "disk").rename(tmp_path / "elsewhere")
+        for _ in range(2):
+            with pytest.raises(SourceError, match=r"cannot read a/1\.png: .*disk is not the folder that was listed"):
+                read(source)
+            # What an unmounted disk leaves.
+            (tmp_path / "disk").mkdir(exist_ok=True)
 
-    def test_an_image_that_vanished_since_the_listing_is_named(self, tmp_path: Path) -> None:
-        put(tmp_path, "a/1.png", "a/2.png")
+    def test_too_many_open_files_fail_no_image(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        put(tmp_path, "a/1.png")
         source = open_source(str(tmp_path))
         listed(source)
-        (tmp_path / "a" / "2.png").unlink()
-        with pytest.raises(SourceError, match=r"a/2\.png"):
+
+        def none_left(*_: object) -> int:
+            raise OSError(errno.EMFILE, "Too many open files")
+
+        monkeypatch.setattr(os, "open", none_left)
+        with pytest.raises(SourceError, match=r"Too many open files.*more"):
             read(source)
+
+
+def not_utf8(path: Path) -> None:
+    try:
+        Path(os.fsdecode(os.fsencode(path.parent) + b"/\xe9.png")).write_bytes(png(0))
+    except OSError:
+        pytest.skip("this file system refuses such names itself")
+
+
+def make_socket(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as bound:
+        bound.bind(str(path))
+
+
+class TestOneBadFile:
+    """It is one failed image, with its reason; its neighbours are read, and nothing is waited for."""
+
+    BAD: ClassVar[dict[str, tuple[Callable[[Path], object], str]]] = {
+        "vanished": (lambda path: None, "No such file or directory"),
+        "folder": (Path.mkdir, "a folder, not a regular file"),
+        "pipe": (os.mkfifo, "a pipe, not a regular file"),
+        "socket": (make_socket, "a socket, not a regular file"),
+        "device": (lambda path: path.symlink_to("/dev/zero"), "a device, not a regular file"),
+        "loop": (lambda path: path.symlink_to(path.name), "Too many levels of symbolic links"),
+        "dangling": (lambda path: path.symlink_to("gone"), "No such file or directory"),
+    }
+
+    @pytest.mark.parametrize("kind", BAD)
+    @pytest.mark.parametrize("is_list", [False, True])
+    def test_is_one_failed_image(
+        self, tmp_path: Path, kind: str, is_list: bool, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        # The name of a socket must be short.
+        monkeypatch.chdir(tmp_path)
+        written = put(Path("photos"), "a/1.png", "a/2.png", "b/3.png")
+        if is_list:
+            Path("list").write_text("a/1.png\na/2.png\nb/3.png\n")
+        source = open_source("photos", "list" if is_list else None)
+        listed(source)
+        make, reason = self.BAD[kind]
+        bad = Path("photos/a/2.png")
+        bad.unlink()
+        make(bad)
+        images = read(source)
+        assert [image.key for image in images] == list(written)
+        assert [image.error for image in images] == ["", f"cannot be read: {reason}", ""]
+        assert [image.image_hash for image in images] == [image_hash(written["a/1.png"]), 0, image_hash(images[2].data)]
+        with pytest.raises(ImageError, match=reason):
+            images[1].encoded()
+
+    def test_is_not_read_where_it_is_larger_than_any_image(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        put(tmp_path, "a/1.png", "a/2.png")
+        with (tmp_path / "a" / "1.png").open("r+b") as file:
+            file.truncate(7 << 30)
+        (first, second) = read(open_source(str(tmp_path)))
+        assert first.error == f"cannot be read: too large: {7 << 30} bytes, and at most {1 << 30} are read"
+        assert not second.error
+
+    def test_may_be_one_by_its_name(self, tmp_path: Path) -> None:
+        put(tmp_path, "a/1.png", "z/2.png")
+        not_utf8(tmp_path / "a" / "1.png")
+        images = read(open_source(str(tmp_path)))
+        assert [image.key for image in images] == ["a/1.png", "a/\\udce9.png", "z/2.png"]
+        assert ["not valid UTF-8" in image.error for image in images] == [False, True, False]
+
+
+class TestLeftOut:
+    def test_is_counted_by_what_it_is(self, tmp_path: Path) -> None:
+        names = ("1.HEIC", "2.heic", "note.txt", ".DS_Store", "README", "x.png~", "y.this is a sentence", "4.jfif")
+        put(tmp_path, "top.png", *(f"a/{name}" for name in names), "b/3.avif")
+        (tmp_path / "c").symlink_to(tmp_path / "gone")
+        listing = open_source(str(tmp_path)).listing(None, workers=1, progress=lambda _: None)
+        assert listing.parts[0].keys == ("a/4.jfif", "b/3.avif", "top.png")
+        assert listing.left_out == {
+            ".heic": 2,
+            ".txt": 1,
+            "hidden files": 1,
+            "files without a suffix": 1,
+            "other files": 2,
+            "links that lead nowhere": 1,
+            "images outside the class folders, labelled without a ground truth": 1,
+        }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -71,7 +72,8 @@ def test_a_class_is_a_number_or_a_name_that_has_one(root, classes, labels, names
         (b"/etc/passwd\n", "line 1 is the absolute path /etc/passwd: write it relative"),
         (b"a/../../photos/b/1.png\n", "line 1 leaves IMAGES: ../photos/b/1.png"),
         (b"..\n", "line 1 leaves IMAGES"),
-        (b"b/1.png\na/3.png\na\n", "line 2 names a/3.png, which is no file there\n  line 3 names a,"),
+        (b"b/1.png\t-3\n", "line 1 has the class -3: a class is a name, a number below 1000000000, or -1"),
+        (b"b/1.png\t0\na/2.png\t99999999999\n", "line 2 has the class 99999999999"),
         (b"b/1.png\r\n", "line 1 ends in a carriage return"),
         (b"\xef\xbb\xbfb/1.png\n", "line 1 begins with a byte order mark"),
         (b"b/1.png\nb/\xff.png\n", "line 2 is not UTF-8"),
@@ -79,14 +81,27 @@ def test_a_class_is_a_number_or_a_name_that_has_one(root, classes, labels, names
         (b"b/1.png\t\n", "line 1 must hold one class behind its tab"),
         (b"b/1.png\t1\t2\n", "line 1 must hold one class behind its tab"),
         (b"b/1.png\t3\na/2.png\tcat\n", "a class is the number 3 in line 1 and the name 'cat' in line 2"),
-        (b"".join(b"%d\n" % n for n in range(13)), "line 10 names 9, which is no file there\n  and 3 more lines"),
+        (b"/%d\n" * 13, "line 10 is the absolute path /%d: write it relative to IMAGES\n  and 3 more lines"),
     ],
 )
-def test_lines_that_name_no_image_are_told_by_their_numbers(root, lines, said, monkeypatch):
-    monkeypatch.setattr("relabel.images.list._TOGETHER", 4)
+def test_lines_that_name_no_image_are_told_by_their_numbers(root, lines, said):
     with pytest.raises(SourceError) as caught:
         listed(opened(root, lines))
     assert said in str(caught.value)
+
+
+def test_a_file_that_is_not_there_is_one_failed_image_unless_all_are(root):
+    first, second = read(opened(root, b"b/gone.png\t3\na/2.png\t4\n"))
+    assert (first.key, first.label, first.error) == ("b/gone.png", 3, "cannot be read: No such file or directory")
+    assert (second.label, second.error) == (4, "")
+    with pytest.raises(SourceError, match=r"none of the 2 files that .*list.txt lists is there: .*/x\.png"):
+        listed(opened(root, b"x.png\ny.png\n"))
+
+
+def test_a_list_that_is_a_pipe_is_refused_and_not_waited_for(root):
+    os.mkfifo(root.parent / "pipe")
+    with pytest.raises(SourceError, match=r"cannot read the list .*: a pipe, not a regular file"):
+        listed(open_source(str(root), root.parent / "pipe"))
 
 
 def test_a_list_or_a_folder_that_is_not_there_is_refused(root):
