@@ -23,6 +23,7 @@ class _Outcome:
     differences: list[tuple[int, str]] = field(default_factory=list)
     strangers: list[str] = field(default_factory=list)
     unreadable: list[str] = field(default_factory=list)
+    failed: list[int] = field(default_factory=list)
 
 
 def compare_images(
@@ -54,7 +55,7 @@ def compare_images(
         *_strangers(table, strangers),
         *_miscounted(table, found, all_were_read=not outcome.unreadable),
     ]
-    return int(table.comparable[found].sum()) + len(strangers), findings
+    return int(table.comparable[found].sum()) - len(outcome.failed) + len(strangers), findings
 
 
 def _compare(image: EncodedImage, table: KeyTable, outcome: _Outcome) -> None:
@@ -66,6 +67,7 @@ def _compare(image: EncodedImage, table: KeyTable, outcome: _Outcome) -> None:
     if not table.comparable[place]:
         return
     if image.error:
+        outcome.failed.append(place)
         outcome.differences.append((place, f"its image was read when it was labelled, and now fails: {image.error}"))
     elif table.image_hashes[place] != image.image_hash:
         outcome.differences.append((place, "the image's bytes are not those that were labelled"))

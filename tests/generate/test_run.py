@@ -32,6 +32,7 @@ from relabel.generate.batches import DecodedBatches
 from relabel.geometry import Grid
 from relabel.images import decode_and_fit, image_hash
 from relabel.manifest import MemberRecord
+from relabel.plan import Failure
 from relabel.score_map import ScoreMap
 from relabel.store import StoreReader, create_or_open
 from relabel.teacher import Ensemble
@@ -310,14 +311,25 @@ def test_a_label_follows_the_bytes_that_were_read(tars, tmp_path, monkeypatch):
     assert findings(tmp_path / "store", tars) == []
 
 
-def test_a_folder_that_lost_an_image_loses_that_shard_alone(tmp_path, monkeypatch):
+def test_an_image_that_a_folder_lost_is_one_failed_row_until_it_is_back(tmp_path, monkeypatch):
     folder = Path(write_folder(tmp_path / "folder", 10))
+    image, made = folder / "even" / "004.png", options(samples_per_shard=4)
+    generate(str(folder), tmp_path / "whole", make_teacher(), made)
     with monkeypatch.context() as patch:
-        changing(patch, (folder / "even" / "004.png").unlink)
-        summary = generate(str(folder), tmp_path / "store", make_teacher(), options(samples_per_shard=4))
-    assert [(f.shard, f.key) for f in summary.failures] == [(0, "")]
-    assert "even/004.png" in summary.failures[0].reason
-    assert summary.shards_published == 2
+        changing(patch, image.unlink)
+        summary = generate(str(folder), tmp_path / "store", make_teacher(), made)
+    assert summary.failures == (Failure(0, "even/004.png", "cannot be read: No such file or directory"),)
+    assert summary.shards_published == 3
+    # As a link that leads nowhere, it is an image still.
+    image.symlink_to("nowhere")
+    assert findings(tmp_path / "store", str(folder)) == []
+    assert findings(tmp_path / "whole", str(folder)) == [
+        "its image was read when it was labelled, and now fails: cannot be read: No such file or directory"
+    ]
+    image.unlink()
+    image.write_bytes(picture(4))
+    assert generate(str(folder), tmp_path / "store", make_teacher(), replace(made, retry_failed=True)).is_good
+    assert contents(tmp_path / "store") == contents(tmp_path / "whole")
 
 
 def test_a_shard_that_another_process_writes_is_refused_and_others_stay(tars, tmp_path):
