@@ -19,7 +19,7 @@ _ROOF = {"__init__", "__main__"}
 _TOP = "cli"  # the one room that may look at the roof: it prints the version
 
 FLOORS = {
-    **dict.fromkeys(("cores", "errors", "lazily", "paths"), 0),
+    **dict.fromkeys(("ambient", "cores", "errors", "lazily", "paths"), 0),
     **dict.fromkeys(("findings", "geometry", "labels", "naming", "options", "plan", "progress"), 1),
     **dict.fromkeys(("manifest", "pooling"), 2),
     "score_map": 3,

@@ -60,7 +60,10 @@ def fastest_batch_size(
 
 def _noise(views: Sequence[Preprocessing], count: int, device: torch.device) -> list[Tensor]:
     """uint8 (count, 3, h, w) for each view, on the device: in a run, pixels travel while it computes."""
-    images = [torch.randint(256, (1, *view.image_size_hw, 3), dtype=torch.uint8, device=device) for view in views]
+    # Of its own random numbers: those of the program are not used up.
+    numbers = torch.Generator(device).manual_seed(0)
+    sizes = [(1, *view.image_size_hw, 3) for view in views]
+    images = [torch.randint(256, size, generator=numbers, dtype=torch.uint8, device=device) for size in sizes]
     # With the channels of a pixel side by side, as decoders leave them.
     return [image.repeat(count, 1, 1, 1).permute(0, 3, 1, 2) for image in images]
 

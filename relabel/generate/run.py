@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from relabel.ambient import torch_defaults
 from relabel.cores import usable_cores
 from relabel.errors import TeacherError
 from relabel.generate.annotate import Annotator, PendingScores
@@ -27,6 +28,7 @@ from relabel.teacher import Ensemble, EnsembleSpec, Teacher, TeacherSpec, load_e
 from relabel.teacher.blame import first_line
 
 
+@torch_defaults()
 def generate(
     images: str | ImageSource,
     store: str | Path,

@@ -6,8 +6,7 @@ Called from many threads at once: the heavy parts, decoding and resizing, run ou
 from __future__ import annotations
 
 import contextlib
-import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,12 +22,8 @@ from relabel.geometry import Box, Footprint
 from relabel.geometry.frames import turned
 from relabel.images.exif import UPRIGHT, orientation_of
 from relabel.images.jpeg import jpeg_header
+from relabel.images.pillow import MAX_MEGAPIXELS, opened
 from relabel.manifest import Exif, Preprocessing
-
-MAX_MEGAPIXELS = 200
-"""Larger images are refused before they are decoded: their pixels would take more than half a gigabyte."""
-
-_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000")
 
 _Fitted = tuple[Tensor, Footprint]
 
@@ -91,6 +86,25 @@ def fitted(pixels: Tensor, view: Preprocessing) -> tuple[Tensor, Footprint]:
     return _FITS[view.fit](pixels, view)
 
 
+@contextlib.contextmanager
+def _reading() -> Iterator[None]:
+    """Whatever a decoder comes to is an `ImageError`: none may end a run over a million images.
+
+    But a want of memory: that is a state of the machine, and no fault of the image.
+    """
+    try:
+        yield
+    except (ImageError, MemoryError):
+        raise
+    except Image.DecompressionBombError as error:
+        raise ImageError(f"too large: above {MAX_MEGAPIXELS} megapixels; resize it") from error
+    except Exception as error:
+        if lacks_memory(error):
+            raise MemoryError(str(error)) from error
+        raise ImageError(f"not a readable image: {_reason(error)}") from error
+
+
+@_reading()
 def decode(data: bytes) -> Decoded:
     """The pixels of an encoded image.
 
@@ -101,50 +115,33 @@ def decode(data: bytes) -> Decoded:
         ImageError: not an image, cut, or too large; says which.
         MemoryError: not enough memory.
     """
-    try:
-        header = jpeg_header(data)
-        if header is not None:
-            # Most images by far, so Pillow, which is slower to open one, only sees those that something is amiss with.
-            refuse_too_large(header.height, header.width)
-            pixels = _by_torchvision(data)
-            if pixels is not None:
-                return Decoded(pixels, header.orientation)
-        return _by_pillow(data, is_refused=header is not None)
-    except (ImageError, MemoryError):
-        # A want of memory is no fault of the image.
-        raise
-    except Exception as error:
-        if lacks_memory(error):
-            raise MemoryError(str(error)) from error
-        # A damaged header may lead a decoder to any error, and none of them may end a run over a million images.
-        raise ImageError(f"not a readable image: {_reason(error)}") from error
+    header = jpeg_header(data)
+    if header is not None:
+        # Most images by far, so Pillow, which is slower to open one, only sees those that something is amiss with.
+        refuse_too_large(header.height, header.width)
+        pixels = _by_torchvision(data)
+        if pixels is not None:
+            return Decoded(pixels, header.orientation)
+    return _by_pillow(data, is_refused=header is not None)
 
 
+@_reading()
 def header_facts(data: bytes) -> ImageFacts:
     """What an encoded image's header says of it, which is what `decode` finds.
 
     Raises:
         ImageError: not an image; says why.
     """
-    try:
-        header = jpeg_header(data)
-        if header is not None:
-            return ImageFacts((header.height, header.width), header.orientation)
-        with _open(data) as image:
-            is_behind = image.format == "PNG" and "exif" not in image.info and b"eXIf" in data
-            if image.format == "TIFF" or is_behind:
-                # A TIFF is turned while it is loaded, by its XMP too; a PNG's Exif may stand behind its pixels.
-                refuse_too_large(image.height, image.width)
-                image.load()
-            return ImageFacts((image.height, image.width), orientation_told(image))
-    except (ImageError, MemoryError):
-        # A want of memory is no fault of the image.
-        raise
-    except Exception as error:
-        if lacks_memory(error):
-            raise MemoryError(str(error)) from error
-        # As in `decode`: damage leads a decoder to any error.
-        raise ImageError(f"not a readable image: {_reason(error)}") from error
+    header = jpeg_header(data)
+    if header is not None:
+        return ImageFacts((header.height, header.width), header.orientation)
+    with opened(data) as image:
+        is_behind = image.format == "PNG" and "exif" not in image.info and b"eXIf" in data
+        if image.format == "TIFF" or is_behind:
+            # A TIFF is turned while it is loaded, by its XMP too; a PNG's Exif may stand behind its pixels.
+            refuse_too_large(image.height, image.width)
+            image.load()
+        return ImageFacts((image.height, image.width), orientation_told(image))
 
 
 def refuse_too_large(height: int, width: int) -> None:
@@ -169,7 +166,7 @@ def _by_torchvision(data: bytes) -> Tensor | None:
 
 def _by_pillow(data: bytes, *, is_refused: bool) -> Decoded:
     """Any image's pixels; a JPEG's from torchvision, unless it has refused it already."""
-    with _open(data) as image:
+    with opened(data) as image:
         refuse_too_large(image.height, image.width)
         if image.mode in ("I", "F"):
             raise ImageError(
@@ -182,16 +179,6 @@ def _by_pillow(data: bytes, *, is_refused: bool) -> Decoded:
                 return Decoded(pixels, orientation_told(image))
         # libjpeg refuses a few files that Pillow reads; where both refuse, Pillow's reason is the clearer one.
         return Decoded(_to_tensor(image), orientation_told(image), is_jpeg)
-
-
-def _open(data: bytes) -> Image.Image:
-    """Not `Image.open`, whose limit on the size is the process's and warns, and which runs a program on PostScript."""
-    Image.init()
-    for name in _FORMATS:
-        factory, accepts = Image.OPEN.get(name, (None, None))
-        if factory is not None and accepts is not None and accepts(data[:16]) is True:
-            return factory(io.BytesIO(data), "")
-    raise ImageError(f"not a readable image: {'unknown format' if data else 'the file is empty'}")
 
 
 def orientation_told(image: Image.Image) -> int:
@@ -222,7 +209,7 @@ def _to_tensor(image: Image.Image) -> Tensor:
 
 def _reason(error: Exception) -> str:
     # Stored, so it must be one line and the same in every run; other errors may print an object's address.
-    is_worded = isinstance(error, OSError | SyntaxError | ValueError | RuntimeError | Image.DecompressionBombError)
+    is_worded = isinstance(error, OSError | SyntaxError | ValueError | RuntimeError)
     return (is_worded and " ".join(str(error).split())) or type(error).__name__
 
 

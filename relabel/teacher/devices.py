@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -83,27 +80,3 @@ def cast_once(model: nn.Module, images: Tensor, precision: str) -> None:
     if not is_same:
         for parameter, data in before:
             parameter.data = data
-
-
-@contextmanager
-def exact_float32() -> Iterator[None]:
-    """Multiply and convolve float32 in float32, whatever torch is set to: TF32 alone is 1e-3 away."""
-    backends: Any = torch.backends
-    switches = [backends.cuda.matmul, backends.mkldnn.matmul, backends.cudnn.conv, backends.mkldnn.conv]
-    before = [switch.fp32_precision for switch in switches]
-    try:
-        old_switch = torch.get_float32_matmul_precision()
-    except RuntimeError:
-        # torch refuses to say it where only the newer switches were used; those are put back below.
-        old_switch = None
-    try:
-        # The old switch sets the newer ones of matmul too, and cuBLAS wants the two to agree.
-        torch.set_float32_matmul_precision("highest")
-        for switch in switches[2:]:
-            switch.fp32_precision = "ieee"
-        yield
-    finally:
-        if old_switch is not None:
-            torch.set_float32_matmul_precision(old_switch)
-        for switch, precision in zip(switches, before, strict=True):
-            switch.fp32_precision = precision

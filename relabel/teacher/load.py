@@ -11,6 +11,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
+from relabel.ambient import torch_defaults
 from relabel.errors import TeacherError
 from relabel.geometry import Grid
 from relabel.manifest import Preprocessing, TeacherRecord, Weights
@@ -35,6 +36,7 @@ _SOURCES: dict[str, Callable[[TeacherSpec], Fetched]] = {
 }
 
 
+@torch_defaults()
 def load_teacher(spec: TeacherSpec) -> Teacher:
     """Build, load and prove a teacher.
 

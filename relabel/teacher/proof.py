@@ -11,9 +11,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from relabel.ambient import float32
 from relabel.errors import TeacherError
 from relabel.teacher.blame import blaming
-from relabel.teacher.devices import exact_float32
 from relabel.teacher.heads.class_tokens import STRANGE, reads_strange_tokens
 from relabel.teacher.heads.dense import TOLERANCE, WAY_OUT, DenseClassifier, FeatureLayout, find_layout, refusal
 from relabel.teacher.orientation import localises
@@ -91,7 +91,7 @@ def prove(dense: DenseClassifier, name: str, images: Tensor) -> Proof:
         TeacherError: the head cannot be proved, or its answers are not finite.
     """
     model, layout = dense.model, dense.layout
-    with torch.inference_mode(), exact_float32():
+    with torch.inference_mode(), float32():
         features = model.forward_features(images)
         own = model(images)
         if own.ndim != 2:

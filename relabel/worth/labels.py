@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from relabel.ambient import torch_defaults
 from relabel.errors import ImageError, StoreError
 from relabel.findings import Finding
 from relabel.geometry import Box
@@ -68,6 +69,7 @@ class LabelsReport:
         return not self.findings
 
 
+@torch_defaults()
 def verify_labels(store: str | Path, images: str | ImageSource, options: LabelsOptions | None = None) -> LabelsReport:
     """Run a store's teacher again on some of its images, compare, and measure what the labels of crops are worth.
 

@@ -8,8 +8,8 @@ import torch
 from timm.layers import AttentionPool2d
 from torch import nn
 
+from relabel.ambient import float32
 from relabel.errors import TeacherError
-from relabel.teacher.devices import exact_float32
 from relabel.teacher.heads.dense import DenseClassifier, find_layout
 from relabel.teacher.proof import prove
 
@@ -188,7 +188,7 @@ def test_a_proof_computes_in_float32_and_leaves_torchs_settings_as_they_were(coa
         else:
             torch.set_float32_matmul_precision(coarse)
         before = [s.fp32_precision for s in _SWITCHES]
-        with exact_float32():
+        with float32():
             assert [s.fp32_precision for s in _SWITCHES] == ["ieee"] * 4
             assert torch.get_float32_matmul_precision() == "highest"
         assert [s.fp32_precision for s in _SWITCHES] == before

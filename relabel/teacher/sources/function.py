@@ -9,6 +9,7 @@ import importlib
 import logging
 from typing import Any
 
+from relabel.ambient import same_place, torch_defaults
 from relabel.errors import TeacherError
 from relabel.manifest import Preprocessing
 from relabel.teacher import weights
@@ -41,9 +42,14 @@ def fetch(spec: TeacherSpec) -> Fetched:
 
 def _called(name: str) -> Any:
     module_name, _, function_name = name.partition(":")
-    with blaming(
-        f"cannot import the teacher {name}",
-        "Expected package.module:function, its folder being on PYTHONPATH, or torchvision:MODEL or transformers:MODEL",
+    with (
+        blaming(
+            f"cannot import the teacher {name}",
+            "Expected package.module:function, its folder being on PYTHONPATH, or torchvision:MODEL or "
+            "transformers:MODEL",
+        ),
+        torch_defaults(),
+        same_place(),
     ):
         module = importlib.import_module(module_name)
     function = getattr(module, function_name, None)
@@ -51,7 +57,11 @@ def _called(name: str) -> Any:
         raise TeacherError(
             f"{module_name} has no function {function_name!r} for the teacher {name}; expected package.module:function"
         )
-    with blaming(f"{name}() fails", "It must return a module or callable, and takes no arguments"):
+    with (
+        blaming(f"{name}() fails", "It must return a module or callable, and takes no arguments"),
+        torch_defaults(),
+        same_place(),
+    ):
         model = function()
     if not callable(model):
         raise TeacherError(
