@@ -6,10 +6,11 @@ below, then rows from the right, each or not.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 _MOVES = {
@@ -26,9 +27,20 @@ _MOVES = {
 _UNDONE = {6: 8, 8: 6}
 
 
-def is_transposing(orientation: int) -> bool:
-    """Whether height and width change places."""
-    return _MOVES[orientation][0]
+_FIRST_TRANSPOSING = 5
+
+
+@overload
+def is_transposing(orientation: int) -> bool: ...
+
+
+@overload
+def is_transposing(orientation: NDArray[np.uint8]) -> NDArray[np.bool_]: ...
+
+
+def is_transposing(orientation: int | NDArray[np.uint8]) -> bool | NDArray[np.bool_]:
+    """Whether height and width change places: by orientations of 5 to 8."""
+    return orientation >= _FIRST_TRANSPOSING
 
 
 def undoing(orientation: int) -> int:

@@ -1,7 +1,8 @@
 """Labels for a trainer: a store by key, datasets and streams of crops that know their label, and batches of them."""
 
 from relabel.loader.batch import CropLabels, collate
-from relabel.loader.crops import CropLabel, LabeledCrops, LabeledSample
+from relabel.loader.crops import CropLabel, LabeledCrops
 from relabel.loader.maps import LabelMaps, open
+from relabel.loader.streams import LabeledSample
 
 __all__ = ["CropLabel", "CropLabels", "LabelMaps", "LabeledCrops", "LabeledSample", "collate", "open"]

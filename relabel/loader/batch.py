@@ -72,7 +72,7 @@ def collate(items: Sequence[tuple[Any, CropLabel]]) -> tuple[Any, CropLabels]:
     """
     images = [image for image, _ in items]
     crops = [crop for _, crop in items]
-    if not crops or any(crop.maps is not crops[0].maps for crop in crops):
+    if not crops or _stores(crops) != 1:
         stores = sorted({crop.maps.where for crop in crops})
         raise InvalidValueError(
             f"a batch needs items of one LabelMaps; got {len(items)} items of {', '.join(stores) or 'none'}"
@@ -86,9 +86,26 @@ def collate(items: Sequence[tuple[Any, CropLabel]]) -> tuple[Any, CropLabels]:
             "Let the transform end in tensors of one size, (3, height, width)"
         ) from error
     labels = CropLabels(
-        maps=crops[0].maps[[crop.row for crop in crops]],
+        maps=_maps_of(crops),
         boxes=torch.tensor([crop.box.xyxy for crop in crops], dtype=torch.float32),
         flips=torch.tensor([crop.flip for crop in crops]),
         ground_truth=torch.tensor([crop.ground_truth for crop in crops]),
     )
     return stacked, labels
+
+
+def _stores(crops: Sequence[CropLabel]) -> int:
+    """How many there are; the two frames of one are one."""
+    if all(crop.maps is crops[0].maps for crop in crops):
+        return 1
+    return len({id(crop.maps.in_frame(crop.maps.manifest.frame)) for crop in crops})
+
+
+def _maps_of(crops: Sequence[CropLabel]) -> ScoreMap:
+    """The maps of crops of one store, each in the frame of its crop: a stream tells that image by image."""
+    rows, first = [crop.row for crop in crops], crops[0].maps
+    if all(crop.maps is first for crop in crops):
+        return first[rows]
+    turns = [crop.maps.turns([crop.row]) for crop in crops]
+    own = first.in_frame(first.manifest.frame)
+    return own[rows].turned(torch.tensor([1 if turn is None else int(turn[0]) for turn in turns]))

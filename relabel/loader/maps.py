@@ -13,7 +13,7 @@ from torch import Tensor
 
 from relabel.errors import InvalidValueError, LabelError
 from relabel.geometry import Grid
-from relabel.geometry.frames import undoing
+from relabel.geometry.frames import is_transposing, undoing
 from relabel.loader.keys import KeyIndex
 from relabel.manifest import Frame, Manifest
 from relabel.score_map import ScoreMap
@@ -171,12 +171,27 @@ class LabelMaps:
         return maps if turns is None else maps.turned(turns)
 
     def sizes_hw(self, rows: Rows) -> NDArray[np.uint32]:
-        """(B, 2): heights and widths of images as decoded, in pixels, 0 where the store does not know them."""
-        return self._known()[0][self._numbers(rows)]
+        """(B, 2): heights and widths of images in this frame, in pixels, 0 where the store does not know them.
+
+        Raises:
+            LabelError: as `orientations`.
+        """
+        numbers = self._numbers(rows)
+        sizes_hw, orientations = self._known()[0][numbers], self.orientations(numbers)
+        if self._frame == "decoded":
+            return sizes_hw
+        return np.where(is_transposing(orientations)[:, None], sizes_hw[:, ::-1], sizes_hw)
 
     def orientations(self, rows: Rows) -> NDArray[np.uint8]:
-        """(B,): images' EXIF orientations, 1 to 8, 0 where the store does not know them."""
-        return self._known()[1][self._numbers(rows)]
+        """(B,): images' EXIF orientations, 1 to 8, 0 where the store does not know them.
+
+        Raises:
+            LabelError: what is no row, as -1 of `find`.
+        """
+        numbers = self._numbers(rows)
+        if len(numbers) and numbers.min() < 0:
+            raise LabelError(f"{numbers.min()} is no row; take rows from LabelMaps.rows, which names unknown keys")
+        return self._known()[1][numbers]
 
     def turns(self, rows: Rows) -> Tensor | None:
         """(B,) the orientations by which maps are turned for this frame; None where none is.

@@ -29,7 +29,7 @@ TRANSFORM = v2.Compose(
 
 
 def picture(number: int) -> Image.Image:
-    return Image.new("RGB", (24, 20), (number * 20, 0, 0))
+    return Image.new("RGB", (24, 16), (number * 20, 0, 0))
 
 
 @pytest.fixture
@@ -53,13 +53,13 @@ def crops(photos: Path, store: Path, **options: Any) -> relabel.LabeledCrops:
 
 @pytest.mark.parametrize("flip", [False, True])
 def test_what_was_read_off_the_transform_reaches_the_label(photos: Path, store: Path, flip: bool) -> None:
-    # An image of 24 x 20 pixels.
+    # An image of 24 x 16 pixels.
     transform = v2.Compose([v2.CenterCrop((10, 6)), v2.RandomHorizontalFlip(float(flip)), v2.ToImage()])
     maps = relabel.open(store)
     sample = relabel.LabeledSample(maps, transform)({"__key__": NAMES[5], "png": picture(5), "cls": 7})
     assert sample is not None
     for target, label in ((relabel.LabeledCrops(ImageFolder(photos), maps, transform)[5][1], 1), (sample[1], 7)):
-        assert target.box.xyxy == pytest.approx((9 / 24, 5 / 20, 15 / 24, 15 / 20))
+        assert target.box.xyxy == pytest.approx((9 / 24, 3 / 16, 15 / 24, 13 / 16))
         assert (target.row, target.flip, target.ground_truth) == (1, flip, label)
         _, labels = relabel.collate([(torch.zeros(1), target)])
         assert labels.flips.tolist() == [flip]
@@ -183,18 +183,21 @@ def test_samples_of_a_stream_without_a_label_raise_or_are_left_out(tmp_path: Pat
         relabel.LabeledSample(maps, TRANSFORM, unlabeled="keep")  # type: ignore[arg-type]
 
 
-def test_a_sample_that_was_taken_apart_or_not_decoded_is_refused(store: Path) -> None:
+def test_which_member_of_a_sample_is_its_image_is_the_rule_of_generate(store: Path) -> None:
     label = relabel.LabeledSample(relabel.open(store), TRANSFORM)
     with pytest.raises(InvalidValueError, match=r"got a tuple\. Map LabeledSample before to_tuple"):
         label((picture(0), 0))  # type: ignore[arg-type]
-    with pytest.raises(InvalidValueError, match=r'still encoded; put \.decode\("pil"\) before'):
-        label(stream_sample(NAMES[0], jpg=b"bytes"))
-    with pytest.raises(InvalidValueError, match="Give image_suffixes"):
-        label({"__key__": NAMES[0], "image.jpg": picture(0)})
-    with pytest.raises(InvalidValueError, match="a sample needs __key__"):
+    with pytest.raises(InvalidValueError, match=r"must hold one image; jpg and png is one of .* Give image_suffixes"):
+        label(stream_sample(NAMES[0], png=picture(0)))
+    with pytest.raises(InvalidValueError, match="with __key__; got"):
         label({"jpg": picture(0)})
-    own = relabel.LabeledSample(label.maps, TRANSFORM, image_suffixes=["image.jpg"])
-    assert own({"__key__": NAMES[0], "image.jpg": picture(0)})[1].ground_truth == -1  # type: ignore[index]
+    # The only image of a sample may have a suffix of several parts, and one beside it is a mask.
+    assert label({"__key__": NAMES[0], "image.jpg": picture(0)})[1].ground_truth == -1  # type: ignore[index]
+    image, _ = label(stream_sample(NAMES[0], **{"seg.png": picture(12)}))  # type: ignore[misc]
+    assert image.max() == 20 / 255
+    own = relabel.LabeledSample(label.maps, TRANSFORM, image_suffixes=["photo", "seg.png"])
+    image, _ = own(stream_sample(NAMES[0], **{"seg.png": picture(12)}))  # type: ignore[misc]
+    assert image.max() == pytest.approx(240 / 255)
 
 
 def test_a_stream_of_samples_is_labeled_by_its_keys(tmp_path: Path) -> None:
@@ -211,8 +214,9 @@ def test_a_stream_of_samples_is_labeled_by_its_keys(tmp_path: Path) -> None:
     assert (images[:, 0].amax((1, 2)) * 255 / 20).round().tolist() == [0, 1, 2, 3, 4]
     assert labels.ground_truth.tolist() == [0, 1, 2, 3, 4]
     assert torch.equal(labels.maps.planes, sample.maps[[4, 3, 2, 1, 0]].planes)
-    with pytest.raises(InvalidValueError, match=r"__key__ and an image.*got \['__key__', 'txt'\]"):
+    with pytest.raises(InvalidValueError, match=r"must hold one image; none is one of \['__key__', 'txt'\]"):
         sample({"__key__": "x/0", "txt": b""})
+    assert sample({"__key__": "README", "md": b""}) is None
     with pytest.raises(InvalidValueError, match="'x/0' is no class number: 'cat'"):
         sample({"__key__": "x/0", "png": picture(0), "cls": "cat"})
 
