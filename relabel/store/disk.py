@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -27,6 +28,23 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def make_way(path: Path) -> None:
+    """Remove what is no file from where a store's own belongs: a link, never what it leads to; a pipe; an empty folder.
+
+    Raises:
+        StoreError: a folder that holds something is there, which nobody may delete unseen.
+        OSError: it cannot be removed.
+    """
+    with contextlib.suppress(FileNotFoundError):
+        mode = path.lstat().st_mode
+        if stat.S_ISDIR(mode):
+            if any(path.iterdir()):
+                raise StoreError(f"{path} is a folder that is not empty, where a file of the store belongs: move it away")
+            path.rmdir()
+        elif not stat.S_ISREG(mode):
+            path.unlink()
 
 
 @contextlib.contextmanager

@@ -12,6 +12,7 @@ import weakref
 from pathlib import Path
 
 from relabel.errors import StoreError
+from relabel.store.disk import make_way
 
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
 HAVE_LOCKS = importlib.util.find_spec("fcntl") is not None
@@ -61,7 +62,8 @@ def check_locks() -> None:
 def lock_file(path: Path, *, patience_seconds: float) -> FileLock | None:
     """Make the file if it is not there, and lock it; None where another process holds it for all that time.
 
-    The holder may rename or remove the file: whoever waited for it then begins anew.
+    The holder may rename or remove the file: whoever waited for it then begins anew. What is there and no file, as a
+    link that leads elsewhere, is removed.
 
     Raises:
         StoreError: the system or the file system has no locks.
@@ -72,7 +74,8 @@ def lock_file(path: Path, *, patience_seconds: float) -> FileLock | None:
 
     deadline = time.monotonic() + patience_seconds
     while True:
-        lock = FileLock(os.open(path, os.O_RDWR | os.O_CREAT, 0o666))
+        make_way(path)
+        lock = FileLock(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666))
         try:
             fcntl.flock(lock.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if _is_at(path, lock.descriptor):
@@ -95,7 +98,7 @@ def lock_file(path: Path, *, patience_seconds: float) -> FileLock | None:
 
 def _is_at(path: Path, descriptor: int) -> bool:
     try:
-        return path.stat().st_ino == os.fstat(descriptor).st_ino
+        return path.lstat().st_ino == os.fstat(descriptor).st_ino
     except FileNotFoundError:
         return False
 

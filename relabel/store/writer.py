@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -20,7 +21,7 @@ from relabel.geometry import Footprint
 from relabel.manifest import PER_ROW, Manifest
 from relabel.store import codecs
 from relabel.store.digest import shard_digest
-from relabel.store.disk import disk_errors, sync, write_all
+from relabel.store.disk import disk_errors, make_way, sync, write_all
 from relabel.store.files import store_files
 from relabel.store.layout import ABSENT, LABELED, ArraySpec, arrays_of, published_shards
 from relabel.store.locks import FileLock, lock_file
@@ -59,6 +60,16 @@ class StoreWriter:
             raise StoreBusyError(f"another process has published shard {shard} of {self.path}; run again")
         return ShardWriter(self, shard, lock)
 
+    def retract(self, shard: int) -> None:
+        """Make a shard one that is missing, whatever of it is there; `generate` labels it again.
+
+        Raises:
+            StoreBusyError: another process is writing it.
+            StoreError: its files cannot be removed.
+        """
+        with self.claim(shard, again=True) as claimed:
+            claimed.retract()
+
     def temporary(self, spec: ArraySpec, shard: int) -> Path:
         """Where a shard's file of an array is written before it is renamed."""
         return self.path / spec.name / spec.temporary_name(shard)
@@ -95,19 +106,21 @@ class StoreWriter:
         try:
             with disk_errors(self.path):
                 for spec in self.arrays.values():
-                    self.temporary(spec, shard).unlink(missing_ok=True)
+                    _remove(self.temporary(spec, shard))
         finally:
             lock.release()
 
-    def _retract(self, shard: int) -> None:
+    def _unpublish(self, shard: int) -> None:
         status = self._status_file(shard)
-        if status.exists():
-            status.unlink()
+        if os.path.lexists(status):
+            _remove(status)
             sync(status.parent)
 
+    def _file(self, spec: ArraySpec, shard: int) -> Path:
+        return self.path / spec.name / spec.file_name(shard)
+
     def _status_file(self, shard: int) -> Path:
-        status = self.arrays["status"]
-        return self.path / status.name / status.file_name(shard)
+        return self._file(self.arrays["status"], shard)
 
 
 class ShardWriter:
@@ -175,18 +188,35 @@ class ShardWriter:
             if name in self._columns:
                 self._columns[name][: len(table)] = values
                 self._columns[name][len(table) :] = self._store.arrays[name].fill
+        files = {s.name: self._encoded(s, table) for s in self._store.arrays.values() if s.name != "digest"}
+        self._columns["digest"] = shard_digest(self._manifest.identity(), self.shard, files.items())
+        files["digest"] = self._encoded(self._store.arrays["digest"], table)
+        self.restore(files)
+
+    def restore(self, files: Mapping[str, bytes]) -> None:
+        """Publish the shard as these bytes of each array's file, as `publish` does; they are not looked at.
+
+        Raises:
+            StoreError: as `publish`.
+        """
+        self._require_open()
         with disk_errors(self._store.path):
-            files = {s.name: self._encoded(s, table) for s in self._store.arrays.values() if s.name != "digest"}
-            self._columns["digest"] = shard_digest(self._manifest.identity(), self.shard, files.items())
-            files["digest"] = self._encoded(self._store.arrays["digest"], table)
             others = [spec for spec in self._store.arrays.values() if spec.name != "status"]
             for spec in others:
                 self._write(spec, files[spec.name])
             # One that is written again is missing from here on, and never half old and half new.
-            self._store._retract(self.shard)
+            self._store._unpublish(self.shard)
             for spec in others:
                 self._rename(spec)
             self._publish_status(files["status"])
+
+    def retract(self) -> None:
+        """Remove what is there of the shard, its status first: it is missing from then on, and readers are told so."""
+        self._require_open()
+        with disk_errors(self._store.path):
+            self._store._unpublish(self.shard)
+            for spec in self._store.arrays.values():
+                _remove(self._store._file(spec, self.shard))
 
     def close(self) -> None:
         """Let go of the shard; what was not published leaves no temporary file behind."""
@@ -241,7 +271,9 @@ class ShardWriter:
 
     def _write(self, spec: ArraySpec, data: bytes) -> None:
         temporary = self._store.temporary(spec, self.shard)
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT, 0o666)
+        # What lies there is dead, and may be anything: a pipe would be waited for, a link followed.
+        _remove(temporary)
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
         try:
             write_all(descriptor, data)
         finally:
@@ -253,6 +285,13 @@ class ShardWriter:
         self._lock.release()
 
     def _rename(self, spec: ArraySpec) -> None:
-        folder = self._store.path / spec.name
-        self._store.temporary(spec, self.shard).replace(folder / spec.file_name(self.shard))
-        sync(folder)
+        file = self._store._file(spec, self.shard)
+        make_way(file)
+        self._store.temporary(spec, self.shard).replace(file)
+        sync(file.parent)
+
+
+def _remove(file: Path) -> None:
+    """A file of the store, or whatever is in its place; a folder only if it is empty."""
+    make_way(file)
+    file.unlink(missing_ok=True)
