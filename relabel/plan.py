@@ -48,6 +48,7 @@ class RunSummary:
         seconds: from the first image to the last shard.
         max_failures: the fraction of failed images up to which it counts as good.
         failed_earlier, images_earlier: of the shards that were there before.
+        broken: the shards that were there and had lost or broken files, and why; they were labelled again.
     """
 
     shards: int
@@ -60,6 +61,7 @@ class RunSummary:
     failures_unlisted: int = 0
     failed_earlier: int = 0
     images_earlier: int = field(default=0, compare=False)
+    broken: tuple[Failure, ...] = ()
 
     @property
     def images_per_second(self) -> float:

@@ -67,6 +67,9 @@ def run_text(summary: RunSummary, store: str, *, note: str = "", parts: Sequence
             f"already, of {summary.shards}",
             f"{summary.images} images in {summary.seconds:.1f} s, {summary.images_per_second:.1f} images/s{note}",
         ]
+    if summary.broken:
+        lines.append(f"{len(summary.broken)} shards that were there had lost or broken files, and are labelled again:")
+        lines.append(table(("shard", "why"), [(f.shard, f.reason) for f in summary.broken[:_SHOWN]]))
     lines += [*parts, *failure_lines(summary.failures, summary.failures_unlisted)]
     if summary.failed_earlier:
         lines.append(f"{summary.failed_earlier} images of the shards that were there already failed earlier{again}")

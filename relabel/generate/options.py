@@ -118,6 +118,7 @@ def merged(parts: Sequence[GenerateSummary]) -> GenerateSummary:
     return replace(
         parts[0],
         failures=tuple(failure for part in parts for failure in part.failures),
+        broken=tuple(failure for part in parts for failure in part.broken),
         seconds=max(part.seconds for part in parts),
         waits=mean("waits"),
         busy=mean("busy"),

@@ -146,15 +146,16 @@ class Peers:
 
 def _encoded(summary: GenerateSummary) -> str:
     """As JSON of at most a few hundred kilobytes: the store refuses values of many megabytes."""
-    listed = [
-        Failure(f.shard, f.key[:_TOLD_CHARACTERS], f.reason[:_TOLD_CHARACTERS])
-        for f in summary.failures[:_TOLD_FAILURES]
-    ]
+    listed, broken = (
+        tuple(Failure(f.shard, f.key[:_TOLD_CHARACTERS], f.reason[:_TOLD_CHARACTERS]) for f in told[:_TOLD_FAILURES])
+        for told in (summary.failures, summary.broken)
+    )
     left_out = len(summary.failures) - len(listed)
-    return json.dumps(asdict(replace(summary, failures=tuple(listed), failures_unlisted=left_out)))
+    return json.dumps(asdict(replace(summary, failures=listed, failures_unlisted=left_out, broken=broken)))
 
 
 def _decoded(data: bytes) -> GenerateSummary:
     values = json.loads(data)
-    values["failures"] = tuple(Failure(**failure) for failure in values["failures"])
+    for name in ("failures", "broken"):
+        values[name] = tuple(Failure(**failure) for failure in values[name])
     return GenerateSummary(**values | {name: StageSeconds(**values[name]) for name in ("waits", "busy")})

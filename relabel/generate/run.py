@@ -73,16 +73,15 @@ def generate(
     )
     # Which of theirs other processes will label again is not known here.
     everyone = listing.tasks if peers.are_shared else mine
-    is_idle = not missing(everyone, writer.published()) and not options.retry_failed
+    is_idle = not (left.tasks or options.retry_failed or missing(everyone, writer.published()))
     with Progress(peers.title("labelling"), None, unit="images", shown=shown and not is_idle) as progress:
-        run = _Run(annotator, writer, peers, progress, again=options.retry_failed)
+        run = _Run(annotator, writer, peers, progress, left.again)
         summary = replace(
             run.label(source, left.tasks, plan),
             shards=len(mine),
             shards_skipped=len(mine) - len(left.tasks),
             max_failures=options.max_failures,
-            failed_earlier=left.failed_earlier,
-            images_earlier=left.images_earlier,
+            **left.earlier,
         )
         told = peers.gather(summary, run.tell)
     return _of_all(told, listing.tasks, writer, peers)
@@ -129,7 +128,7 @@ class _Run:
     """One process's share of a run: three stages, two batches between the device and the disk."""
 
     def __init__(
-        self, annotator: Annotator, writer: StoreWriter, peers: Peers, progress: Progress, *, again: bool
+        self, annotator: Annotator, writer: StoreWriter, peers: Peers, progress: Progress, again: frozenset[int]
     ) -> None:
         self._annotator, self._writer, self._peers, self._progress = annotator, writer, peers, progress
         self._again = again
@@ -198,7 +197,7 @@ class _Run:
 
     def _open(self, task: ShardTask, publisher: Publisher) -> OpenShard:
         if self._shard is None or self._shard.task != task:
-            writer = self._writer.claim(task.shard, again=self._again)
+            writer = self._writer.claim(task.shard, again=task.shard in self._again)
             self._shard = publisher.open(OpenShard(task, writer, self._writer.manifest.footprint == PER_ROW))
         return self._shard
 

@@ -45,7 +45,7 @@ def import_archive(
     """
     started = time.perf_counter()
     path, shown = Path(store), options.show_progress
-    if path.is_dir() and any(path.iterdir()):
+    if path.is_dir() and any(path.iterdir()) and not (path / "status").is_dir():
         # That it is no store must not be found out only after minutes.
         read_manifest(path)
     source = _source(images, options)
@@ -68,6 +68,7 @@ def import_archive(
                 layout=layout,
                 digests=digests,
                 writer=writer,
+                again=left.again,
                 workers=workers,
                 advance=threads.unless_stopped(progress.advance),
             )
@@ -75,8 +76,6 @@ def import_archive(
     return ImportSummary(
         shards=len(rows.tasks),
         shards_skipped=len(rows.tasks) - len(left.tasks),
-        failed_earlier=left.failed_earlier,
-        images_earlier=left.images_earlier,
         seconds=time.perf_counter() - started,
         planes=layout.planes,
         classes_most=max(most for kind, most in found.most.items() if kind.shape == layout.shape),
@@ -86,6 +85,7 @@ def import_archive(
         footprint=options.whose_footprint,
         orientation=options.orientation,
         max_failures=options.max_failures,
+        **left.earlier,
         **_totals(done),
     )
 

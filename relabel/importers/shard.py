@@ -35,6 +35,7 @@ class ShardJob:
     layout: Layout
     digests: list[int]
     writer: StoreWriter
+    again: frozenset[int]
     workers: Workers
     advance: Callable[[int], None]
 
@@ -60,7 +61,7 @@ def files_of(rows: Rows, task: ShardTask, num_classes: int) -> Iterator[Files]:
 
 def import_shard(job: ShardJob, task: ShardTask) -> ImportedShard:
     """Convert and publish a shard. One whose images or maps changed since they were listed is not published."""
-    with job.writer.claim(task.shard) as claimed:
+    with job.writer.claim(task.shard, again=task.shard in job.again) as claimed:
         try:
             table, done = _filled(job, task, claimed.add)
         except SourceError as error:

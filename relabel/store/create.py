@@ -9,13 +9,14 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from relabel.errors import ManifestMismatchError, StoreBusyError, StoreError
+from relabel.errors import DamagedStoreError, ManifestMismatchError, StoreBusyError, StoreError
 from relabel.manifest import Manifest
-from relabel.store.disk import disk_errors, sync
+from relabel.store.belonging import check_shard
+from relabel.store.disk import disk_errors, make_way, sync
 from relabel.store.files import MOST_METADATA_BYTES, store_files
-from relabel.store.layout import create_arrays
+from relabel.store.layout import create_arrays, published_shards
 from relabel.store.locks import check_locks, lock_file
-from relabel.store.metadata import check_arrays, load_manifest
+from relabel.store.metadata import array_faults, load_manifest
 from relabel.store.writer import StoreWriter
 
 _PATIENCE_SECONDS = 60.0
@@ -25,11 +26,11 @@ _SHOWN = 12
 def create_or_open(path: Path, manifest: Manifest) -> StoreWriter:
     """A writer of the store at `path`, which is created if it is not there.
 
-    Left-over temporary files of writers that died are removed.
+    Left-over temporary files of writers that died are removed, and a zarr.json that is missing or was changed is made
+    anew: those of the arrays follow from the manifest; the manifest itself is this one if a finished shard says so.
 
     Raises:
         ManifestMismatchError: the store there was made otherwise; lists the differences.
-        DamagedStoreError: an array's metadata is missing or was changed.
         StoreError: something else is there, the folder cannot be written, or the system has no file locks.
     """
     check_locks()
@@ -38,16 +39,77 @@ def create_or_open(path: Path, manifest: Manifest) -> StoreWriter:
     with disk_errors(path):
         if not _is_taken(path):
             _create(path, manifest)
-        files = store_files(path)
-        if not files.local("zarr.json").exists():
-            raise StoreError(f"{path} is not a relabel store: something else is there. Give a new or an empty folder")
-        theirs = load_manifest(files)
+        _sweep_beside(path)
+        try:
+            theirs = load_manifest(store_files(path))
+        except StoreError as error:
+            if not restore_manifest(path, manifest):
+                raise _no_store(path, error) from error
+            theirs = manifest
         writer = StoreWriter(path, theirs)
         if differences := theirs.difference(manifest):
             raise _mismatch(path, differences, is_empty=not writer.published())
-        check_arrays(files, theirs)
+        restore_arrays(path, theirs)
         writer.sweep()
     return writer
+
+
+def restore_arrays(path: Path, manifest: Manifest) -> tuple[str, ...]:
+    """Make the zarr.json anew of every array that is not as format 1 lays it out; answers which.
+
+    Raises:
+        StoreError: the folder cannot be written, or another process does the same.
+    """
+    wrong = tuple(dict.fromkeys(name for name, _ in array_faults(store_files(path), manifest)))
+    _remake(path, manifest, [f"{name}/zarr.json" for name in wrong])
+    return wrong
+
+
+def restore_manifest(path: Path, manifest: Manifest) -> bool:
+    """Make a store's own zarr.json anew, if a finished shard belongs to this manifest; answers whether it is so.
+
+    Raises:
+        StoreError: the folder cannot be written, or another process does the same.
+    """
+    files = store_files(path)
+    for shard in sorted(published_shards(manifest, files.names("status"))):
+        with contextlib.suppress(DamagedStoreError):
+            check_shard(files, manifest, shard)
+            _remake(path, manifest, ["zarr.json"])
+            return True
+    return False
+
+
+def _remake(path: Path, manifest: Manifest, names: list[str]) -> None:
+    """Some zarr.json files, as they were when the store was made."""
+    if not names:
+        return
+    with disk_errors(path), _sole_creator(path) as draft:
+        create_arrays(str(draft), manifest)
+        for name in names:
+            file = path / name
+            file.parent.mkdir(exist_ok=True)
+            make_way(file)
+            sync(draft / name)
+            (draft / name).replace(file)
+            sync(file.parent)
+
+
+def _no_store(path: Path, error: StoreError) -> StoreError:
+    if (path / "zarr.json").exists():
+        return error
+    return StoreError(
+        f"{path} is not a relabel store: something else is there. Give a new or an empty folder. A store that lost its "
+        "zarr.json is known by any finished shard of this teacher, these options and images, and none is there"
+    )
+
+
+def _sweep_beside(path: Path) -> None:
+    """Remove what one who was killed while making the store has left beside it."""
+    with contextlib.suppress(StoreBusyError):
+        if any(map(os.path.lexists, _beside(path))):
+            with _sole_creator(path, patience_seconds=0):
+                pass
 
 
 def _is_taken(path: Path) -> bool:
@@ -88,16 +150,28 @@ def _create(path: Path, manifest: Manifest) -> None:
 
 
 @contextlib.contextmanager
-def _sole_creator(path: Path) -> Iterator[Path]:
+def _sole_creator(path: Path, patience_seconds: float = _PATIENCE_SECONDS) -> Iterator[Path]:
     """The folder in which a store is made before it has its name; held by one alone, so what lies there is dead."""
-    draft, locked = path.with_name(f".{path.name}.tmp"), path.with_name(f".{path.name}.lock")
-    lock = lock_file(locked, patience_seconds=_PATIENCE_SECONDS)
+    draft, locked = _beside(path)
+    lock = lock_file(locked, patience_seconds=patience_seconds)
     if lock is None:
-        raise StoreBusyError(f"another process has been making {path} for {_PATIENCE_SECONDS:.0f} s; is it stopped?")
+        raise StoreBusyError(f"another process has been making {path} for {patience_seconds:.0f} s; is it stopped?")
     try:
-        shutil.rmtree(draft, ignore_errors=True)
+        _clear(draft)
         yield draft
     finally:
-        shutil.rmtree(draft, ignore_errors=True)
+        _clear(draft)
         locked.unlink(missing_ok=True)
         lock.release()
+
+
+def _beside(path: Path) -> tuple[Path, Path]:
+    """Of a store that is being made: its draft, and the file that is locked meanwhile."""
+    return path.with_name(f".{path.name}.tmp"), path.with_name(f".{path.name}.lock")
+
+
+def _clear(draft: Path) -> None:
+    if draft.is_dir() and not draft.is_symlink():
+        shutil.rmtree(draft, ignore_errors=True)
+    else:
+        draft.unlink(missing_ok=True)

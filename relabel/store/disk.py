@@ -41,7 +41,7 @@ def make_way(path: Path) -> None:
         mode = path.lstat().st_mode
         if stat.S_ISDIR(mode):
             if any(path.iterdir()):
-                raise StoreError(f"{path} is a folder that is not empty, where a file of the store belongs: move it away")
+                raise StoreError(f"{path} is a folder that is not empty, where a file of a store belongs: move it away")
             path.rmdir()
         elif not stat.S_ISREG(mode):
             path.unlink()

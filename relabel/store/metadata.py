@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,8 @@ from relabel.store.layout import array_metadata, arrays_of
 _MOST_DEPTH = 64
 """Format 1 needs 6, and others' attributes hardly more."""
 _SHOWN = 400
+_NO_FILE = {errno.EINVAL, errno.EFBIG, errno.ELOOP}
+"""Of what is there, and is a folder, a pipe, a link to itself, or far too long."""
 
 
 def read_manifest(path: str | Path) -> Manifest:
@@ -43,9 +47,25 @@ def check_arrays(files: StoreFiles, manifest: Manifest) -> None:
     Raises:
         DamagedStoreError: an array's zarr.json is missing or says otherwise.
     """
+    for _, fault in array_faults(files, manifest):
+        raise DamagedStoreError(
+            f"{files.where}: {fault}. `relabel verify shards --repair` makes it anew, as the manifest says"
+        )
+
+
+def array_faults(files: StoreFiles, manifest: Manifest) -> Iterator[tuple[str, str]]:
+    """(array, what is wrong) for every array whose zarr.json is missing or says otherwise.
+
+    Raises:
+        StoreError: one is there and cannot be read.
+    """
     for spec in arrays_of(manifest).values():
-        found, expected = read_json(files, f"{spec.name}/zarr.json"), array_metadata(spec, manifest)
-        attributes = found.get("attributes")
+        try:
+            found = read_json(files, f"{spec.name}/zarr.json")
+        except DamagedStoreError as error:
+            yield spec.name, str(error).removeprefix(f"{files.where}: ")
+            continue
+        expected, attributes = array_metadata(spec, manifest), found.get("attributes")
         if isinstance(attributes, dict):
             found["attributes"] = {name: attributes.get(name) for name in spec.attributes}
         # Not in the format, and a reader that did not know them would read nonsense.
@@ -53,10 +73,10 @@ def check_arrays(files: StoreFiles, manifest: Manifest) -> None:
         expected["storage_transformers"] = []
         wrong = [name for name, value in expected.items() if found.get(name) != value]
         if wrong:
-            raise DamagedStoreError(
-                f"{files.where}: {spec.name}/zarr.json does not agree with the manifest in {', '.join(wrong)}: "
-                f"{wrong[0]} is {_shown(found.get(wrong[0]))}, expected {expected[wrong[0]]!r}. "
-                "It was edited, or is damaged"
+            yield (
+                spec.name,
+                f"{spec.name}/zarr.json does not agree with the manifest in {', '.join(wrong)}: {wrong[0]} is "
+                f"{_shown(found.get(wrong[0]))}, expected {expected[wrong[0]]!r}. It was edited, or is damaged",
             )
 
 
@@ -80,8 +100,10 @@ def read_json(files: StoreFiles, name: str) -> dict[str, Any]:
                 f"{files.where} is not a relabel store: it has no zarr.json. "
                 "Give the folder that `relabel generate` wrote"
             ) from error
-        raise DamagedStoreError(f"{files.where} lacks the file {name}") from error
+        raise DamagedStoreError(f"{files.where}: {name} is missing") from error
     except OSError as error:
+        if error.errno in _NO_FILE:
+            raise DamagedStoreError(f"{files.where}: {name} is damaged: {error.strerror}") from error
         raise StoreError(f"cannot read {files.where}/{name}: {error.strerror or error}") from error
     except (ValueError, RecursionError) as error:
         raise DamagedStoreError(f"{files.where}: {name} is not JSON ({error})") from error

@@ -2,35 +2,74 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from relabel.plan import ShardTask, missing
+import numpy as np
+from numpy.typing import NDArray
+
+from relabel.errors import DamagedStoreError
+from relabel.plan import Failure, ShardTask, missing
+from relabel.store.belonging import check_shard
 from relabel.store.layout import FAILED, NO_IMAGE
 from relabel.store.reader import StoreReader
 from relabel.store.writer import StoreWriter
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Remaining:
     """The tasks to do; the images of the others, whose shards are there, and how many of them failed.
 
-    Skipping a shard must not make its failures look mended.
+    Skipping a shard must not make its failures look mended. `again` are the tasks whose shard is there all the same,
+    and `broken` says of some of these what is wrong with it.
     """
 
     tasks: tuple[ShardTask, ...]
     images_earlier: int
     failed_earlier: int
+    again: frozenset[int]
+    broken: tuple[Failure, ...]
+
+    @property
+    def earlier(self) -> dict[str, Any]:
+        """What the summary of a run says of them."""
+        return {name: getattr(self, name) for name in ("images_earlier", "failed_earlier", "broken")}
 
 
 def remaining(writer: StoreWriter, tasks: Sequence[ShardTask], *, retry_failed: bool = False) -> Remaining:
-    """Of some tasks, those whose shard is not published; with `retry_failed` also those that hold failed images."""
+    """Of some tasks, those whose shard is missing or broken; with `retry_failed` also those that hold failed images.
+
+    A broken one lost a file, or a file was cut or is of another shard or store: what small reads show. `verify shards`
+    reads every byte, and retracts what it finds with ``--repair``.
+
+    Raises:
+        StoreError: a file cannot be read for a reason that is not its own.
+    """
     reader = StoreReader(writer.path, partial=True)
-    found = {task.shard: reader.statuses(task.shard) for task in tasks if task.shard in reader.published}
+    found: dict[int, NDArray[np.uint8]] = {}
+    broken: list[Failure] = []
+    for task in tasks:
+        if task.shard in reader.published:
+            try:
+                check_shard(reader.files, reader.manifest, task.shard)
+                found[task.shard] = reader.statuses(task.shard)
+            except DamagedStoreError as error:
+                broken.append(Failure(task.shard, "", str(error)))
+    if broken:
+        _log.warning(
+            "%d shards that were published are broken, and are labelled again; the first is shard %d: %s",
+            *(len(broken), broken[0].shard, broken[0].reason),
+        )
     if retry_failed:
         found = {shard: statuses for shard, statuses in found.items() if not (statuses == FAILED).any()}
     return Remaining(
         missing(tasks, found.keys()),
         sum(int((statuses != NO_IMAGE).sum()) for statuses in found.values()),
         sum(int((statuses == FAILED).sum()) for statuses in found.values()),
+        reader.published - found.keys(),
+        tuple(broken),
     )
