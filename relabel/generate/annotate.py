@@ -129,6 +129,20 @@ class Annotator:
             )
         return PendingScores(tuple(parts), self._record)
 
+    def asked(self, views: Sequence[Tensor]) -> Tensor:
+        """The teachers' log-probabilities (n, C, H, W) float32 on the CPU of images, uint8 (n, 3, h, w) for each view.
+
+        Raises:
+            TeacherError: they fail.
+        """
+        with torch.inference_mode():
+            return self._ensemble(views).log_softmax(1).cpu()
+
+    @property
+    def is_compiled(self) -> bool:
+        """Whether a teacher was made for one number of images."""
+        return any(hasattr(member.forward, "_orig_mod") for member in self._ensemble.members)
+
     def try_whole(self, views: Sequence[Tensor]) -> PendingScores | None:
         """The same in one part, or None if that does not fit."""
         part = self._started(tuple(views))

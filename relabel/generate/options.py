@@ -88,6 +88,8 @@ class GenerateSummary(RunSummary):
             score maps, the thread that compresses and publishes.
         batch_size: the images of a forward pass at most, as found or given; 0 where there was nothing to label.
         fallbacks: images that only a slower decoder could read.
+        doubts: what is strange about the teacher's answers, a sentence each: they differ from call to call, or are the
+            same for every image.
         is_part: another process's summary tells of this share too, so that a command need not print this one, nor end
             with its own verdict: torchrun stops all processes as soon as one says that it failed.
     """
@@ -96,6 +98,7 @@ class GenerateSummary(RunSummary):
     busy: StageSeconds = field(default_factory=StageSeconds, compare=False)
     batch_size: int = field(default=0, compare=False)
     fallbacks: int = 0
+    doubts: tuple[str, ...] = ()
     is_part: bool = False
 
     def timings_table(self) -> list[tuple[str, float, float]]:
@@ -119,6 +122,7 @@ def merged(parts: Sequence[GenerateSummary]) -> GenerateSummary:
         parts[0],
         failures=tuple(failure for part in parts for failure in part.failures),
         broken=tuple(failure for part in parts for failure in part.broken),
+        doubts=tuple(dict.fromkeys(doubt for part in parts for doubt in part.doubts)),
         seconds=max(part.seconds for part in parts),
         waits=mean("waits"),
         busy=mean("busy"),

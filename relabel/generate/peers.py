@@ -158,4 +158,5 @@ def _decoded(data: bytes) -> GenerateSummary:
     values = json.loads(data)
     for name in ("failures", "broken"):
         values[name] = tuple(Failure(**failure) for failure in values[name])
+    values["doubts"] = tuple(values["doubts"])
     return GenerateSummary(**values | {name: StageSeconds(**values[name]) for name in ("waits", "busy")})

@@ -10,6 +10,7 @@ from relabel.images import ImageSource, Listing
 from relabel.manifest import PER_ROW, DataRecord, Manifest, MemberRecord, ScoreRecord, versions
 from relabel.progress import Progress
 from relabel.teacher import Ensemble
+from relabel.teacher.devices import device_text
 
 
 def listed(source: ImageSource, options: GenerateOptions, *, title: str, shown: bool) -> Listing:
@@ -40,5 +41,5 @@ def manifest_of(ensemble: Ensemble, data: DataRecord, options: GenerateOptions) 
         flip_average=ensemble.flip_average,
         footprint=WHOLE if first.preprocessing.fit == "squash" else PER_ROW,
         class_names=ensemble.class_names,
-        versions=versions(),
+        versions=versions() | {"device": device_text(ensemble.device)},
     )

@@ -15,6 +15,7 @@ from relabel.errors import TeacherError
 from relabel.generate.annotate import Annotator, PendingScores
 from relabel.generate.batch_size import fastest_batch_size
 from relabel.generate.batches import BatchPlan, DecodedBatch, DecodedBatches, ShardFailure
+from relabel.generate.doubts import Doubts, tell_of_change
 from relabel.generate.options import GenerateOptions, GenerateSummary, StageSeconds, merged
 from relabel.generate.peers import Peers
 from relabel.generate.planning import listed, manifest_of
@@ -58,9 +59,12 @@ def generate(
     peers = Peers.of_run(options.rank, options.world_size)
     shown = options.show_progress and peers.leads
     listing = listed(source, options, title=peers.title("listing images"), shown=shown)
-    writer = create_or_open(Path(store), manifest_of(ensemble, listing.record, options))
+    manifest = manifest_of(ensemble, listing.record, options)
+    writer = create_or_open(Path(store), manifest)
     mine = share(listing.tasks, options.rank, options.world_size)
     left = remaining(writer, mine, retry_failed=options.retry_failed)
+    if left.tasks and peers.leads:
+        tell_of_change(writer.manifest.versions, manifest.versions)
     annotator = Annotator(ensemble, writer.manifest.scores)
     plan = BatchPlan(
         views=ensemble.views,
@@ -136,6 +140,7 @@ class _Run:
         self._fallbacks = 0
         self._is_listed = True
         self._shard: OpenShard | None = None
+        self._doubts = Doubts(annotator.asked)
         self._in_flight: deque[tuple[OpenShard, DecodedBatch, PendingScores]] = deque()
 
     def label(self, source: ImageSource, tasks: Sequence[ShardTask], plan: BatchPlan) -> GenerateSummary:
@@ -164,6 +169,7 @@ class _Run:
             busy=self._busy,
             batch_size=plan.batch_size if tasks else 0,
             fallbacks=self._fallbacks,
+            doubts=tuple(self._doubts.found),
         )
 
     def tell(self, done: int = 0, note: str = "") -> int:
@@ -186,9 +192,11 @@ class _Run:
             shard = self._open(item.task, publisher)
             with self._waits.on("device"), _of(item.task):
                 self._in_flight.append((shard, item, self._annotator.annotate(item.views)))
+                self._doubts.begin(item.views, is_compiled=self._annotator.is_compiled)
             # One batch stays on the device while the one before it is fetched.
             self._drain(publisher, keep=1)
         self._drain(publisher, keep=0)
+        self._doubts.end()
         return unread
 
     def _next(self, arriving: Iterator[DecodedBatch | ShardFailure]) -> DecodedBatch | ShardFailure | None:
@@ -207,6 +215,7 @@ class _Run:
             shard, batch, pending = self._in_flight.popleft()
             with self._waits.on("device"), _of(shard.task):
                 found = pending.wait()
+            self._doubts.see(batch.rows, found)
             self._busy.data += batch.seconds
             self._busy.device += found.seconds
             self._fallbacks += batch.fallbacks

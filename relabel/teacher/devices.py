@@ -41,6 +41,13 @@ def find_device(name: str) -> torch.device:
     return device
 
 
+def device_text(device: torch.device) -> str:
+    """What computes, for a person: a GPU's name, or the CPU's widest numbers, on which its last bits depend."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"cpu {torch.backends.cpu.get_cpu_capability()}" if device.type == "cpu" else str(device)
+
+
 def find_precision(wanted: Precision, device: torch.device) -> Precision:
     """What "auto" stands for: bfloat16 on a GPU that computes in it, float32 elsewhere."""
     if wanted != "auto":

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
 import pytest
+import torch
 from generating import answer, make_teacher, options, write_tars
 from store.samples import contents
 from torch import Tensor
@@ -49,3 +51,55 @@ def test_the_shard_is_named_and_those_before_stay(kind, tmp_path):
     generate(images, tmp_path / "store", make_teacher(), options())
     generate(images, tmp_path / "whole", make_teacher(), options())
     assert contents(tmp_path / "store") == contents(tmp_path / "whole")
+
+
+class Counting:
+    """Answers `answer`, moved by what `shift` makes of the number of the call."""
+
+    def __init__(self, shift: Callable[[int], float]) -> None:
+        self.shift, self.calls = shift, 0
+
+    def __call__(self, images: Tensor) -> Tensor:
+        self.calls += 1
+        logits = answer(images)
+        logits[:, 0] += self.shift(self.calls)
+        return logits
+
+
+@pytest.mark.parametrize(
+    ("shift", "words", "asked"),
+    [
+        (lambda call: 0.0, None, 3),
+        (lambda call: 1e-5 * call, None, 3),
+        (lambda call: 0.5 * (call % 2), "differ from call to call", 2),
+        (lambda call: 0.5 if call > 4 else 0.0, "changed during the run", 3),
+    ],
+)
+def test_answers_that_change_are_told_with_how_much_and_in_the_summary(shift, words, asked, tmp_path, caplog):
+    images = write_tars(tmp_path / "tars", (4, 4, 4))
+    teacher = Counting(shift)
+    summary = generate(images, tmp_path / "store", make_teacher(teacher), options())
+    assert teacher.calls == 3 + asked
+    told = [record.message for record in caplog.records if record.levelname == "WARNING"]
+    assert told == list(summary.doubts)
+    assert len(told) == (words is not None)
+    assert all(words in one and re.search(r"up to 0\.[2-5]", one) for one in told)
+    generate(images, tmp_path / "store", make_teacher(teacher), options())
+    assert teacher.calls == 3 + asked
+
+
+def test_a_teacher_that_sees_nothing_is_told_of(tmp_path):
+    images = write_tars(tmp_path / "tars", (1, 4))
+    blind = make_teacher(lambda images: answer(torch.zeros_like(images)))
+    (told,) = generate(images, tmp_path / "store", blind, options()).doubts
+    assert "the same to all 4 images" in told
+
+
+def test_a_run_that_goes_on_elsewhere_says_so(tmp_path, caplog, monkeypatch):
+    images = write_tars(tmp_path / "tars", (2, 2))
+    with pytest.raises(TeacherError):
+        generate(images, tmp_path / "store", make_teacher(raising(ValueError())), options())
+    monkeypatch.setattr("relabel.generate.planning.device_text", lambda device: "abacus")
+    generate(images, tmp_path / "store", make_teacher(), options())
+    (told,) = [record.message for record in caplog.records if record.levelname == "WARNING"]
+    assert re.search(r"begun with device cpu \w+ \(now abacus\)", told)
