@@ -14,11 +14,11 @@ from torch import Tensor
 from relabel.errors import InvalidValueError, LabelError
 from relabel.geometry import Grid
 from relabel.geometry.frames import is_transposing, undoing
-from relabel.loader.keys import KeyIndex
 from relabel.manifest import Frame, Manifest
 from relabel.score_map import ScoreMap
 from relabel.score_map.turning import refuse_turned_grid
 from relabel.store import LABELED, StoreReader
+from relabel.store.keys import KeyIndex
 
 Rows = Tensor | NDArray[np.int64] | Sequence[int]
 

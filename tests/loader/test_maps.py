@@ -15,7 +15,7 @@ from stores import make_store, random_logits
 import relabel
 from relabel.errors import LabelError, StoreError
 from relabel.geometry import WHOLE
-from relabel.loader.keys import KeyIndex
+from relabel.store.keys import KeyIndex
 
 KEYS = [["a/0.jpg", "a/1.jpg", "b/2.jpg"], ["b/ü.jpg", "c/4.jpg"]]
 EVERY = [key for shard in KEYS for key in shard]
