@@ -11,7 +11,7 @@ from pathlib import Path
 
 from relabel.errors import DamagedStoreError, ManifestMismatchError, StoreBusyError, StoreError
 from relabel.manifest import Manifest
-from relabel.store.belonging import check_shard
+from relabel.store.broken import check_shard
 from relabel.store.disk import disk_errors, make_way, sync
 from relabel.store.files import MOST_METADATA_BYTES, store_files
 from relabel.store.layout import create_arrays, published_shards

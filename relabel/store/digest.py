@@ -27,20 +27,8 @@ def shard_digest(identity: bytes, shard: int, files: Iterable[tuple[str, bytes]]
     digests = [hashlib.sha256(identity + _number(shard)) for _ in range(2)]
     for name, data in files:
         for digest, part in zip(digests, (data, data[:ENDS_BYTES] + data[-ENDS_BYTES:]), strict=True):
-            digest.update(_entry(name, len(data), part))
+            digest.update(name.encode() + b"\0" + _number(len(data)) + hashlib.sha256(part).digest())
     return np.frombuffer(b"".join(digest.digest() for digest in digests), np.uint8).reshape(2, 32)
-
-
-def ends_digest(identity: bytes, shard: int, files: Iterable[tuple[str, int, bytes]]) -> NDArray[np.uint8]:
-    """(32,): the second of these, of (array, length of the file, its first and its last 4,096 bytes)."""
-    digest = hashlib.sha256(identity + _number(shard))
-    for name, length, ends in files:
-        digest.update(_entry(name, length, ends))
-    return np.frombuffer(digest.digest(), np.uint8)
-
-
-def _entry(name: str, length: int, part: bytes) -> bytes:
-    return name.encode() + b"\0" + _number(length) + hashlib.sha256(part).digest()
 
 
 def _number(value: int) -> bytes:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from relabel.errors import DamagedStoreError
 from relabel.plan import Failure, ShardTask, missing
-from relabel.store.belonging import check_shard
+from relabel.store.broken import check_shard
 from relabel.store.layout import FAILED, NO_IMAGE
 from relabel.store.reader import StoreReader
 from relabel.store.writer import StoreWriter

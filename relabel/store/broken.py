@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 
 from relabel.errors import DamagedStoreError, StoreError
 from relabel.manifest import Manifest
 from relabel.store.codecs import CRC32C
 from relabel.store.descriptors import OpenFile
-from relabel.store.digest import ENDS_BYTES, ends_digest
+from relabel.store.digest import ENDS_BYTES
 from relabel.store.files import StoreFiles, read_bytes
 from relabel.store.layout import ArraySpec, arrays_of
 
@@ -26,19 +27,23 @@ def check_shard(files: StoreFiles, manifest: Manifest, shard: int) -> None:
     """
     arrays = arrays_of(manifest)
     bound = arrays.pop("digest")
-    found = ends_digest(manifest.identity(), shard, (_ends(files, spec, shard) for spec in arrays.values()))
+    digest = hashlib.sha256(manifest.identity() + shard.to_bytes(8, "little"))
+    for spec in arrays.values():
+        length, ends = _ends(files, spec, shard)
+        digest.update(spec.name.encode() + b"\0" + length.to_bytes(8, "little") + hashlib.sha256(ends).digest())
+    found = digest.digest()
     name = f"{bound.name}/{bound.file_name(shard)}"
     try:
         told = CRC32C.content(read_bytes(files, name, bound.most_bytes(1)), bound.row_bytes())
     except (OSError, ValueError) as error:
         raise _broken(name, error) from error
-    if bytes(told[-len(found) :]) != found.tobytes():
+    if bytes(told[-len(found) :]) != found:
         raise DamagedStoreError(
             "its files do not belong together, or not to this shard of this store: one was cut, or is another shard's"
         )
 
 
-def _ends(files: StoreFiles, spec: ArraySpec, shard: int) -> tuple[str, int, bytes]:
+def _ends(files: StoreFiles, spec: ArraySpec, shard: int) -> tuple[int, bytes]:
     name = f"{spec.name}/{spec.file_name(shard)}"
     try:
         file = OpenFile(files.local(name))
@@ -46,7 +51,7 @@ def _ends(files: StoreFiles, spec: ArraySpec, shard: int) -> tuple[str, int, byt
         ends = file.read(min(ENDS_BYTES, length), 0) + file.read(ENDS_BYTES, max(0, length - ENDS_BYTES))
     except OSError as error:
         raise _broken(name, error) from error
-    return spec.name, length, ends
+    return length, ends
 
 
 def _broken(name: str, error: Exception) -> StoreError:
