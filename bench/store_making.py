@@ -42,13 +42,16 @@ def manifest_of(maps: ScoreMap, shards: int, rows_per_shard: int) -> Manifest:
 
 
 def table_of(keys: list[str]) -> RowTable:
-    """The row arrays of labelled images with these keys; hashes and classes are random, as real ones look."""
+    """The row arrays of labelled images with these keys; hashes, classes and sizes are random, as real ones look.
+
+    Sizes are of one shape, that of the photographs which `bench.synthetic` writes: an image of another has no label.
+    """
     random = np.random.default_rng(len(keys))
     return RowTable(
         keys=keys,
         image_hashes=random.integers(0, 2**64, len(keys), np.uint64),
         labels=random.integers(0, 1000, len(keys), np.int32),
-        sizes_hw=random.integers(100, 2000, (len(keys), 2), np.uint32),
+        sizes_hw=random.integers(40, 500, (len(keys), 1), np.uint32) * np.array([3, 4], np.uint32),
         orientations=np.ones(len(keys), np.uint8),
         statuses=np.full(len(keys), LABELED, np.uint8),
         errors=[""] * len(keys),

@@ -1,6 +1,6 @@
 """The one home of coordinates.
 
-Image coordinates are fractions of the whole decoded image, x to the right and y down, boxes are
+Image coordinates are fractions of the whole image, in one frame (see `frames`), x to the right and y down, boxes are
 ``(x0, y0, x1, y1)`` and half open. Sizes are ``(height, width)``. Maps are indexed ``[..., y, x]``; cell
 ``(r, c)`` of an ``H x W`` map covers x in ``[c / W, (c + 1) / W)`` and y in ``[r / H, (r + 1) / H)`` of the footprint.
 """

@@ -76,7 +76,9 @@ def vars_of(reader: StoreReader) -> tuple[Any, ...]:
 def test_the_teacher_runs_again_on_upright_images(folders: tuple[Path, Path], tmp_path: Path) -> None:
     spec = TeacherSpec(name="labeled:first", device="cpu", exif="upright")
     store = label(folders[0], tmp_path / "labels.zarr", spec)
-    options = LabelsOptions(count=8, crops=1, rerun=RerunOptions(device="cpu"), show_progress=False)
+    options = LabelsOptions(
+        count=8, crops=1, rerun=RerunOptions(teachers=(spec.name,), device="cpu"), show_progress=False
+    )
     report = verify_labels(store, str(folders[0]), options)
     assert report.is_clean
     # Crops are of the upright image too: their labels are worth what those of the images turned by hand are.

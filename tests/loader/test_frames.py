@@ -154,7 +154,7 @@ def expected(maps: relabel.LabelMaps, shown: str, orientation: int, crop: relabe
         dense = TURNS[orientation if shown == "upright" else BACK[orientation]](dense)
     scores = torch.from_numpy(np.ascontiguousarray(dense)).permute(2, 0, 1)
     box = torch.tensor([crop.box.xyxy], dtype=torch.float32) * torch.tensor([scores.shape[2], scores.shape[1]] * 2)
-    pooled = roi_align(scores[None], [box], size, 1.0, -1, aligned=True)[0].softmax(0)
+    pooled = roi_align(scores[None], [box], size, 1.0, -1, aligned=True)[0].double().softmax(0)
     return (pooled.flip(2) if crop.flip else pooled).numpy()
 
 
