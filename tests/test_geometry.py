@@ -18,6 +18,7 @@ from relabel.geometry.cells import (
     at_least_one_cell,
     cell_boxes,
     checked_boxes,
+    published_weights,
     resampling_weights,
     roi_weights,
 )
@@ -183,6 +184,30 @@ def test_a_box_that_rounding_made_a_point_is_covered_where_it_lies():
     weights = weights_of(point, (1, 5), nearest=True)
     assert weights.covered.flatten().tolist() == [1.0, 0.0]
     assert weights.cols[0, 0].tolist() == [0, 0, 0, 1, 0]
+
+
+@pytest.mark.parametrize("width", [30.3, 1000.7])
+@pytest.mark.parametrize("size_hw", [(1, 1), (3, 5)])
+def test_a_box_far_wider_than_the_map_is_sampled_as_torchvision_samples_it(width, size_hw):
+    start = -width * torch.rand(8, 2, generator=torch.Generator().manual_seed(0))
+    boxes, grid = torch.cat([start, start + width], 1), Grid(5, 7)
+    cells = torch.rand(8, 1, 5, 7)
+    weights = published_weights(boxes, grid, size_hw)
+    found = weights.rows @ cells[:, 0] @ weights.cols.transpose(1, 2)
+    rois = torch.cat([torch.arange(8.0)[:, None], boxes], 1).double()
+    expected = roi_align(cells.double(), rois, size_hw, sampling_ratio=-1, aligned=True)[:, 0]
+    # In single precision, torchvision itself is off by as much.
+    torch.testing.assert_close(found.double(), expected, rtol=1e-6 * width**0.5, atol=1e-9)
+
+
+def test_a_box_costs_what_the_map_costs_however_wide_it_is():
+    # A footprint a billionth wide is reached so; all samples of such a box take exabytes.
+    far = torch.tensor([[-1e18, -1e18, 1e18, 1e18], [0, 0, 1e18, 1e12], [1e18, 1e18, 2e18, 2e18]])
+    for size_hw in ((1, 1), (14, 14)):
+        weights = roi_weights(far, Grid(3, 4), size_hw, clamp_uncovered=True)
+        for axis in (weights.rows, weights.cols):
+            torch.testing.assert_close(axis.sum(2), torch.ones(axis.shape[:2]))
+        assert bool(published_weights(far, Grid(3, 4), size_hw).rows.isfinite().all())
 
 
 def test_a_bin_outside_the_map_raises_or_takes_the_nearest_cells():

@@ -12,6 +12,12 @@ from dataclasses import dataclass
 
 from relabel.errors import InvalidValueError
 
+LEAST_SIDE, FARTHEST = 1e-9, 1e9
+"""Sides of the image: a pixel of the longest image is larger, and a padded crop of one pixel ends before.
+
+Beyond, a box in cells would overflow float32.
+"""
+
 
 @dataclass(frozen=True, slots=True)
 class Box:
@@ -98,6 +104,11 @@ class Footprint:
         box = Box(self.x0, self.y0, self.x1, self.y1)
         if box.x0 >= 1 or box.y0 >= 1 or box.x1 <= 0 or box.y1 <= 0:
             raise InvalidValueError(f"a footprint overlaps the image, the box (0, 0, 1, 1); got {box.xyxy}")
+        if min(box.size_hw) < LEAST_SIDE or max(map(abs, box.xyxy)) > FARTHEST:
+            raise InvalidValueError(
+                f"a footprint's sides are at least {LEAST_SIDE:g} of the image's, and none lies further away than "
+                f"{FARTHEST:g} of them; got {box.xyxy}"
+            )
 
     @classmethod
     def center_square(cls, image_size: tuple[int, int]) -> Footprint:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from relabel.errors import InvalidValueError, LabelError
-from relabel.geometry.boxes import Footprint, Grid
+from relabel.geometry.boxes import FARTHEST, Footprint, Grid
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -67,11 +67,11 @@ def checked_boxes(boxes_xyxy: Tensor) -> Tensor:
 
 def _refuse_boxes(boxes: Tensor) -> None:
     """Raise for the first box that is empty, not finite, or in pixels; a padded crop of a tiny image may reach far."""
-    empty = ~((boxes[:, 2:] > boxes[:, :2]).all(1) & boxes.isfinite().all(1))
+    empty = ~((boxes[:, 2:] > boxes[:, :2]).all(1) & (boxes.abs() <= FARTHEST).all(1))
     if bool(empty.any()):
         row = int(empty.nonzero()[0, 0])
         raise InvalidValueError(
-            "every box needs x0 < x1 and y0 < y1, all finite, fractions of the whole image; "
+            "every box needs x0 < x1 and y0 < y1, all finite (to 1e9), fractions of the whole image; "
             f"box {row} is {boxes[row].tolist()}"
         )
     # Padding is around an image: a crop that reaches far to the right and below starts left of it or above.
@@ -178,20 +178,41 @@ def _axis_weights(
     start, end = start - 0.5, end - 0.5
     length = (end - start).clamp(min=0) / bins
     count = torch.ceil(length).clamp(min=1)
-    samples = torch.arange(int(count.max()) if len(count) else 1, device=start.device, dtype=start.dtype)
     first = start[:, None] + torch.arange(bins, device=start.device, dtype=start.dtype) * length[:, None]
-    position = first[:, :, None] + ((samples + 0.5) * length[:, None] / count[:, None])[:, None, :]
-    real = (samples < count[:, None])[:, None, :]
+    position, real = _samples(first, length, count, cells)
     kept = real & (position >= -1) & (position <= cells)
     if not zeros_outside:
         # torchvision drops samples more than half a cell outside the map; a bin that has no other keeps them, clamped.
         kept |= real & ~kept.any(2, keepdim=True)
     position = torch.where(kept, position.clamp(0, cells - 1), -1.0)  # -1 is next to no cell's centre
     # In place: to allocate the largest tensor anew costs more than to fill it.
-    away = (position[..., None] - torch.arange(cells, device=start.device, dtype=start.dtype)).abs_()
+    away = (position[..., None] - torch.arange(cells, device=start.device, dtype=position.dtype)).abs_()
     weights = torch.sub(1, away, out=away).clamp_(min=0).sum(2)
     total = count[:, None, None] if zeros_outside else weights.sum(2, keepdim=True)
-    return weights / total, _covered(first, length[:, None], cells)
+    return (weights / total).to(first.dtype), _covered(first, length[:, None], cells)
+
+
+def _samples(first: Tensor, length: Tensor, count: Tensor, cells: int) -> tuple[Tensor, Tensor]:
+    """Where `count` (B,) samples of bins of `length` (B,) from `first` (B, bins) lie: (B, bins, n); which there are.
+
+    All of a bin, or of boxes much wider than the map those that can lie on it: a footprint a millionth wide would
+    otherwise take a million times the memory. A bin with none on the map has its first ones beside it.
+    """
+    most = int(count.max()) if len(count) else 1
+    # Samples are between half a cell and a cell apart, and count up to a cell beside the map.
+    near = 2 * (cells + 2) + 4
+    numbers = torch.arange(min(most, near), device=first.device, dtype=first.dtype)
+    if most <= near:
+        position = first[:, :, None] + ((numbers + 0.5) * length[:, None] / count[:, None])[:, None, :]
+        return position, (numbers < count[:, None])[:, None, :]
+    # In double precision: a number of ten million samples has no place for half of one in single.
+    count = count.double()[:, None]
+    apart = length[:, None] / count
+    skipped = ((-1 - first) / apart - 1.5).floor().clamp(min=0).minimum(count - 1)
+    numbers = skipped[:, :, None] + numbers
+    # Of so many that one more is none, the first one is there all the same.
+    is_real = (numbers < count[:, :, None]) | (numbers == skipped[:, :, None])
+    return first[:, :, None] + (numbers + 0.5) * apart[:, :, None], is_real
 
 
 def _covered(first: Tensor, length: Tensor, cells: int) -> Tensor:

@@ -34,7 +34,7 @@ PLANES, PROFILE = 16, 64
 """K and M where nothing else is said."""
 STEP, LEAST_STEP, MOST_STEP = 1 / 4, 1 / 16, 1.0
 """Nats per code: the default and the bounds. Finer codes end before -16 nats, coarser ones tell too little."""
-_MOST_CLASSES, _MOST_CELLS, _MOST_ROWS, _MOST_SHARDS = 1 << 20, 1 << 20, 1 << 22, 1 << 20
+_MOST_CLASSES, _MOST_SIDE, _MOST_ROWS, _MOST_SHARDS = 1 << 20, 1 << 9, 1 << 22, 1 << 20
 _MOST_PIXELS = 1 << 24
 MOST_MAP_BYTES, MOST_SHARD_BYTES = 1 << 26, 1 << 29
 """Bounds far above any real store's: a number beyond them is damage, and would be taken for a size of memory.
@@ -177,10 +177,10 @@ class ScoreRecord:
 
     def __post_init__(self) -> None:
         grid = Grid(*self.grid_hw)
-        if grid.height * grid.width > _MOST_CELLS or self.num_classes > _MOST_CLASSES:
+        if max(grid.size_hw) > _MOST_SIDE or self.num_classes > _MOST_CLASSES:
             raise InvalidValueError(
-                f"a map has at most {_MOST_CLASSES} classes and {_MOST_CELLS} cells; got {self.num_classes} classes "
-                f"and {grid} cells"
+                f"a map has at most {_MOST_CLASSES} classes and a grid of {_MOST_SIDE} x {_MOST_SIDE} cells; got "
+                f"{self.num_classes} classes and {grid} cells"
             )
         if self.planes < 1 or self.profile < 0 or self.planes + self.profile > self.num_classes:
             raise InvalidValueError(

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from relabel.errors import InvalidValueError
 from relabel.geometry import Footprint
+from relabel.geometry.boxes import FARTHEST, LEAST_SIDE
 from relabel.manifest import LEAST_STEP, MOST_STEP
 from relabel.score_map.coding import NOT_STORED, is_code
 from relabel.score_map.tensors import MapTensors
@@ -157,7 +158,7 @@ def _check_scores(maps: MapTensors) -> None:
 
 def _check_footprint(footprint: Tensor) -> None:
     start, end = footprint[:, :2], footprint[:, 2:]
-    wrong = ~((start < end) & (start < 1) & (end > 0) & start.isfinite() & end.isfinite()).all(1)
+    wrong = ~((end - start >= LEAST_SIDE) & (start < 1) & (end > 0)).all(1) | ~(footprint.abs() <= FARTHEST).all(1)
     if bool(wrong.any()):
         image = int(wrong.nonzero()[0, 0])
         raise InvalidValueError(
