@@ -73,7 +73,8 @@ def write(
     Args:
         store: the store's folder, which must not be there yet, or be empty.
         keys: of the images, each once, in the order of the maps.
-        maps: all of them, or batches in order; of one number of classes, planes and profile classes, and one grid.
+        maps: all of them, or batches in order; of one number of classes, planes and profile classes, and one grid. They
+            are of images as decoded, without EXIF rotation.
         images: the images, as for `generate`, whose keys are among those: the store then knows each one's hash, size,
             orientation and class, so that it can be verified against them; one that cannot be read is a failed row, and
             its map is left out. Without, all that is unknown.

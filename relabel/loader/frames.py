@@ -30,7 +30,7 @@ GIVE_FRAME = (
 
 @dataclass(frozen=True, slots=True)
 class Photograph:
-    """What is known of an image that EXIF turns: (height, width) as decoded, and its orientation, 2 to 8."""
+    """What is known of an image: (height, width) as decoded, and EXIF orientation, 1 to 8; 0 where nothing is."""
 
     size_hw: tuple[int, int]
     orientation: int
@@ -173,7 +173,7 @@ def frame_of_sample(image: Any, photograph: Photograph, key: str, told: int | No
 
     Args:
         image: of any kind.
-        photograph: what was labelled.
+        photograph: what was labelled, of an orientation that is not 1.
         key: of the sample.
         told: the orientation that the image still has; 1 where it has an Exif without one, which is what remains of
             it once an image was turned; None where it has nothing that could tell.
@@ -182,6 +182,8 @@ def frame_of_sample(image: Any, photograph: Photograph, key: str, told: int | No
         LabelError: the image has another orientation.
         InvalidValueError: it cannot be told.
     """
+    if not photograph.orientation:
+        return _frame_of_unknown(image, key, told)
     if told is not None and told not in (1, photograph.orientation):
         raise LabelError(
             f"the sample {key!r} has the EXIF orientation {told}, and had {photograph.orientation} when it was "
@@ -198,3 +200,15 @@ def frame_of_sample(image: Any, photograph: Photograph, key: str, told: int | No
         )
     # What is neither is refused by either's size.
     return next(iter(left), "decoded")
+
+
+def _frame_of_unknown(image: Any, key: str, told: int | None) -> Frame:
+    """That of an image of which the store knows nothing, so that one that was turned is like any other."""
+    # One of Pillow's that came without Exif has lost nothing.
+    if told == 1 or (told is None and not hasattr(image, "info")):
+        raise InvalidValueError(
+            f"the store does not know how the image of the sample {key!r} was held (it was written without images=), "
+            f"and what is given ({type(image).__name__}) does not tell whether it was turned: put LabeledSample before "
+            "decode, or " + GIVE_FRAME
+        )
+    return "decoded"

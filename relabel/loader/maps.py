@@ -23,6 +23,8 @@ from relabel.store.keys import KeyIndex
 Rows = Tensor | NDArray[np.int64] | Sequence[int]
 
 _SHOWN = 8
+_UNDOING = np.array([undoing(orientation) for orientation in range(9)])
+"""By orientation, 0 to 8."""
 
 
 class LabelMaps:
@@ -212,8 +214,7 @@ class LabelMaps:
                 f"own, {self.manifest.frame!r}, or write it again with images="
             )
         refuse_turned_grid(self.grid, moved)
-        to_upright = self._frame == "upright"
-        return torch.tensor([each if to_upright else undoing(each) for each in wanted.tolist()])
+        return torch.from_numpy(wanted.astype(np.int64) if self._frame == "upright" else _UNDOING[wanted])
 
     def _numbers(self, rows: Rows) -> NDArray[np.int64]:
         # Never converted: a mask, a fraction, and a key of digits would all become the number of some row.

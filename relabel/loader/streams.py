@@ -124,9 +124,11 @@ class LabeledSample:
             except ImageError as error:
                 raise ImageError(f"the image of the sample {key!r} cannot be decoded: {error}") from error
             image = pil_rgb(decoded, upright=frame == "upright")
+            if not orientation:
+                frame = frame or "decoded"
             # A copy without Exif may have been turned before it lost it, or not.
             told = None if decoded.orientation == 1 else decoded.orientation
-        if frame is None and orientation > 1:
+        if frame is None and orientation != 1:
             frame = frame_of_sample(image, photograph, key, told)
         check_size(f"the sample {key!r}", image, photograph.sizes_hw[frame or "decoded"])
         return image, self.maps if frame is None else self.maps.in_frame(frame)

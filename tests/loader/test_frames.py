@@ -16,6 +16,7 @@ from generating import write_tar
 from images.test_decode import photograph_like
 from labeled import label
 from PIL import Image, ImageOps
+from PIL.PngImagePlugin import PngInfo
 from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
 from torchvision.io import ImageReadMode, decode_image
@@ -263,6 +264,14 @@ def test_a_store_that_knows_no_orientations_serves_images_as_they_are_decoded(al
         relabel.LabeledCrops(ImageFolder(album.folder, loader=pil_upright), maps, TRANSFORM)
     with pytest.raises(LabelError, match="does not know how 1 of 1 images"):
         maps.in_frame("upright")[[3]]
+    path = album.folder / keys[-1]
+    label_of = relabel.LabeledSample(maps, TRANSFORM)
+    for image in (path.read_bytes(), Image.open(io.BytesIO(path.read_bytes())), Image.new("RGB", (8, 8))):
+        assert label_of({"__key__": keys[-1], "jpg": image})[1].maps is maps  # type: ignore[index]
+    for image in (torch.zeros(3, 8, 8), ImageOps.exif_transpose(Image.open(io.BytesIO(path.read_bytes())))):
+        with pytest.raises(InvalidValueError, match=r"does not know how the image .* was held"):
+            label_of({"__key__": keys[-1], "jpg": image})
+    assert relabel.LabeledSample(maps, None, frame="decoded")({"__key__": keys[-1], "jpg": torch.zeros(3, 8, 8)})
 
 
 def test_maps_that_cannot_be_turned_are_refused_before_training(album: Album, tmp_path: Path) -> None:
@@ -322,3 +331,31 @@ def test_a_bad_image_is_told_of_once_or_raised(album: Album, unlabeled: Any, cap
     assert [label_of(cut) for _ in range(13)] == [None] * 13
     with pytest.raises(relabel.ImageError, match="cannot be decoded"):
         label_of(cut)
+
+
+def orientation_only_in(kind: str) -> bytes:
+    """A square photograph, held upside down, that says so in a block of a kind."""
+    stream, picture, block = io.BytesIO(), Image.open(io.BytesIO(jpegs()[1])), Image.Exif()
+    block[0x0112] = 3
+    packet = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf tiff:Orientation="3"/></x:xmpmeta>'
+    texts = PngInfo()
+    texts.add_text("Raw profile type exif", f"\nexif\n{len(block.tobytes()):8}\n{block.tobytes().hex()}\n")
+    options: dict[str, Any] = {
+        "XMP of a JPEG": {"format": "JPEG", "xmp": packet},
+        "Exif of a PNG": {"format": "PNG", "exif": block},
+        "text of a PNG": {"format": "PNG", "pnginfo": texts},
+        "Exif of a WebP": {"format": "WEBP", "exif": block},
+    }
+    picture.save(stream, **options[kind])
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize("kind", ["XMP of a JPEG", "Exif of a PNG", "text of a PNG", "Exif of a WebP"])
+def test_a_square_tells_its_frame_by_what_is_left_of_its_exif_wherever_that_stood(tmp_path: Path, kind: str) -> None:
+    data = orientation_only_in(kind)
+    store = label(write_tar(tmp_path / "a.tar", [("a.png", data)]), tmp_path / "a.zarr", samples_per_shard=None)
+    label_of = relabel.LabeledSample(relabel.open(store), TRANSFORM)
+    as_decoded = Image.open(io.BytesIO(data)).convert("RGB")
+    upright = ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert("RGB")
+    for image, frame in ((data, "decoded"), (as_decoded, "decoded"), (upright, "upright")):
+        assert label_of({"__key__": "a", "png": image})[1].maps.frame == frame  # type: ignore[index]
