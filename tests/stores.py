@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from relabel.geometry import WHOLE, Footprint
@@ -112,7 +113,7 @@ def change_manifest(store: Path, **changes: Any) -> None:
 
 
 def seal(store: Path) -> None:
-    """Make the manifest's identity and every digest those of what lies there now: a fault is then found by itself."""
+    """Make the manifest's identity, checksums and digests those of what lies there: a fault is found by itself."""
     group = json.loads((store / "zarr.json").read_text())
     body = group["attributes"]["relabel"]
     del body["identity"]
@@ -123,9 +124,19 @@ def seal(store: Path) -> None:
     names = ["classes", "scores", "profile", "checksum", "footprint", "key", "image_hash", "label"]
     for file in store.glob("digest/c.*"):
         shard = int(file.name.split(".")[1])
+        (store / f"checksum/c.{shard}.0").write_bytes(CRC32C.encode(_checksums(store, shard).tobytes()))
         files = [
             (name, found.read_bytes())
             for name in [*names, "size_hw", "orientation", "error", "status"]
             for found in (store / name).glob(f"c.{shard}.*")
         ]
         file.write_bytes(CRC32C.encode(shard_digest(identity.digest(), shard, files).tobytes()))
+
+
+def _checksums(store: Path, shard: int) -> NDArray[np.uint32]:
+    """The last four bytes of each row's map, 0 where it has none."""
+    whole = (store / f"scores/c.{shard}.0.0.0.0").read_bytes()
+    rows = json.loads((store / "scores/zarr.json").read_text())["shape"][1]
+    index = np.frombuffer(whole[-16 * rows - 4 : -4], "<u8").reshape(rows, 2)
+    ends = [b"" if length == 2**64 - 1 else whole[start : start + length][-4:] for start, length in index.tolist()]
+    return np.array([int.from_bytes(end, "little") for end in ends], np.uint32)

@@ -15,15 +15,18 @@ if TYPE_CHECKING:
     from relabel.manifest import KeptRecord, Manifest, Preprocessing
     from relabel.plan import Failure, RunSummary
     from relabel.summary import StoreSummary
-    from relabel.verify import ShardsReport
+    from relabel.verify import Repair, ShardsReport
 
 _SHOWN = 20
+_WIDTH = 120
+_LONGEST = 1000
+"""Characters of a key, and of any other cell, behind which a table is no longer one."""
 _MOST = 5
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[object]], *, right: Sequence[bool] | None = None) -> str:
     """Columns of text under a header, to the right where that is said; else where all are numbers."""
-    cells = [[*map(str, header)], *([printable(str(value)) for value in row] for row in rows)]
+    cells = [[*map(str, header)], *([printable(cut(str(value), _LONGEST)) for value in row] for row in rows)]
     right = right or [all(isinstance(row[i], (int, float)) for row in rows) for i in range(len(header))]
     widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
     lines = [
@@ -42,6 +45,11 @@ def aligned(facts: Mapping[str, object]) -> str:
     return "\n".join(f"{name:<{size}}  {printable(str(fact))}" for name, fact in facts.items())
 
 
+def cut(text: str, most: int = _WIDTH) -> str:
+    """Text for a table: a foreign store's key may have as many characters as it likes."""
+    return text if len(text) <= most else f"{text[:most]}... ({len(text)} characters)"
+
+
 def printable(text: str) -> str:
     """Text from a data file on one line, without the control characters that a terminal would obey."""
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in " ".join(text.splitlines()))
@@ -52,7 +60,7 @@ def failure_lines(failures: Sequence[Failure], unlisted: int) -> list[str]:
     count = len(failures) + unlisted
     if not count:
         return []
-    rows = [(f.shard, f.key or "(whole shard)", f.reason) for f in failures[:_SHOWN]]
+    rows = [(f.shard, cut(f.key) or "(whole shard)", f.reason) for f in failures[:_SHOWN]]
     lines = [f"{count} failures:", table(("shard", "key", "why"), rows)]
     return lines + [f"and {count - _SHOWN} more; the store's `error` array has them all"] * (count > _SHOWN)
 
@@ -90,12 +98,44 @@ def shards_text(report: ShardsReport) -> str:
     """Findings, a line each, and a summary."""
     lines = [line for text in findings_text(report.findings) for line in (text, "")]
     compared = f", {report.images_compared} compared with the images" if report.images_compared else ""
+    part = f" of {report.shards_in_store}" if report.not_checked else ""
     lines.append(
-        f"{report.shards} shards, {report.images} images: {report.labeled} labelled, {report.failed} failed"
+        f"{report.shards}{part} shards, {report.images} images: {report.labeled} labelled, {report.failed} failed"
         f"{compared}; {report.seconds:.1f} s"
     )
+    lines += [f"not checked, for it takes all shards: {what}" for what in report.not_checked]
     lines.append("clean" if report.is_clean else f"{len(report.findings)} findings")
+    if report.repair is not None:
+        lines += repair_lines(report.repair)
+    elif report.damaged:
+        lines.append(
+            f"{_shards(report.damaged)} damaged: run this again with --repair, which takes them out of the store, and "
+            "then what made the store, which labels them again; or with --repair --from COPY"
+        )
     return "\n".join(lines)
+
+
+def repair_lines(repair: Repair) -> list[str]:
+    """What was mended, and what to do next."""
+    done = {
+        "retracted": repair.retracted,
+        "restored from the copy": repair.restored,
+        "left alone, as another process writes or has mended it": repair.left_alone,
+    }
+    lines = [f"{what}: {_shards(shards)}" for what, shards in done.items() if shards]
+    lines += [f"made anew: {', '.join(repair.remade)}"] * bool(repair.remade)
+    if again := sorted(repair.retracted + repair.missing):
+        lines.append(f"next: run what made the store again (generate or import), which labels {_shards(again)}")
+    if repair.left_alone:
+        lines.append("next: verify again once nothing writes to the store")
+    if repair.unmended:
+        lines.append(f"{len(repair.unmended)} findings are not mended, and labelling again mends none of them")
+    return lines or ["nothing to repair"]
+
+
+def _shards(numbers: Sequence[int]) -> str:
+    some = ", ".join(map(str, numbers[:_SHOWN])) + (", ..." if len(numbers) > _SHOWN else "")
+    return f"shard {some}" if len(numbers) == 1 else f"{len(numbers)} shards ({some})"
 
 
 def findings_text(findings: Sequence[Finding]) -> list[str]:
@@ -105,9 +145,9 @@ def findings_text(findings: Sequence[Finding]) -> list[str]:
     if not findings:
         return []
     shown, more = abridged(findings, _SHOWN)
-    rows = [("-" if f.shard < 0 else f.shard, "-" if f.row < 0 else f.row, f.key or "-", f.what) for f in shown]
+    rows = [("-" if f.shard < 0 else f.shard, "-" if f.row < 0 else f.row, cut(f.key) or "-", f.what) for f in shown]
     lines = [table(("shard", "row", "key", "what"), rows)]
-    lines += [f"and {count} more: {printable(what)}" for what, count in more.items()]
+    lines += [f"and {count} more: {printable(cut(what, _LONGEST))}" for what, count in more.items()]
     return ["\n".join([*lines, "--json has them all"] if more else lines)]
 
 

@@ -13,6 +13,7 @@ from relabel.cli.labels_text import labels_text
 from relabel.cli.options import Command, Shown, made, options
 from relabel.cli.output import as_json, finish, plain, quiet
 from relabel.cli.text import shards_text
+from relabel.verify.options import ShardsOptions
 from relabel.worth import LabelsOptions, RerunOptions
 
 
@@ -31,23 +32,38 @@ def verify() -> None:
 @click.argument("store")
 @images_option
 @files_option
+@options(ShardsOptions)
 @click.option(
     "--workers", cls=Shown, group="run", type=click.IntRange(1), metavar="N", help="Threads.", aside="one per core"
 )
 @quiet
 @as_json
-def shards(store: str, images: str | None, files: Path | None, workers: int | None, as_json: bool, quiet: bool) -> None:
+def shards(
+    store: str,
+    images: str | None,
+    files: Path | None,
+    workers: int | None,
+    as_json: bool,
+    quiet: bool,
+    **given: Any,
+) -> None:
     """Check every byte and every promise of STORE. Exits with 0 if good, 1 with findings, 2 if it cannot be read.
+
+    With --repair, damaged shards are taken out of the store, and the command that made it labels them again; or, with
+    --from, they are restored. It exits with 0 only if nothing is left to do.
 
     \b
     Example:
       relabel verify shards labels.zarr --images photos/
-      relabel verify shards labels.zarr --json > findings.json
+      relabel verify shards labels.zarr --subset 3/7 --json > findings.json
+      relabel verify shards labels.zarr --repair --from /backup/labels.zarr
     """
     from relabel.verify import verify_shards
 
-    report = verify_shards(store, source_of(images, files), workers=workers, show_progress=not quiet)
-    finish(plain(report) if as_json else shards_text(report), is_good=report.is_clean)
+    report = verify_shards(
+        store, source_of(images, files), made(ShardsOptions, given), workers=workers, show_progress=not quiet
+    )
+    finish(plain(report) if as_json else shards_text(report), is_good=report.is_good)
 
 
 @verify.command(cls=Command)

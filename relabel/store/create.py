@@ -39,7 +39,7 @@ def create_or_open(path: Path, manifest: Manifest) -> StoreWriter:
     with disk_errors(path):
         if not _is_taken(path):
             _create(path, manifest)
-        _sweep_beside(path)
+        sweep_beside(path)
         try:
             theirs = load_manifest(store_files(path))
         except StoreError as error:
@@ -104,7 +104,7 @@ def _no_store(path: Path, error: StoreError) -> StoreError:
     )
 
 
-def _sweep_beside(path: Path) -> None:
+def sweep_beside(path: Path) -> None:
     """Remove what one who was killed while making the store has left beside it."""
     with contextlib.suppress(StoreBusyError):
         if any(map(os.path.lexists, _beside(path))):

@@ -55,7 +55,7 @@ def compare_images(
         *_strangers(table, strangers),
         *_miscounted(table, found, all_were_read=not outcome.unreadable),
     ]
-    return int(table.comparable[found].sum()) - len(outcome.failed) + len(strangers), findings
+    return int(table.comparable[found].sum()) - len(outcome.failed) + (0 if table.is_part else len(strangers)), findings
 
 
 def _compare(image: EncodedImage, table: KeyTable, outcome: _Outcome) -> None:
@@ -89,14 +89,14 @@ def _strangers(table: KeyTable, keys: list[str]) -> Iterator[Finding]:
     if table.is_complete:
         for key in keys:
             yield Finding(-1, -1, key, "an image of this key is there, and the store has no row for it")
-    elif keys:
+    elif keys and not table.is_part:
         what = f"{len(keys)} images have no row that can be read; shards are missing or damaged, and may hold theirs"
         yield Finding(-1, -1, "", what)
 
 
 def _common_cause(table: KeyTable, found: NDArray[np.int64], strangers: list[str]) -> Iterator[Finding]:
     """What thousands of findings may come down to."""
-    if strangers and not len(found):
+    if strangers and not len(found) and not table.is_part:
         for _, _, key in table.keys(np.arange(min(1, len(table)))):
             yield Finding(-1, -1, "", no_common_key(key, strangers[0]))
 

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import errno
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from relabel.errors import DamagedStoreError
+from relabel.errors import DamagedStoreError, StoreError
 from relabel.store import StoreReader, codecs
 from relabel.store.descriptors import OpenFile
 from relabel.store.digest import shard_digest
 from relabel.store.files import read_bytes
 from relabel.store.layout import ABSENT, ArraySpec
+
+_SHORTAGES = {errno.EMFILE, errno.ENFILE, errno.ENOMEM}
+_FORBIDDEN = {errno.EACCES, errno.EPERM}
+
+
+class UnreadableFileError(DamagedStoreError):
+    """A file that this user may not read: it may be whole all the same."""
 
 
 def read_column(reader: StoreReader, name: str, shard: int) -> NDArray[Any]:
@@ -22,29 +30,30 @@ def read_column(reader: StoreReader, name: str, shard: int) -> NDArray[Any]:
 
     Raises:
         DamagedStoreError: the file cannot be read, or is not what format 1 writes.
+        StoreError: memory or descriptors ran out.
     """
-    spec = reader.arrays[name]
-    file = _file(spec, shard)
-    try:
-        data = read_bytes(reader.files, file, spec.most_bytes(reader.rows_per_shard))
-    except OSError as error:
-        raise DamagedStoreError(f"{file} cannot be read: {error.strerror}") from error
+    spec, data = reader.arrays[name], read_file(reader, name, shard)
     try:
         spec.codec.check(data)
         plain = spec.content(data, reader.rows_per_shard)
         column = _strings(plain, reader.rows_per_shard) if spec.dtype == "string" else _numbers(plain, spec)
     except codecs.DECODING_ERRORS as error:
-        raise DamagedStoreError(f"{file} is damaged: {error}") from error
+        raise DamagedStoreError(f"{_file(spec, shard)} is damaged: {error}") from error
     return column
+
+
+def read_file(reader: StoreReader, name: str, shard: int) -> bytes:
+    """A shard's file of an array; raises as `read_column`."""
+    spec = reader.arrays[name]
+    try:
+        return read_bytes(reader.files, _file(spec, shard), spec.most_bytes(reader.rows_per_shard))
+    except OSError as error:
+        raise _unread(_file(spec, shard), error) from error
 
 
 def found_digest(reader: StoreReader, shard: int) -> NDArray[np.uint8]:
     """(2, 32): what a shard's `digest` should hold, by the files that are there; all of them can be read."""
-    specs = [spec for name, spec in reader.arrays.items() if name != "digest"]
-    files = (
-        (spec.name, read_bytes(reader.files, _file(spec, shard), spec.most_bytes(reader.rows_per_shard)))
-        for spec in specs
-    )
+    files = ((name, read_file(reader, name, shard)) for name in reader.arrays if name != "digest")
     return shard_digest(reader.manifest.identity(), shard, files)
 
 
@@ -58,6 +67,7 @@ class ScoreFile:
 
     Raises:
         DamagedStoreError: the file or its index cannot be read.
+        StoreError: memory or descriptors ran out; of every method.
     """
 
     def __init__(self, reader: StoreReader, shard: int) -> None:
@@ -71,35 +81,50 @@ class ScoreFile:
             end = self._file.read(codecs.index_bytes(reader.rows_per_shard), size)
             self._index = codecs.decode_index(end, reader.rows_per_shard)
         except OSError as error:
-            raise DamagedStoreError(f"{self._name} cannot be read: {error.strerror}") from error
+            raise _unread(self._name, error) from error
         except ValueError as error:
             raise DamagedStoreError(f"{self._name} is damaged: the index: {error}") from error
         self.claimed = (self._index != ABSENT).any(axis=1)
         self.stored, faults = _index_faults(self._index, size)
         self.faults = [(row, f"the index of {self._name}: {what}") for row, what in faults]
 
-    def read(self, rows: NDArray[np.intp]) -> tuple[NDArray[Any], list[tuple[int, str]]]:
-        """The maps (n, K + 1, H, W) of some stored rows, and (number in `rows`, what) for those that are damaged."""
+    def read(self, rows: NDArray[np.intp]) -> tuple[NDArray[Any], NDArray[np.uint32], list[tuple[int, str]]]:
+        """The maps (n, K + 1, H, W) of some stored rows, the checksums (n,) that they carry, and (number in `rows`,
+        what) for those that are damaged."""
         maps = np.zeros((len(rows), *self._spec.tail), self._spec.little)
+        carried = np.zeros(len(rows), np.uint32)
         try:
-            self._decode(rows, maps)
+            carried[:] = self._decode(rows, maps)
         except (OSError, *codecs.DECODING_ERRORS):
             # Once more one by one, to name the rows.
-            return maps, [(i, what) for i in range(len(rows)) for what in self._fault(rows[i : i + 1], maps[i : i + 1])]
-        return maps, []
+            faults = []
+            for i in range(len(rows)):
+                try:
+                    carried[i] = self._decode(rows[i : i + 1], maps[i : i + 1])[0]
+                except OSError as error:
+                    faults.append((i, str(_unread(self._name, error))))
+                except codecs.DECODING_ERRORS as error:
+                    faults.append((i, f"its map in {self._name} is damaged: {error}"))
+            return maps, carried, faults
+        return maps, carried, []
 
-    def _fault(self, row: NDArray[np.intp], into: NDArray[Any]) -> Iterator[str]:
-        try:
-            self._decode(row, into)
-        except (OSError, *codecs.DECODING_ERRORS) as error:
-            yield f"its map in {self._name} is damaged: {error}"
-
-    def _decode(self, rows: NDArray[np.intp], into: NDArray[Any]) -> None:
+    def _decode(self, rows: NDArray[np.intp], into: NDArray[Any]) -> list[int]:
         most = self._spec.most_chunk_bytes() + 1
         chunks = [self._file.read(min(length, most), offset) for offset, length in self._index[rows].tolist()]
         for chunk in chunks:
             self._spec.codec.check(chunk)
         self._spec.codec.decode(chunks, into)
+        return list(map(codecs.checksum_of, chunks))
+
+
+def _unread(file: str, error: OSError) -> DamagedStoreError:
+    """What is wrong with a file that cannot be read; raised at once where it is not the file."""
+    if error.errno in _SHORTAGES:
+        raise StoreError(f"cannot read {file}: {error.strerror}. Give fewer --workers, or raise `ulimit -n`") from error
+    what = f"{file} cannot be read: {error.strerror}"
+    if error.errno in _FORBIDDEN:
+        return UnreadableFileError(f"{what}. Mend its permissions: it may be whole")
+    return DamagedStoreError(what)
 
 
 def _file(spec: ArraySpec, shard: int) -> str:

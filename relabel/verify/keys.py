@@ -46,11 +46,12 @@ class KeyTable:
         image_hashes, labels: (n,) of their images.
         comparable: (n,) bool, whether the last two are known, and could be read.
         is_complete: whether that is every shard of the store.
+        is_part: whether some were not to be looked at.
         class_names: of the labels; None where they are only numbers.
     """
 
-    def __init__(self, reader: StoreReader, shards: Sequence[NDArray[Any] | None]) -> None:
-        self._reader = reader
+    def __init__(self, reader: StoreReader, shards: Sequence[NDArray[Any] | None], *, is_part: bool = False) -> None:
+        self._reader, self.is_part = reader, is_part
         self.class_names = reader.manifest.data.class_names
         known = [shard for shard in shards if shard is not None]
         self.is_complete = len(known) == reader.num_shards

@@ -201,7 +201,7 @@ def test_ctrl_c_stops_the_threads(store: Path, monkeypatch: pytest.MonkeyPatch) 
             advance(1)
             seen.append(shard)
 
-    monkeypatch.setattr(shards_module, "_check_shard", check)
+    monkeypatch.setattr(shards_module, "check_shard", check)
     with pytest.raises(KeyboardInterrupt):
         verify_shards(store, workers=2, show_progress=False)
     assert seen
