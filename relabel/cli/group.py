@@ -54,5 +54,8 @@ class Commands(click.Group):
             if said := ending.tell(number, getattr(error, "__notes__", ())):
                 click.echo(said, err=True)
             if isinstance(error, Ended):
+                # Not through Python's own end, which takes its time and waits for threads of others.
+                sys.stdout.flush()
                 end_children()
+                os._exit(128 + number)
             ctx.exit(128 + number)

@@ -19,7 +19,7 @@ from types import FrameType
 from relabel.errors import RelabelError
 
 _SAID = {"SIGINT": "interrupted", "SIGTERM": "terminated", "SIGHUP": "hung up"}
-_GRACE_SECONDS = {"SIGINT": 1.5, "SIGTERM": 5.0, "SIGHUP": 5.0}
+_GRACE_SECONDS = {"SIGINT": 1.0, "SIGTERM": 5.0, "SIGHUP": 5.0}
 """A person waits for Ctrl-C. Schedulers give 10 seconds and more, and a shard may just be published."""
 
 
@@ -51,7 +51,7 @@ class Ending:
 
     @contextlib.contextmanager
     def handling(self) -> Iterator[None]:
-        """Handle signals inside; from the first one on, to the end of the process. Of the main thread only."""
+        """Handle signals inside, in the main thread alone; after the first, the process hears of no other."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
@@ -65,8 +65,8 @@ class Ending:
         try:
             yield
         finally:
+            signal.set_wakeup_fd(waked)
             if not self._has_begun:
-                signal.set_wakeup_fd(waked)
                 for number, handler in before.items():
                     signal.signal(number, handler)
                 waking.close()
@@ -81,10 +81,13 @@ class Ending:
         return "; ".join([said, *notes])
 
     def _handle(self, number: int, _: FrameType | None) -> None:
-        # Once: a second one must not interrupt the cleaning up, which has an end.
-        if not self._has_begun:
-            self._has_begun = True
-            raise Ended(number)
+        if self._has_begun:
+            return
+        self._has_begun = True
+        # A second one must not interrupt the cleaning up, which has an end, nor Python's own, which restores handlers.
+        for each in self._numbers:
+            signal.signal(each, signal.SIG_IGN)
+        raise Ended(number)
 
     def _watch(self, woken: socket.socket) -> None:
         with woken:

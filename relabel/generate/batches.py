@@ -93,6 +93,8 @@ class DecodedBatches:
     def close(self) -> None:
         """Stop reading and decoding; what was read ahead is dropped."""
         self._stopped.set()
+        if self._feeder.is_alive():
+            self._source.stop()
         # A reader stuck on a dead connection must not keep the run alive: the thread is a daemon.
         self._feeder.join(timeout=5)
         self._decoder.close()

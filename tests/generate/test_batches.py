@@ -39,6 +39,9 @@ class Source:
     def read(self, part: str, first: int, count: int) -> Iterator[EncodedImage]:
         yield from itertools.islice(self._parts[part](), first, first + count)
 
+    def stop(self) -> None:
+        pass
+
 
 def pictures(count: int) -> Callable[[], Iterator[EncodedImage]]:
     return lambda: map(image, range(count))
