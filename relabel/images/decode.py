@@ -21,7 +21,7 @@ from relabel.errors import ImageError, lacks_memory
 from relabel.geometry import Box, Footprint
 from relabel.geometry.frames import turned
 from relabel.images.exif import UPRIGHT, orientation_of
-from relabel.images.jpeg import jpeg_header
+from relabel.images.jpeg import has_too_many_scans, jpeg_header
 from relabel.images.pillow import MAX_MEGAPIXELS, opened
 from relabel.manifest import Exif, Preprocessing
 
@@ -150,6 +150,11 @@ def refuse_too_large(height: int, width: int) -> None:
         raise ImageError(f"too large: {width} x {height} pixels, above {MAX_MEGAPIXELS} megapixels; resize it")
 
 
+def _refuse_scans(data: bytes, pixels: int) -> None:
+    if has_too_many_scans(data, pixels):
+        raise ImageError("a JPEG of so many scans that it would take long to decode; save it again")
+
+
 def as_tensor(data: bytes) -> Tensor:
     """Encoded bytes as uint8 (n,), a copy: torch refuses memory that it must not write to."""
     return torch.frombuffer(bytearray(data), dtype=torch.uint8)
@@ -172,6 +177,8 @@ def _by_pillow(data: bytes, *, is_refused: bool) -> Decoded:
             raise ImageError(
                 f"its pixels are 32-bit numbers (mode {image.mode}) of unknown range; convert it to 8 bits"
             )
+        if image.format in ("JPEG", "MPO"):
+            _refuse_scans(data, image.height * image.width)
         is_jpeg = image.format in ("JPEG", "MPO") and image.mode in ("RGB", "L")
         if is_jpeg and not is_refused:
             pixels = _by_torchvision(data)

@@ -10,7 +10,7 @@ from torchvision.io import ImageReadMode, decode_jpeg
 
 from relabel.images.decode import Decoded, DecodedImage, as_tensor, fitted
 from relabel.images.exif import UPRIGHT
-from relabel.images.jpeg import jpeg_header
+from relabel.images.jpeg import has_too_many_scans, jpeg_header
 from relabel.manifest import Preprocessing
 
 _MOST_PIXELS = 50_000_000
@@ -42,9 +42,10 @@ def is_for_device(data: bytes) -> bool:
 
 def _pixels(data: bytes) -> int | None:
     header = jpeg_header(data)
-    if header is None or not header.is_colour or header.height * header.width > _MOST_PIXELS:
+    if header is None or not header.is_colour:
         return None
-    return header.height * header.width
+    pixels = header.height * header.width
+    return None if pixels > _MOST_PIXELS or has_too_many_scans(data, pixels) else pixels
 
 
 def _groups(images: Sequence[bytes]) -> Iterator[list[int]]:

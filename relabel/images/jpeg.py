@@ -15,6 +15,11 @@ _BEFORE_FRAME = frozenset({0xC4, 0xDB, 0xDD, *range(0xE0, 0xF0), 0xFE})
 """Tables, the restart interval, applications' own and comments."""
 
 
+_MOST_SCANS, _MOST_SCANNED = 100, 4_000_000_000
+"""Of a progressive image, and times its pixels. Encoders write 10 scans, the most thrifty ones under 30; a small file may
+hold thousands, each of which passes over all pixels: of 200 megapixels in up to a tenth of a second."""
+
+
 @dataclass(frozen=True, slots=True)
 class JpegHeader:
     """Size in pixels, whether it holds brightness and two colours or brightness alone, and EXIF orientation, 1 to 8."""
@@ -49,6 +54,11 @@ def jpeg_header(data: bytes) -> JpegHeader | None:
             xmp = data[place + 4 : place + 2 + length]
         place += 2 + length
     return None
+
+
+def has_too_many_scans(data: bytes, pixels: int) -> bool:
+    """Whether a JPEG would take a minute to decode, by the markers that begin a scan; elsewhere they hardly stand."""
+    return data.count(b"\xff\xda") > min(_MOST_SCANS, _MOST_SCANNED // max(pixels, 1))
 
 
 def _frame(segment: bytes, orientation: int) -> JpegHeader | None:

@@ -12,6 +12,7 @@ import pickle
 import stat
 import threading
 import warnings
+import zipfile
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -28,6 +29,8 @@ from relabel.errors import ImageError
 MAX_BYTES = 1 << 23
 """Of a file: 100 times the largest that was ever published. A larger one is no map, and may unpack to anything."""
 _MAX_NUMBERS = 1 << 22
+_MOST_UNPACKED = 4
+"""Times `MAX_BYTES`; torch itself compresses nothing."""
 _LARGEST_HALF = float(np.finfo(np.float16).max)
 _DIGEST_BYTES = 16
 _loading = threading.Lock()
@@ -135,7 +138,7 @@ def load(files: Files) -> LoadedFiles:
         try:
             data = _bytes(Path(files.folder) / name)
             loaded.digest = added(loaded.digest, _digest(name, data))
-            kind, array = _map(data, files.num_classes)
+            kind, array = _read(data, files.num_classes)
         except ImageError as error:
             loaded.reasons[place] = f"{name}: {error}"
             continue
@@ -194,9 +197,19 @@ def _digest(name: str, data: bytes) -> int:
     return int.from_bytes(named.digest(), "little")
 
 
-def _map(data: bytes, num_classes: int) -> tuple[MapKind, NDArray[np.float32]]:
+def _read(data: bytes, num_classes: int) -> tuple[MapKind, NDArray[np.float32]]:
     """A file's kind and its numbers, (2, k, H, W) float32, whatever their strides were."""
     value = _loaded(data)
+    try:
+        return _map(value, num_classes)
+    except (ImageError, MemoryError):
+        raise
+    except Exception as error:
+        # Of the dozens of kinds of tensors that torch saves, some have no shape or no numbers to be looked at.
+        raise ImageError(f"a tensor that cannot be read ({type(error).__name__})") from error
+
+
+def _map(value: Any, num_classes: int) -> tuple[MapKind, NDArray[np.float32]]:
     if not isinstance(value, Tensor):
         raise ImageError(f"holds a {type(value).__name__}, not a tensor (2, k, H, W)")
     if value.layout != torch.strided or value.device.type != "cpu" or value.is_quantized:
@@ -213,7 +226,7 @@ def _map(data: bytes, num_classes: int) -> tuple[MapKind, NDArray[np.float32]]:
         raise ImageError(f"class ids of {dtype} are exact up to {exact} only, and there are {num_classes} classes")
     if value.shape[1] > num_classes:
         raise ImageError(f"lists {value.shape[1]} classes at a cell, of {num_classes}")
-    array: NDArray[np.float32] = value.detach().to(torch.float32).contiguous().numpy()
+    array: NDArray[np.float32] = value.detach().resolve_neg().to(torch.float32).contiguous().numpy()
     return MapKind(dtype, *array.shape[1:]), array
 
 
@@ -222,10 +235,22 @@ def _loaded(data: bytes) -> Any:
         # torch warns of some files, once or for each; the reason that a row gets must not depend on that.
         with _loading, warnings.catch_warnings():
             warnings.simplefilter("ignore")
+            _refuse_bomb(data)
             return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         # torch's own text says how to load it all the same, which runs what the file says.
         raise ImageError("damaged, or it holds more than tensors and numbers: not loaded") from error
+    except (ImageError, MemoryError):
+        raise
     except Exception as error:
         # Damage leads torch to a dozen kinds of errors, and none of them may end a run over a million files.
         raise ImageError(f"damaged or cut: not a file of torch.save ({type(error).__name__})") from error
+
+
+def _refuse_bomb(data: bytes) -> None:
+    """A zip file of a few kilobytes, as which torch saves, may unpack to any size."""
+    if data.startswith(b"PK"):
+        with zipfile.ZipFile(io.BytesIO(data)) as packed:
+            size = sum(member.file_size for member in packed.infolist())
+        if size > _MOST_UNPACKED * MAX_BYTES:
+            raise ImageError(f"unpacks to {size} bytes, far above any map's; not read")

@@ -23,6 +23,7 @@ from PIL import EpsImagePlugin, Image
 from relabel.errors import ImageError
 from relabel.images import decode_and_fit, image_hash
 from relabel.images.decode import MAX_MEGAPIXELS, Decoded, decode
+from relabel.images.device import is_for_device
 from relabel.manifest import Fit, Preprocessing
 
 FITS: tuple[Fit, ...] = ("squash", "center", "letterbox")
@@ -318,6 +319,17 @@ class TestBadImages:
         reason = self.reason(header_only_png(10_000, height))
         assert f"10000 x {height}" in reason
         assert f"{MAX_MEGAPIXELS} megapixels" in reason
+
+    @pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+    @pytest.mark.parametrize("tail", [b"", b"behind the end"])
+    def test_a_jpeg_of_hundreds_of_scans_is_refused(self, mode: str, tail: bytes) -> None:
+        data = encoded(position_image(40, 30).convert(mode), "JPEG", progressive=True)
+        _, *scans = (b"\xff\xda" + scan for scan in data.split(b"\xff\xda"))
+        start = data.index(b"\xff\xda")
+        few, many = (data[:start] + scans[0] * n + data[start + len(scans[0]) :] + tail for n in (50, 200))
+        assert decode(few).facts.size_hw == (40, 30)
+        assert "so many scans" in self.reason(many)
+        assert not is_for_device(many)
 
     def test_an_image_just_below_the_limit_is_not_refused_for_its_size(self) -> None:
         # It is refused all the same, because it holds no pixels.
