@@ -119,6 +119,7 @@ def decode(data: bytes) -> Decoded:
     if header is not None:
         # Most images by far, so Pillow, which is slower to open one, only sees those that something is amiss with.
         refuse_too_large(header.height, header.width)
+        _refuse_scans(data, header.height * header.width)
         pixels = _by_torchvision(data)
         if pixels is not None:
             return Decoded(pixels, header.orientation)

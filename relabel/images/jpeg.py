@@ -16,8 +16,8 @@ _BEFORE_FRAME = frozenset({0xC4, 0xDB, 0xDD, *range(0xE0, 0xF0), 0xFE})
 
 
 _MOST_SCANS, _MOST_SCANNED = 100, 4_000_000_000
-"""Of a progressive image, and times its pixels. Encoders write 10 scans, the most thrifty ones under 30; a small file may
-hold thousands, each of which passes over all pixels: of 200 megapixels in up to a tenth of a second."""
+"""Of a progressive image, and times its pixels. Encoders write 10 scans, the most thrifty ones under 30; a small file
+may hold thousands, each of which passes over all pixels: of 200 megapixels in up to a tenth of a second."""
 
 
 @dataclass(frozen=True, slots=True)
