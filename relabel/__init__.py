@@ -11,6 +11,8 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from relabel import published as published
+    from relabel.comparing import StoreDiff as StoreDiff
+    from relabel.comparing import diff as diff
     from relabel.errors import DamagedStoreError as DamagedStoreError
     from relabel.errors import ImageError as ImageError
     from relabel.errors import InvalidValueError as InvalidValueError
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
     from relabel.losses import TokenLabelingLoss as TokenLabelingLoss
     from relabel.losses import soft_cross_entropy as soft_cross_entropy
     from relabel.manifest import Manifest as Manifest
+    from relabel.merging import merge as merge
     from relabel.mixing import CutMix as CutMix
     from relabel.mixing import MixToken as MixToken
     from relabel.mixing import Mixup as Mixup

@@ -25,6 +25,7 @@ FLOORS = {
     "score_map": 3,
     **dict.fromkeys(("images", "teacher", "store", "tracking", "mixing", "losses", "published"), 4),
     **dict.fromkeys(("generate", "verify", "worth", "loader", "importers", "report", "summary", "writing"), 5),
+    **dict.fromkeys(("comparing", "merging"), 5),
     "cli": 6,
 }
 EVERYWHERE = {"numpy", "torch"}

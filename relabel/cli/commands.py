@@ -8,6 +8,7 @@ import relabel
 from relabel.cli.generating import generate
 from relabel.cli.group import Commands
 from relabel.cli.importing import import_
+from relabel.cli.joining import diff, merge
 from relabel.cli.options import Command
 from relabel.cli.output import as_json, finish, plain
 from relabel.cli.teachers import teacher
@@ -32,6 +33,8 @@ def main() -> None:
 
 main.add_command(generate)
 main.add_command(import_)
+main.add_command(merge)
+main.add_command(diff)
 main.add_command(teacher)
 main.add_command(verify)
 

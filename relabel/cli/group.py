@@ -15,7 +15,7 @@ from relabel.errors import RelabelError
 
 _EXIT_USAGE = 2
 _EXIT_BROKEN_PIPE = 141
-_GO_ON = ("generate", "import")
+_GO_ON = ("generate", "import", "merge")
 
 
 class Commands(click.Group):

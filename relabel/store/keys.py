@@ -22,18 +22,10 @@ class KeyIndex:
     """
 
     def __init__(self, shards: Iterable[tuple[int, Sequence[str]]]) -> None:
-        digests, rows = [], []
-        for first, keys in shards:
-            used = [i for i, key in enumerate(keys) if key]
-            digests.append(_digests([keys[i] for i in used]))
-            rows.append(first + np.array(used, np.int64))
-        every = np.concatenate([*digests, np.empty(0, np.uint64)])
-        order = np.argsort(every, kind="stable")
-        self._digests: NDArray[np.uint64] = every[order]
-        self._rows: NDArray[np.int64] = np.concatenate([*rows, np.empty(0, np.int64)])[order]
-        twice = np.flatnonzero(self._digests[1:] == self._digests[:-1])
+        self._digests, self._rows = _sorted(shards)
+        twice = _twice(self._digests, self._rows)
         if len(twice):
-            first_row, second_row = self._rows[twice[0]], self._rows[twice[0] + 1]
+            first_row, second_row = twice[0]
             raise LabelError(
                 f"rows {first_row} and {second_row} of the store have the same key, so labels cannot be found by key. "
                 "Run `relabel verify shards` on it"
@@ -49,6 +41,28 @@ class KeyIndex:
         wanted = _digests(keys)
         place = np.searchsorted(self._digests, wanted).clip(max=len(self._digests) - 1)
         return np.where(self._digests[place] == wanted, self._rows[place], -1)
+
+
+def rows_of_one_key(shards: Iterable[tuple[int, Sequence[str]]]) -> NDArray[np.int64]:
+    """(n, 2) rows that share a key, or, once in millions of stores, its digest; `shards` as for `KeyIndex`."""
+    return _twice(*_sorted(shards))
+
+
+def _sorted(shards: Iterable[tuple[int, Sequence[str]]]) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
+    """The digests of all keys, ascending, and their rows."""
+    digests, rows = [np.empty(0, np.uint64)], [np.empty(0, np.int64)]
+    for first, keys in shards:
+        used = [i for i, key in enumerate(keys) if key]
+        digests.append(_digests([keys[i] for i in used]))
+        rows.append(first + np.array(used, np.int64))
+    every = np.concatenate(digests)
+    order = np.argsort(every, kind="stable")
+    return every[order], np.concatenate(rows)[order]
+
+
+def _twice(digests: NDArray[np.uint64], rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    same = np.flatnonzero(digests[1:] == digests[:-1])
+    return np.stack([rows[same], rows[same + 1]], axis=1)
 
 
 def _digests(keys: Sequence[str]) -> NDArray[np.uint64]:

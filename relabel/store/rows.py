@@ -93,6 +93,10 @@ class RowTable:
             errors=[row.error for row in rows],
         )
 
+    def first(self, count: int) -> RowTable:
+        """That of the first so many rows."""
+        return RowTable(**{field.name: getattr(self, field.name)[:count] for field in fields(self)})
+
     @property
     def columns(self) -> dict[str, Any]:
         """The columns by the name of their array in a store."""
