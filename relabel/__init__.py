@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from relabel.errors import LabelError as LabelError
     from relabel.errors import ManifestMismatchError as ManifestMismatchError
     from relabel.errors import RelabelError as RelabelError
+    from relabel.errors import ReplacedStoreError as ReplacedStoreError
     from relabel.errors import SourceError as SourceError
     from relabel.errors import StoreBusyError as StoreBusyError
     from relabel.errors import StoreError as StoreError

@@ -33,6 +33,10 @@ class DamagedStoreError(StoreError):
     """A file of the store is missing, cut or changed."""
 
 
+class ReplacedStoreError(StoreError):
+    """The store was replaced, or a shard labelled again, or either is gone, under an open reader: open it again."""
+
+
 class ManifestMismatchError(StoreError):
     """The store was made by another teacher, other preprocessing or other images."""
 

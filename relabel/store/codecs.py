@@ -184,8 +184,12 @@ def encode_index(index: NDArray[np.uint64]) -> bytes:
 
 def decode_index(end: Any, rows: int) -> NDArray[np.uint64]:
     """The inverse, (R, 2), a view; raises ValueError where the end of the file is damaged."""
-    content = CRC32C.content(end, ENTRY_BYTES * rows)
-    index: NDArray[np.uint64] = np.frombuffer(content, "<u8").reshape(rows, 2)
+    return index_of(CRC32C.content(end, ENTRY_BYTES * rows), rows)
+
+
+def index_of(entries: Any, rows: int) -> NDArray[np.uint64]:
+    """The same of the end of a file without its checksum, which was found right before."""
+    index: NDArray[np.uint64] = np.frombuffer(entries, "<u8").reshape(rows, 2)
     return index
 
 

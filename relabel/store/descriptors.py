@@ -1,16 +1,20 @@
-"""Open files, many but not too many."""
+"""What a process holds of a store's shards: mappings and open files, many but not too many."""
 
 from __future__ import annotations
 
-import errno
 import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, Generic, TypeVar
 
-from relabel.store.files import open_regular
+from relabel.store.files import ScarceError, open_regular
 
-_MOST = 512
+_Mapped = TypeVar("_Mapped")
+_Made = TypeVar("_Made")
+MOST_MAPPED = 4096
+"""Shards. Each takes 4 mappings, so all take a quarter of what Linux gives a process (vm.max_map_count, 65,530)."""
+_MOST_OPENED = 512
 _seeking = threading.Lock()
 
 
@@ -34,48 +38,63 @@ class OpenFile:
             os.close(self.descriptor)
 
 
-class OpenFiles:
-    """Files by number, opened when first asked for; the longest open ones are closed when there are too many.
+class OpenShards(Generic[_Mapped]):
+    """Shards by number, mapped and with a file open, as many as a process may well hold; the oldest make room.
 
-    Used by threads at once, and no lock: a fork would copy it locked. The worst of a race is a file opened twice.
+    Used by threads at once, and no lock: a fork would copy it locked. The worst of a race is a shard opened twice.
+
+    Args:
+        mapped: maps a shard.
+        opened: opens its file of score maps; both may raise `ScarceError`, and are called again once half is let go of.
     """
 
-    def __init__(self, path_of: Callable[[int], Path]) -> None:
-        self._path_of = path_of
-        self._open: dict[int, OpenFile] = {}
-        self._most = _most()
+    def __init__(self, mapped: Callable[[int], _Mapped], opened: Callable[[int], OpenFile]) -> None:
+        self._make_mapped, self._make_opened = mapped, opened
+        self.mapped: dict[int, _Mapped] = {}
+        self.opened: dict[int, OpenFile] = {}
+        self.most_opened = _most_descriptors()
 
-    def __getitem__(self, number: int) -> OpenFile:
-        """The file.
+    def map(self, shard: int) -> _Mapped:
+        """What a shard's mapping made."""
+        found = self.mapped.get(shard)
+        return self._added(self.mapped, shard, MOST_MAPPED, self._make_mapped) if found is None else found
+
+    def file(self, shard: int) -> OpenFile:
+        """Its file of score maps."""
+        found = self.opened.get(shard)
+        return self._added(self.opened, shard, self.most_opened, self._make_opened) if found is None else found
+
+    def sparing(self, make: Callable[[], _Made]) -> _Made:
+        """What `make` answers; where it lacks what is held here, half of that is let go of.
 
         Raises:
-            OSError: it is not there, cannot be opened, or no descriptor is left for even one file.
+            ScarceError: it lacks it still.
         """
-        file = self._open.get(number)
-        if file is None:
-            if len(self._open) >= self._most:
-                self._close(len(self._open) - self._most + 1)
-            path = self._path_of(number)
-            try:
-                file = OpenFile(path)
-            except OSError as error:
-                if error.errno not in (errno.EMFILE, errno.ENFILE):
-                    raise
-                self._close(len(self._open) // 2 + 1)
-                file = OpenFile(path)
-            self._open[number] = file
-        return file
+        try:
+            return make()
+        except ScarceError:
+            for held in (self.mapped, self.opened):
+                _drop(held, len(held) // 2 + 1)
+            return make()
 
-    def _close(self, count: int) -> None:
-        for number in list(self._open)[:count]:
-            self._open.pop(number, None)
+    def _added(self, held: dict[int, _Made], shard: int, most: int, make: Callable[[int], _Made]) -> _Made:
+        if len(held) >= most:
+            # A few at once, for going through all of them takes time.
+            _drop(held, len(held) - most + 1 + most // 16)
+        made = held[shard] = self.sparing(lambda: make(shard))
+        return made
 
 
-def _most() -> int:
+def _drop(held: dict[int, Any], count: int) -> None:
+    for shard in list(held)[:count]:
+        held.pop(shard, None)
+
+
+def _most_descriptors() -> int:
     try:
         import resource
     except ImportError:  # Windows, where 8,192 may be open
-        return _MOST
+        return _MOST_OPENED
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     # A quarter leaves room for a trainer's own files, and for a second store.
-    return _MOST if limit == resource.RLIM_INFINITY else max(1, min(_MOST, limit // 4))
+    return _MOST_OPENED if limit == resource.RLIM_INFINITY else max(1, min(_MOST_OPENED, limit // 4))

@@ -1,4 +1,4 @@
-"""What binds the files of a shard to each other, to the shard's number and to the manifest."""
+"""What binds the files of a shard to each other, to the shard's number and to the manifest; and shards to a store."""
 
 from __future__ import annotations
 
@@ -24,11 +24,33 @@ def shard_digest(identity: bytes, shard: int, files: Iterable[tuple[str, bytes]]
         shard: its number.
         files: (array, bytes of the file), in the order of `arrays_of`.
     """
-    digests = [hashlib.sha256(identity + _number(shard)) for _ in range(2)]
+    wholes, ends = [], []
+    # One at a time, for they may come from a disk.
     for name, data in files:
-        for digest, part in zip(digests, (data, data[:ENDS_BYTES] + data[-ENDS_BYTES:]), strict=True):
-            digest.update(name.encode() + b"\0" + _number(len(data)) + hashlib.sha256(part).digest())
-    return np.frombuffer(b"".join(digest.digest() for digest in digests), np.uint8).reshape(2, 32)
+        wholes.append((name, len(data), hashlib.sha256(data).digest()))
+        ends.append((name, len(data), hashlib.sha256(data[:ENDS_BYTES] + data[-ENDS_BYTES:]).digest()))
+    both = [_bound(identity, shard, parts) for parts in (wholes, ends)]
+    return np.frombuffer(b"".join(both), np.uint8).reshape(2, 32)
+
+
+def ends_digest(identity: bytes, shard: int, files: Iterable[tuple[str, int, bytes]]) -> bytes:
+    """32 bytes, the second of `shard_digest`, of (array, length of the file, its first and last `ENDS_BYTES`)."""
+    return _bound(identity, shard, [(name, length, hashlib.sha256(ends).digest()) for name, length, ends in files])
+
+
+def store_digest(identity: bytes, shards: NDArray[np.uint8]) -> str:
+    """64 hexadecimal digits that two stores share if and only if every byte of what they hold is the same.
+
+    The sha256 of the manifest's identity and of `digest`, (S, 2, 32), as it is stored.
+    """
+    return hashlib.sha256(identity + shards.tobytes()).hexdigest()
+
+
+def _bound(identity: bytes, shard: int, parts: Iterable[tuple[str, int, bytes]]) -> bytes:
+    digest = hashlib.sha256(identity + _number(shard))
+    for name, length, part in parts:
+        digest.update(name.encode() + b"\0" + _number(length) + part)
+    return digest.digest()
 
 
 def _number(value: int) -> bytes:

@@ -19,6 +19,17 @@ from relabel.store.locks import HAVE_LOCKS, lock_file
 MOST_METADATA_BYTES = 1 << 25
 """Of a zarr.json: the names and counts of half a million tars. Parsed, it may take thirty times as much memory."""
 _COPY_SECONDS = 600.0
+_SCARCE = {
+    errno.EMFILE: "Raise `ulimit -n`",
+    errno.ENFILE: "The machine has no descriptor left: raise fs.file-max",
+    errno.ENOMEM: "Raise vm.max_map_count (65,530 unless it was set), `ulimit -v`, or the machine's memory",
+    errno.EAGAIN: "Raise `ulimit -l`, or try again: the machine is out of it at this moment",
+}
+"""What a process or a machine can lack, and what to do; none of it is damage."""
+
+
+class ScarceError(StoreError):
+    """Descriptors, mappings or memory have run out: a passing state of the process or the machine, and no damage."""
 
 
 class StoreFiles(Protocol):
@@ -31,6 +42,10 @@ class StoreFiles(Protocol):
     @property
     def repair(self) -> str:
         """What to do about a damaged file, for messages."""
+
+    @property
+    def are_copied(self) -> bool:
+        """Whether a file is copied whole before any of it is read."""
 
     def names(self, folder: str) -> set[str]:
         """The names of the files in a folder; empty if it is not there.
@@ -54,7 +69,8 @@ class StoreFiles(Protocol):
 
 
 _REPAIR = (
-    "Restore the file from a copy, or delete the shard's files (all of its number) and run `relabel generate` again"
+    "Restore the file from a copy, or let `relabel verify shards STORE --repair` take the shard out of the store and "
+    "run `relabel generate` again"
 )
 
 
@@ -72,13 +88,17 @@ class _LocalFiles:
     def repair(self) -> str:
         return _REPAIR
 
+    @property
+    def are_copied(self) -> bool:
+        return False
+
     def names(self, folder: str) -> set[str]:
         try:
             return {file.name for file in (self.root / folder).iterdir()}
         except (FileNotFoundError, NotADirectoryError):
             return set()
         except OSError as error:
-            raise StoreError(f"cannot list {self.root / folder}: {error.strerror}") from error
+            raise unreadable(f"cannot list {self.root / folder}", error) from error
 
     def local(self, name: str, most: int | None = None) -> Path:
         return self.root / name
@@ -107,6 +127,10 @@ class _RemoteFiles:
     @property
     def repair(self) -> str:
         return f"If the store itself is whole, its copy is not: delete {self.cache}. {_REPAIR}"
+
+    @property
+    def are_copied(self) -> bool:
+        return True
 
     def names(self, folder: str) -> set[str]:
         try:
@@ -218,6 +242,12 @@ def open_regular(path: str | Path, most: int | None = None, *, dir_fd: int | Non
         os.close(descriptor)
         raise
     return descriptor
+
+
+def unreadable(what: str, error: OSError) -> StoreError:
+    """The error for what the system did not do, to be raised: a `ScarceError` that says what to raise, where it can."""
+    text = f"{what}: {error.strerror or error}"
+    return ScarceError(f"{text}. {_SCARCE[error.errno]}") if error.errno in _SCARCE else StoreError(text)
 
 
 def _too_long(size: int, most: int) -> str:

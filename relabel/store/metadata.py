@@ -10,7 +10,7 @@ from typing import Any
 
 from relabel.errors import DamagedStoreError, StoreError
 from relabel.manifest import Manifest
-from relabel.store.files import MOST_METADATA_BYTES, StoreFiles, read_bytes, store_files
+from relabel.store.files import MOST_METADATA_BYTES, StoreFiles, read_bytes, store_files, unreadable
 from relabel.store.layout import array_metadata, arrays_of
 
 _MOST_DEPTH = 64
@@ -104,7 +104,7 @@ def read_json(files: StoreFiles, name: str) -> dict[str, Any]:
     except OSError as error:
         if error.errno in _NO_FILE:
             raise DamagedStoreError(f"{files.where}: {name} is damaged: {error.strerror}") from error
-        raise StoreError(f"cannot read {files.where}/{name}: {error.strerror or error}") from error
+        raise unreadable(f"cannot read {files.where}/{name}", error) from error
     except (ValueError, RecursionError) as error:
         raise DamagedStoreError(f"{files.where}: {name} is not JSON ({error})") from error
     if _is_deep(value):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,16 +11,17 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from relabel.errors import DamagedStoreError, LabelError, RelabelError, StoreError
+from relabel.errors import DamagedStoreError, InvalidValueError, LabelError, RelabelError, StoreError
 from relabel.manifest import PER_ROW
 from relabel.store import codecs
-from relabel.store.descriptors import OpenFiles
+from relabel.store.belonging import Belonging
+from relabel.store.descriptors import OpenFile, OpenShards
 from relabel.store.files import StoreFiles, store_files
 from relabel.store.layout import ABSENT, FAILED, LABELED, arrays_of, published_shards
 from relabel.store.maps import RowBatch
 from relabel.store.metadata import check_arrays, load_manifest
 from relabel.store.rows import ARRAYS, RowTable
-from relabel.store.shard import MappedShard, ShardFiles
+from relabel.store.shard import MAPPED, MappedShard, ShardFiles, stamp_of
 
 _SHOWN = 8
 _SLAB_BYTES = 100_000
@@ -28,15 +30,18 @@ _SLAB_BYTES = 100_000
 class StoreReader:
     """Rows of a store by number, ``shard * rows_per_shard + row``.
 
-    Picklable; safe in threads, and in forked and spawned workers. Files are mapped: a published file may be replaced by
-    another under its name, but one that is cut while a reader has it open ends the reader's process (SIGBUS).
+    Picklable; safe in threads, and in forked and spawned workers. Whatever takes the place of the store or of a shard
+    while it is open is never mixed with what was read before, in this process or in the one that it comes from. Files
+    are mapped: a published file may be replaced by another under its name, but one that is cut while a reader has it
+    open ends the reader's process (SIGBUS).
 
     Args:
         path: the store's folder, or a URL that fsspec opens.
         partial: whether a store may be opened whose shards are not all published.
+        digest: the one that the store must have, as `digest` tells it; None takes any.
 
     Raises:
-        StoreError: not a store, or not finished.
+        StoreError: not a store, or not finished, or another than that of `digest`.
         DamagedStoreError: a file of a published shard is missing, or an array's metadata was changed.
 
     Attributes:
@@ -46,83 +51,113 @@ class StoreReader:
         rows_per_shard: R.
     """
 
-    def __init__(self, path: str | Path, *, partial: bool = False) -> None:
+    def __init__(self, path: str | Path, *, partial: bool = False, digest: str | None = None) -> None:
         self.files: StoreFiles = store_files(path)
+        # Before it is read: a store that takes its place in between is then another one.
+        root = stamp_of(self.files.local("zarr.json"))
         self.manifest = load_manifest(self.files)
         self.arrays = arrays_of(self.manifest)
         self.num_shards = len(self.manifest.data.shards)
         self.rows_per_shard = self.manifest.data.rows_per_shard
         check_arrays(self.files, self.manifest)
-        self.published = self._published(partial)
+        self._shard_files = ShardFiles(self.files, self.arrays, self.rows_per_shard)
+        self.published, lost = self._published(partial)
+        self._belonging = Belonging(self._shard_files, self.manifest, root=root, lost=lost)
+        if digest is not None:
+            self._require(digest)
         self._reset()
 
     def _reset(self) -> None:
-        self._shard_files = ShardFiles(self.files, self.arrays, self.rows_per_shard)
-        self._mapped: dict[int, MappedShard] = {}
-        self._scores = OpenFiles(lambda shard: self._shard_files.path("scores", shard))
+        self._open: OpenShards[MappedShard] = OpenShards(self._mapped, self._opened)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {k: v for k, v in self.__dict__.items() if k not in ("_shard_files", "_mapped", "_scores")}
+        return {name: value for name, value in self.__dict__.items() if name != "_open"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self._reset()
+
+    def check(self, shard: int) -> None:
+        """Whether the files of a shard belong together and to this store, by small reads; nothing is opened without it.
+
+        Raises:
+            StoreError: the shard is not published, or a file cannot be read.
+            DamagedStoreError: a file is missing or cut, or is of another shard, run or store.
+            ReplacedStoreError: the shard was labelled again, or the store replaced, since the reader was made.
+        """
+        self._require_published(shard)
+        self._open.sparing(lambda: self._belonging.check(shard))
+
+    def digest(self) -> str:
+        """The store's digest, 64 hexadecimal digits, the same for two stores if all that they hold is.
+
+        Raises:
+            StoreError: the store is not finished, and so has none.
+            DamagedStoreError, ReplacedStoreError: as `check`.
+        """
+        if len(self.published) < self.num_shards:
+            raise StoreError(
+                f"{self.files.where} has no digest before it is finished: {self.num_shards - len(self.published)} of "
+                f"its {self.num_shards} shards are not published. Finish `relabel generate`"
+            )
+        return self._belonging.digest()
 
     def read(self, rows: NDArray[np.int64]) -> RowBatch:
         """The coded maps of n rows, in their order; a row may be asked for twice.
 
         Raises:
             LabelError: a row that has no map; says why.
-            DamagedStoreError: a file was changed, cut or removed.
+            DamagedStoreError, ReplacedStoreError: as `check`.
         """
         rows = self._checked(rows)
         shards, inside = np.divmod(rows, self.rows_per_shard)
         order = np.argsort(shards, kind="stable")
         groups = _groups(shards, inside, order)
-        beside = [name for name in ("classes", "profile", "footprint") if name in self.arrays]
-        out = {name: np.empty((len(rows), *self.arrays[name].tail), self.arrays[name].dtype) for name in beside}
+        beside = [name for name in ("classes", "profile", "checksum", "footprint") if name in self.arrays]
+        out: dict[str, Any] = {
+            name: np.empty((len(rows), *self.arrays[name].tail), self.arrays[name].dtype) for name in beside
+        }
         for group in groups:
-            mapped = self._map(group.shard)
+            mapped = self._open.map(group.shard)
             for name in beside:
                 out[name][group.places] = getattr(mapped, name)[group.rows]
+        out["scores"] = self._read_scores(groups, rows, order, out.pop("checksum"))
         if self.manifest.footprint != PER_ROW:
-            return RowBatch(scores=self._read_scores(groups, rows, order), footprint=self.manifest.footprint, **out)
-        return RowBatch(scores=self._read_scores(groups, rows, order), **out)
+            return RowBatch(footprint=self.manifest.footprint, **out)
+        return RowBatch(**out)
 
     def table(self, shard: int) -> RowTable:
         """The row arrays of a shard, all `rows_per_shard` of them.
 
         Raises:
             StoreError: the shard is not published.
-            DamagedStoreError: a file was changed, cut or removed.
+            DamagedStoreError, ReplacedStoreError: as `check`.
         """
-        self._require_published(shard)
-        return RowTable(**{name: self._shard_files.column(array, shard) for array, name in ARRAYS.items()})
+        columns = self._columns(shard, *ARRAYS)
+        return RowTable(**{name: columns[array] for array, name in ARRAYS.items()})
 
     def keys(self, shard: int) -> list[str]:
-        """The keys of a shard's `rows_per_shard` rows, "" where a row holds no image; reads no other file.
+        """The keys of a shard's `rows_per_shard` rows, "" where a row holds no image; decodes no other file.
 
         Raises:
             StoreError: the shard is not published.
-            DamagedStoreError: the file was changed, cut or removed.
+            DamagedStoreError, ReplacedStoreError: as `check`.
         """
-        self._require_published(shard)
-        keys: list[str] = self._shard_files.column("key", shard)
+        keys: list[str] = self._columns(shard, "key")["key"]
         return keys
 
     def statuses(self, shard: int) -> NDArray[np.uint8]:
-        """(rows_per_shard,) 0 no image, 1 labelled, 2 failed; reads no other file, and raises as `keys` does."""
-        self._require_published(shard)
-        statuses: NDArray[np.uint8] = self._shard_files.column("status", shard)
+        """(rows_per_shard,) 0 no image, 1 labelled, 2 failed; decodes no other file, and raises as `keys` does."""
+        statuses: NDArray[np.uint8] = self._columns(shard, "status")["status"]
         return statuses
 
     def frames(self, shard: int) -> tuple[NDArray[np.uint32], NDArray[np.uint8]]:
         """(rows_per_shard, 2) heights and widths as decoded, 0 where not known, and (rows_per_shard,) orientations.
 
-        Reads no other file, and raises as `keys` does.
+        Decodes no other file, and raises as `keys` does.
         """
-        self._require_published(shard)
-        return self._shard_files.column("size_hw", shard), self._shard_files.column("orientation", shard)
+        columns = self._columns(shard, "size_hw", "orientation")
+        return columns["size_hw"], columns["orientation"]
 
     def _checked(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         rows, last = np.asarray(rows), self.num_shards * self.rows_per_shard
@@ -132,7 +167,19 @@ class StoreReader:
             )
         return rows.astype(np.int64, copy=False)
 
-    def _published(self, partial: bool) -> frozenset[int]:
+    def _require(self, digest: str) -> None:
+        if re.fullmatch("[0-9a-f]{64}", digest) is None:
+            raise InvalidValueError(
+                f"a store's digest is 64 hexadecimal digits, as `relabel inspect STORE --digest` prints; got {digest!r}"
+            )
+        if (found := self.digest()) != digest:
+            raise StoreError(
+                f"{self.files.where} is another store than the one that was asked for: its digest is {found}, and not "
+                f"{digest}. Get the store of that digest, or look at this one and use its own"
+            )
+
+    def _published(self, partial: bool) -> tuple[frozenset[int], frozenset[int]]:
+        """The finished shards, and those of them that lack a file."""
         names = {name: self.files.names(name) for name in self.arrays}
         done = published_shards(self.manifest, names["status"])
         if len(done) < self.num_shards and not partial:
@@ -141,17 +188,17 @@ class StoreReader:
                 "yet: finish `relabel generate`, or pass partial=True to use the others"
             )
         lost = [
-            f"{spec.name}/{spec.file_name(shard)}"
+            (shard, f"{spec.name}/{spec.file_name(shard)}")
             for spec in self.arrays.values()
             for shard in sorted(done)
             if spec.file_name(shard) not in names[spec.name]
         ]
         if lost and not partial:
             raise DamagedStoreError(
-                f"{self.files.where} lacks {len(lost)} files of published shards ({', '.join(lost[:_SHOWN])}). "
-                + self.files.repair
+                f"{self.files.where} lacks {len(lost)} files of published shards "
+                f"({', '.join(name for _, name in lost[:_SHOWN])}). " + self.files.repair
             )
-        return done
+        return done, frozenset(shard for shard, _ in lost)
 
     def _require_published(self, shard: int) -> None:
         if shard not in self.published:
@@ -160,18 +207,34 @@ class StoreReader:
                 f"of which {len(self.published)} are"
             )
 
-    def _map(self, shard: int) -> MappedShard:
-        mapped = self._mapped.get(shard)
-        if mapped is None:
-            if shard not in self.published:
-                raise LabelError(
-                    f"shard {shard} of {self.files.where} is not published, so its images have no labels yet: "
-                    "finish `relabel generate`"
-                )
-            mapped = self._mapped[shard] = self._shard_files.map(shard)
+    def _columns(self, shard: int, *names: str) -> dict[str, Any]:
+        self._require_published(shard)
+
+        def read() -> dict[str, Any]:
+            return {name: self._shard_files.column(name, shard) for name in names}
+
+        return self._open.sparing(lambda: self._belonging.settled(shard, names, read))
+
+    def _mapped(self, shard: int) -> MappedShard:
+        if shard not in self.published:
+            raise LabelError(
+                f"shard {shard} of {self.files.where} is not published, so its images have no labels yet: "
+                "finish `relabel generate`"
+            )
+        names = (*MAPPED, "footprint") if "footprint" in self.arrays else MAPPED
+        sound = self._belonging.is_sound
+        mapped = self._belonging.settled(
+            shard, names, lambda: self._shard_files.map(shard, is_sound=bool(sound[shard]))
+        )
+        sound[shard] = True
         return mapped
 
-    def _read_scores(self, groups: list[_Group], rows: NDArray[np.int64], order: NDArray[np.intp]) -> NDArray[Any]:
+    def _opened(self, shard: int) -> OpenFile:
+        return self._belonging.settled(shard, ("scores",), lambda: self._shard_files.open(shard))
+
+    def _read_scores(
+        self, groups: list[_Group], rows: NDArray[np.int64], order: NDArray[np.intp], checksums: NDArray[np.uint32]
+    ) -> NDArray[Any]:
         """(n, K + 1, H, W), decoded in small slabs: a buffer as large as a batch is new memory each time."""
         spec = self.arrays["scores"]
         scores = np.empty((len(rows), *spec.tail), spec.little)
@@ -179,21 +242,32 @@ class StoreReader:
         chunks = itertools.chain.from_iterable(map(self._chunks, groups))
         for start in range(0, len(rows), len(slab) or 1):
             places = order[start : start + len(slab)]
-            decoded = slab[: len(places)]
-            self._decode(list(itertools.islice(chunks, len(places))), rows[places], decoded)
+            decoded, some = slab[: len(places)], list(itertools.islice(chunks, len(places)))
+            self._decode(some, rows[places], decoded)
+            self._require_own(some, rows[places], checksums[places])
             scores[places] = decoded
         return scores.astype(spec.dtype, copy=False)
 
     def _chunks(self, group: _Group) -> Iterator[bytes]:
         """The inner chunks of a group's rows, one after the other; empty where there is none."""
-        index, most = self._map(group.shard).index[group.rows].tolist(), self.arrays["scores"].most_chunk_bytes()
+        index, most = self._open.map(group.shard).index[group.rows].tolist(), self.arrays["scores"].most_chunk_bytes()
+        file = self._open.file(group.shard)
         try:
-            file = self._scores[group.shard]
             for offset, length in index:
                 # A chunk that claims more is damaged, and so is what is read of it.
                 yield file.read(min(length, most + 1), offset) if offset != ABSENT else b""
         except OSError as error:
+            # A file that was taken away on a network file system is a stale one.
+            self._belonging.check(group.shard)
             raise self._shard_files.unreadable("scores", group.shard, error) from error
+
+    def _require_own(self, chunks: list[bytes], rows: NDArray[np.int64], checksums: NDArray[np.uint32]) -> None:
+        """Refuse chunks, each of them whole, whose checksums are not those of their rows."""
+        found = np.frombuffer(b"".join([chunk[-4:] for chunk in chunks]), "<u4")
+        foreign = np.flatnonzero(found != checksums)
+        if len(foreign):
+            shard, inside = divmod(int(rows[foreign[0]]), self.rows_per_shard)
+            raise self._shard_files.damaged("scores", shard, f"row {inside}: its map is that of another row or run")
 
     def _decode(self, chunks: list[bytes], rows: NDArray[np.int64], into: NDArray[Any]) -> None:
         decode = self.arrays["scores"].codec.decode
@@ -210,7 +284,7 @@ class StoreReader:
     def _no_map(self, row: int, error: Exception) -> RelabelError:
         """Why a row has no map: it never had one, or it is damaged."""
         shard, inside = divmod(row, self.rows_per_shard)
-        if self._map(shard).index[inside, 0] != ABSENT:
+        if self._open.map(shard).index[inside, 0] != ABSENT:
             return self._shard_files.damaged("scores", shard, f"row {inside}: {error}")
         table = self.table(shard)
         if table.statuses[inside] == LABELED:

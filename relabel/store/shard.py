@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import errno
 import os
+import re
+import stat
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -14,8 +16,42 @@ from numpy.typing import NDArray
 
 from relabel.errors import DamagedStoreError, StoreError
 from relabel.store import codecs
-from relabel.store.files import StoreFiles, open_regular, read_bytes
+from relabel.store.descriptors import OpenFile
+from relabel.store.digest import ENDS_BYTES
+from relabel.store.files import ScarceError, StoreFiles, read_bytes, unreadable
 from relabel.store.layout import ABSENT, ArraySpec
+
+MAPPED = ("scores", "classes", "profile", "checksum")
+"""The arrays whose files are mapped, four mappings a shard."""
+_GONE = (errno.ENOENT, errno.ENOTDIR, errno.ESTALE)
+
+
+class LostFileError(DamagedStoreError):
+    """A file that is not there: lost, or, if it was there before, taken away under the reader."""
+
+
+class Ends(NamedTuple):
+    """A file's length, its first and its last `ENDS_BYTES`, and its stamp."""
+
+    length: int
+    data: bytes
+    stamp: int
+
+
+def stamp_of(path: Path) -> int:
+    """A number that a file of this name keeps until another takes its place, or it is changed; 0 where there is none.
+
+    One that is other says nothing: a change of its permissions or a copy of the store has another, too.
+    """
+    try:
+        return _stamp(path.stat())
+    except OSError:
+        return 0
+
+
+def _stamp(status: os.stat_result) -> int:
+    # Whole numbers have the same hash in every process.
+    return hash((status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -28,12 +64,14 @@ class MappedShard:
         index: (R, 2) uint64, offset and length of each row's inner chunk of `scores`; `ABSENT` where there is none.
         classes: (R, K + M).
         profile: (R, M + 1) int8.
+        checksum: (R,) uint32, the checksum that each row's inner chunk ends in; 0 where there is none.
         footprint: (R, 4) float32, or None where the manifest has one for all.
     """
 
     index: NDArray[np.uint64]
     classes: NDArray[Any]
     profile: NDArray[np.int8]
+    checksum: NDArray[np.uint32]
     footprint: NDArray[np.float32] | None
 
 
@@ -45,17 +83,40 @@ class ShardFiles:
     arrays: dict[str, ArraySpec]
     rows: int
 
-    def map(self, shard: int) -> MappedShard:
-        """Map and check the index, classes and profile."""
+    def map(self, shard: int, *, is_sound: bool) -> MappedShard:
+        """Map the index and the arrays that rows are looked up in, and check them unless they were found sound."""
         return MappedShard(
-            index=self._index(shard),
-            classes=self._raw("classes", shard),
-            profile=self._raw("profile", shard),
+            index=self._index(shard, is_sound),
+            classes=self._raw("classes", shard, is_sound),
+            profile=self._raw("profile", shard, is_sound),
+            checksum=self._raw("checksum", shard, is_sound),
             footprint=self.column("footprint", shard) if "footprint" in self.arrays else None,
         )
 
+    def open(self, shard: int) -> OpenFile:
+        """A shard's file of score maps, to be read row by row."""
+        try:
+            return OpenFile(self.path("scores", shard))
+        except OSError as error:
+            raise self.unreadable("scores", shard, error) from error
+
+    def ends(self, name: str, shard: int) -> Ends:
+        """The ends of a shard's file of an array."""
+        try:
+            file = OpenFile(self.path(name, shard))
+            status = os.fstat(file.descriptor)
+            first = file.read(ENDS_BYTES, 0)
+            last = file.read(ENDS_BYTES, status.st_size - ENDS_BYTES) if status.st_size > ENDS_BYTES else first
+        except OSError as error:
+            raise self.unreadable(name, shard, error) from error
+        return Ends(status.st_size, first + last, _stamp(status))
+
+    def stamp(self, name: str, shard: int) -> int:
+        """`stamp_of` a shard's file of an array."""
+        return stamp_of(self.path(name, shard))
+
     def column(self, name: str, shard: int) -> Any:
-        """All rows of an array that is one compressed chunk a shard: (R, *tail), or a list of R strings."""
+        """A shard of an array that is one chunk a shard: (R, *tail), (1, *tail) if not `per_row`, or R strings."""
         spec = self.arrays[name]
         try:
             data = read_bytes(self.files, self._file(name, shard), spec.most_bytes(self.rows))
@@ -67,7 +128,7 @@ class ShardFiles:
             else:
                 content = spec.content(data, self.rows)
                 # A copy, because bytes give an array that cannot be written to, which torch warns of.
-                column = np.frombuffer(content, spec.little).reshape(self.rows, *spec.tail).astype(spec.dtype)
+                column = np.frombuffer(content, spec.little).reshape(-1, *spec.tail).astype(spec.dtype)
         except codecs.DECODING_ERRORS as error:
             raise self.damaged(name, shard, error) from error
         return column
@@ -84,23 +145,39 @@ class ShardFiles:
 
     def unreadable(self, name: str, shard: int, error: OSError) -> StoreError:
         """The error for a file that is gone or cannot be read, to be raised."""
-        if error.errno in (errno.EMFILE, errno.ENFILE):
-            return StoreError(f"cannot read {self._file(name, shard)}: {error.strerror}. Raise `ulimit -n`")
+        what = unreadable(f"cannot read {self._file(name, shard)}", error)
+        if isinstance(what, ScarceError):
+            return what
         if error.errno in (errno.EINVAL, errno.EFBIG):
             return self.damaged(name, shard, error.strerror)
+        lost = LostFileError if error.errno in _GONE else DamagedStoreError
+        return lost(f"{self.files.where}: {what}. {self.files.repair}")
+
+    def foreign(self, shard: int) -> DamagedStoreError:
+        """The error for a shard whose files do not belong together or to the store, to be raised."""
+        try:
+            # Of a file that is not even whole that is what should be said.
+            self.map(shard, is_sound=False)
+            for name in self.arrays.keys() - MAPPED:
+                self.column(name, shard)
+        except DamagedStoreError as error:
+            return error
         return DamagedStoreError(
-            f"{self.files.where}: cannot read {self._file(name, shard)}: {error.strerror or error}. {self.files.repair}"
+            f"{self.files.where}: the files of shard {shard} do not belong together, or not to this store: one of them "
+            f"is of another shard, of another run or of another store, or was changed. {self.files.repair}"
         )
 
     def _file(self, name: str, shard: int) -> str:
         return f"{name}/{self.arrays[name].file_name(shard)}"
 
-    def _index(self, shard: int) -> NDArray[np.uint64]:
+    def _index(self, shard: int, is_sound: bool) -> NDArray[np.uint64]:
         whole = self._mapped("scores", shard)
         chunks = len(whole) - codecs.index_bytes(self.rows)
         if chunks < 0:
             raise self.damaged("scores", shard, f"{len(whole)} bytes are too few for the index of {self.rows} rows")
         try:
+            if is_sound:
+                return codecs.index_of(whole[chunks:-4], self.rows)
             index = codecs.decode_index(whole[chunks:], self.rows)
         except ValueError as error:
             raise self.damaged("scores", shard, error) from error
@@ -110,26 +187,35 @@ class ShardFiles:
             raise self.damaged("scores", shard, "its index points outside the file")
         return index
 
-    def _raw(self, name: str, shard: int) -> NDArray[Any]:
+    def _raw(self, name: str, shard: int, is_sound: bool) -> NDArray[Any]:
         spec, whole = self.arrays[name], self._mapped(name, shard)
         try:
-            content = codecs.CRC32C.content(whole, self.rows * spec.row_bytes())
+            content = whole[:-4] if is_sound else codecs.CRC32C.content(whole, self.rows * spec.row_bytes())
+            return np.frombuffer(content, spec.little).reshape(self.rows, *spec.tail)
         except ValueError as error:
             raise self.damaged(name, shard, error) from error
-        return np.frombuffer(content, spec.little).reshape(self.rows, *spec.tail)
 
     def _mapped(self, name: str, shard: int) -> NDArray[np.uint8]:
         """A file's bytes, mapped; unlike mmap before Python 3.13, torch keeps no descriptor for it."""
-        path = self.path(name, shard)
+        path, most = self.path(name, shard), self.arrays[name].most_bytes(self.rows)
         try:
-            with os.fdopen(open_regular(path, self.arrays[name].most_bytes(self.rows)), "rb") as file:
-                size = os.fstat(file.fileno()).st_size
-            if size == 0:
-                raise self.damaged(name, shard, "it is empty")
-            mapped: NDArray[np.uint8] = torch.from_file(str(path), shared=False, size=size, dtype=torch.uint8).numpy()
+            status = path.stat()
+            if not stat.S_ISREG(status.st_mode):
+                raise self.damaged(name, shard, "it is no regular file")
+            if not 0 < status.st_size <= most:
+                raise self.damaged(name, shard, f"it has {status.st_size} bytes, and 1 to {most} belong there")
+            whole = torch.from_file(str(path), shared=False, size=status.st_size, dtype=torch.uint8)
         except OSError as error:
             raise self.unreadable(name, shard, error) from error
         except (RuntimeError, ValueError) as error:
-            raise self.damaged(name, shard, error) from error
+            raise self._unmapped(name, shard, error) from error
+        mapped: NDArray[np.uint8] = whole.numpy()
         mapped.flags.writeable = False
         return mapped
+
+    def _unmapped(self, name: str, shard: int, error: Exception) -> StoreError:
+        """The error for a file that torch cannot map, which tells the system's own only at the end of its text."""
+        number = re.search(r"\((\d+)\)$", str(error))
+        if number is None:
+            return self.damaged(name, shard, error)
+        return self.unreadable(name, shard, OSError(int(number[1]), os.strerror(int(number[1]))))

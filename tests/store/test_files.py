@@ -160,7 +160,7 @@ def test_errors_of_a_file_system_become_ours(upload, monkeypatch, tmp_path):
             with pytest.raises(StoreError, match=f"cannot {doing}: 418"):
                 StoreReader(url)
     monkeypatch.setattr(_MEMORY, "get_file", refuse)
-    with pytest.raises(StoreError, match=r"cannot copy memory://store/scores/c.0.0.0.0.0 to .*: 418"):
+    with pytest.raises(StoreError, match=r"cannot copy memory://store/digest/c.0.0.0 to .*: 418"):
         reader.read([0])
     with pytest.raises(StoreError, match="cannot open nonsense://store: Protocol not known"):
         StoreReader("nonsense://store")
