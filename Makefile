@@ -14,7 +14,7 @@ ALONGSIDE := -n auto --maxprocesses 8 --dist loadfile
 room = $(wildcard tests/$(ROOM) tests/test_$(ROOM).py tests/test_$(ROOM)_*.py relabel/$(ROOM) relabel/$(ROOM).py)
 
 .DEFAULT_GOAL := help
-.PHONY: help install check test test-gpu test-oldest demo bench edits fixture
+.PHONY: help install check test test-gpu test-oldest demo bench edits faults fixture
 
 help: ## Show this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -51,6 +51,9 @@ bench: $(STAMP) ## Speed and size, each beside a peer in the same run
 
 edits: $(STAMP) ## 2,000 edits of a manifest: each is refused, or changes no label
 	cd tests && PYTHONPATH=.. ../$(BIN)/python -m store.manifest_edits 2000
+
+faults: $(STAMP) ## 1,000 faults while a store is written: none loses or changes anything
+	OMP_NUM_THREADS=1 $(BIN)/python -m bench.faults --count 1000
 
 fixture: $(STAMP) ## Freeze a new store fixture; see CONTRIBUTING.md first
 	$(BIN)/python tests/make_fixture.py
