@@ -198,16 +198,17 @@ class SourceOptions:
         float,
         # A store of objects may take a minute to find one that it keeps on slow disks.
         Option(
-            "A URL or pipe that brings no byte for so long is opened again.",
+            "How long a URL or pipe may bring no byte.",
             "run",
             least=0.1,
             flag="--source-timeout",
             metavar="SECONDS",
         ),
     ] = 120.0
-    source_retries: Annotated[
-        int, Option("How often it is, before its shard is given up; also where it fails.", "run", least=0)
-    ] = 3
+    source_retries: Annotated[int, Option("How often one that stalls or fails is opened again.", "run", least=0)] = 3
+
+    def __post_init__(self) -> None:
+        check_options(self)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""Paths that users write, and files that are read only where they are files: a pipe or a device is never waited for."""
+"""Names and files from outside: what may be printed, where a path leads, and what is read only if it is a file."""
 
 from __future__ import annotations
 
@@ -20,6 +20,11 @@ _FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0
 """Should a pipe take the place of a file after the first look, it would be waited for without the second flag."""
 SHORTAGES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 """What a file cannot be blamed for: this process, or the machine, has too little of something."""
+
+
+def printable(text: str) -> str:
+    """Text from a data file on one line, without the control characters that a terminal would obey."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in " ".join(text.splitlines()))
 
 
 def expanded(path: str | Path) -> Path:

@@ -6,22 +6,38 @@ import math
 import sys
 import threading
 import time
+from collections.abc import Callable
 from typing import Any, Self
 
 from tqdm import tqdm
 
+from relabel.paths import printable
+
 _LOG_SECONDS = 30.0
+_TICK_SECONDS = 1.0
+_LONGEST_NAME = 80
 
 
 class Progress:
     """A bar with rate and ETA on stderr; silent where `shown` is False. A context manager.
 
     Where stderr is not a terminal it is a line every 30 seconds and one at the end, so that a log stays readable.
-    `advance` may be called from many threads.
+    `advance` may be called from many threads; where nobody does, the time goes on all the same, and `reading` says what
+    is being waited for, as it does behind every note.
     """
 
-    def __init__(self, what: str, total: int | None, *, unit: str, shown: bool = True) -> None:
+    def __init__(
+        self,
+        what: str,
+        total: int | None,
+        *,
+        unit: str,
+        shown: bool = True,
+        reading: Callable[[], str] = lambda: "",
+    ) -> None:
         self._lock = threading.Lock()
+        self._note, self._reading = "", reading
+        self._closed = threading.Event()
         self._bar: tqdm[Any] | _Lines | None = None
         if shown and sys.stderr.isatty():
             self._bar = tqdm(
@@ -29,14 +45,15 @@ class Progress:
             )
         elif shown:
             self._bar = _Lines(what, total, f" {unit}")
+        if self._bar is not None:
+            threading.Thread(target=self._tick, name="progress", daemon=True).start()
 
     def advance(self, count: int, note: str = "") -> None:
         """Count `count` more; `note` stands behind the bar."""
         if self._bar is None:
             return
         with self._lock:
-            if note:
-                self._bar.set_postfix_str(note, refresh=False)
+            self._say(self._bar, note)
             self._bar.update(count)
 
     def reach(self, count: int, total: int | None, note: str = "") -> None:
@@ -45,16 +62,30 @@ class Progress:
             return
         with self._lock:
             self._bar.total = math.inf if total is None else total
-            if note:
-                self._bar.set_postfix_str(note, refresh=False)
+            self._say(self._bar, note)
             self._bar.update(max(0, count - int(self._bar.n)))
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._closed.set()
         if self._bar is not None:
-            self._bar.close()
+            with self._lock:
+                self._bar.close()
+
+    def _say(self, bar: tqdm[Any] | _Lines, note: str = "") -> None:
+        self._note = note or self._note
+        name = self._reading()
+        told = [*filter(None, [self._note]), *([f"reading {printable(name)[:_LONGEST_NAME]}"] if name else [])]
+        bar.set_postfix_str(", ".join(told), refresh=False)
+
+    def _tick(self) -> None:
+        while not self._closed.wait(_TICK_SECONDS):
+            with self._lock:
+                if self._bar is not None and not self._closed.is_set():
+                    self._say(self._bar)
+                    self._bar.refresh()
 
 
 class _Lines:
@@ -72,6 +103,9 @@ class _Lines:
 
     def update(self, count: int) -> None:
         self.n += count
+        self.refresh()
+
+    def refresh(self) -> None:
         if time.monotonic() - self._printed >= _LOG_SECONDS:
             self._print()
 

@@ -58,6 +58,18 @@ def test_a_log_of_a_short_run_is_one_line(stderr):
     assert log.getvalue().startswith("listing: 100 images [")
 
 
+@pytest.mark.parametrize("stream", [io.StringIO, Terminal])
+def test_what_is_waited_for_is_named_though_nothing_comes(stream, stderr, monkeypatch):
+    monkeypatch.setattr(progress, "_LOG_SECONDS", 0.0)
+    monkeypatch.setattr(progress, "_TICK_SECONDS", 0.01)
+    shown = stderr(stream())
+    with Progress("listing", None, unit="images", reading=lambda: "part\x1b[2J-07.tar"):
+        while "reading part" not in shown.getvalue():
+            time.sleep(0.01)
+    assert "listing: 0 images [" in shown.getvalue()
+    assert "reading part\N{REPLACEMENT CHARACTER}[2J-07.tar" in shown.getvalue()
+
+
 def test_a_terminal_gets_a_bar_with_the_note(stderr):
     terminal = stderr(Terminal())
     with Progress("labelling", 4, unit="images") as bar:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from relabel.cli.options import Shown
+from relabel.options import SourceOptions
 
 if TYPE_CHECKING:
     # `relabel --help` must not wait for torch.
@@ -37,13 +38,13 @@ files_option = click.option(
 store_to_write = click.argument("store", type=click.Path(path_type=Path), callback=local)
 
 
-def source_of(images: str | None, files: Path | None) -> ImageSource | None:
+def source_of(images: str | None, files: Path | None, options: SourceOptions) -> ImageSource | None:
     """The images of ``--images`` and ``--files``, None without either."""
     if images is None and files is not None:
         raise click.UsageError("--files lists images below the folder --images: give that too")
     from relabel.images import open_source
 
-    return None if images is None else open_source(images, files)
+    return None if images is None else open_source(images, files, options)
 
 
 def find_functions(names: Sequence[str]) -> None:

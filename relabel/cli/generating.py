@@ -45,7 +45,8 @@ def generate(images: str, store: Path, files: Path | None, as_json: bool, timing
 
     given["rank"], given["world_size"] = rank_and_world_size(given["rank"], given["world_size"], os.environ)
     with telling_of(store):
-        summary = run(open_source(images, files), store, ensemble_spec(given), made(GenerateOptions, given))
+        how = made(GenerateOptions, given)
+        summary = run(open_source(images, files, how), store, ensemble_spec(given), how)
     if summary.is_part:
         # The first process tells of all, in its exit code too: torchrun stops every process as soon as one says no.
         return

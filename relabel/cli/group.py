@@ -10,8 +10,8 @@ from typing import Any
 import click
 
 from relabel.cli.signals import Ended, Ending, end_children
-from relabel.cli.text import printable
 from relabel.errors import RelabelError
+from relabel.paths import printable
 
 _EXIT_USAGE = 2
 _EXIT_BROKEN_PIPE = 141

@@ -41,7 +41,8 @@ def import_(
     from relabel.importers import import_archive
 
     with telling_of(store):
-        summary = import_archive(folder, store, made(ImportOptions, given, archive=archive), source_of(images, files))
+        how = made(ImportOptions, given, archive=archive)
+    summary = import_archive(folder, store, how, source_of(images, files, how))
     text = run_text(summary, str(store), parts=[aligned(_facts(summary))])
     finish(plain(summary) if as_json else text, is_good=summary.is_good)
 

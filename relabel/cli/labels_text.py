@@ -7,7 +7,8 @@ import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from relabel.cli.text import aligned, findings_text, printable, table
+from relabel.cli.text import aligned, findings_text, table
+from relabel.paths import printable
 
 if TYPE_CHECKING:
     # `relabel --help` must not wait for torch and timm.

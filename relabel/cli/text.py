@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from relabel.findings import class_text
 from relabel.geometry import Footprint
+from relabel.paths import printable
 
 if TYPE_CHECKING:
     # `relabel --help` must not wait for torch and timm.
@@ -48,11 +49,6 @@ def aligned(facts: Mapping[str, object]) -> str:
 def cut(text: str, most: int = _WIDTH) -> str:
     """Text for a table: a foreign store's key may have as many characters as it likes."""
     return text if len(text) <= most else f"{text[:most]}... ({len(text)} characters)"
-
-
-def printable(text: str) -> str:
-    """Text from a data file on one line, without the control characters that a terminal would obey."""
-    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in " ".join(text.splitlines()))
 
 
 def failure_lines(failures: Sequence[Failure], unlisted: int) -> list[str]:

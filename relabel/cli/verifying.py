@@ -60,9 +60,8 @@ def shards(
     """
     from relabel.verify import verify_shards
 
-    report = verify_shards(
-        store, source_of(images, files), made(ShardsOptions, given), workers=workers, show_progress=not quiet
-    )
+    how = made(ShardsOptions, given)
+    report = verify_shards(store, source_of(images, files, how), how, workers=workers, show_progress=not quiet)
     finish(plain(report) if as_json else shards_text(report), is_good=report.is_good)
 
 
@@ -87,8 +86,9 @@ def labels(store: str, images: str | None, files: Path | None, as_json: bool, **
     from relabel.worth import verify_labels
 
     find_functions(given["teachers"])
-    source = source_of(images, files)
+    how = made(LabelsOptions, given, rerun=made(RerunOptions, given))
+    source = source_of(images, files, how)
     if source is None:
         raise click.UsageError("Missing option '--images'")
-    report = verify_labels(store, source, made(LabelsOptions, given, rerun=made(RerunOptions, given)))
+    report = verify_labels(store, source, how)
     finish(plain(report) if as_json else labels_text(report), is_good=report.is_clean)

@@ -95,8 +95,8 @@ class DecodedBatches:
         self._stopped.set()
         if self._feeder.is_alive():
             self._source.stop()
-        # A reader stuck on a dead connection must not keep the run alive: the thread is a daemon.
-        self._feeder.join(timeout=5)
+        # A reader stuck on a dead disk must not keep the run alive: the thread is a daemon.
+        self._feeder.join(timeout=1)
         self._decoder.close()
 
     def __iter__(self) -> Iterator[DecodedBatch | ShardFailure]:

@@ -15,7 +15,7 @@ from relabel.teacher.devices import device_text
 
 def listed(source: ImageSource, options: GenerateOptions, *, title: str, shown: bool) -> Listing:
     """One pass over the source's keys, with a bar; they are not kept."""
-    with Progress(title, None, unit="images", shown=shown) as progress:
+    with Progress(title, None, unit="images", shown=shown, reading=lambda: source.reading) as progress:
         listing = source.listing(options.samples_per_shard, workers=options.threads, progress=progress.advance)
     return replace(listing, parts=())
 

@@ -54,7 +54,7 @@ def generate(
         StoreError: the store cannot be written.
     """
     options = options or GenerateOptions()
-    source = open_source(images)
+    source = open_source(images, options=options)
     ensemble = _loaded(teacher)
     peers = Peers.of_run(options.rank, options.world_size)
     shown = options.show_progress and peers.leads
@@ -78,7 +78,9 @@ def generate(
     # Which of theirs other processes will label again is not known here.
     everyone = listing.tasks if peers.are_shared else mine
     is_idle = not (left.tasks or options.retry_failed or missing(everyone, writer.published()))
-    with Progress(peers.title("labelling"), None, unit="images", shown=shown and not is_idle) as progress:
+    with Progress(
+        peers.title("labelling"), None, unit="images", shown=shown and not is_idle, reading=lambda: source.reading
+    ) as progress:
         run = _Run(annotator, writer, peers, progress, left.again)
         summary = replace(
             run.label(source, left.tasks, plan),

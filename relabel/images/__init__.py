@@ -11,3 +11,4 @@ from relabel.images.encoded import SourcePart as SourcePart
 from relabel.images.encoded import Span as Span
 from relabel.images.encoded import image_hash as image_hash
 from relabel.images.source import open_source as open_source
+from relabel.images.streams import stopping as stopping

@@ -20,7 +20,7 @@ _TICK_SECONDS = 0.2
 """How soon a read that waits notices that it was stopped."""
 _GRACE_SECONDS = 0.5
 """For a command to remove what it made, before it is killed."""
-_LONGEST_PAUSE_SECONDS = 30.0
+_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 1.0, 30.0
 _SIGPIPE = 141
 """How a shell tells that a command wrote to one that had read enough, such as ``head``: no failure."""
 _CURL = ("curl", "--fail", "--silent", "--location", "--connect-timeout", "30")
@@ -77,7 +77,7 @@ class Reads:
 
     def pause(self, attempt: int, stopped: threading.Event) -> None:
         """Wait before another try, longer each time."""
-        if stopped.wait(min(2.0**attempt, _LONGEST_PAUSE_SECONDS)):
+        if stopped.wait(min(_PAUSE_SECONDS * 2**attempt, _LONGEST_PAUSE_SECONDS)):
             raise _stopped()
 
     @contextlib.contextmanager

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import itertools
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from relabel.cores import stoppable_threads
 from relabel.errors import InvalidValueError
-from relabel.images import ImageSource, open_source
+from relabel.images import ImageSource, open_source, stopping
 from relabel.importers.archive import Rows, list_archive, rows_of_files, rows_of_images
 from relabel.importers.files import Scan, added, scan
 from relabel.importers.options import PUBLISHED, ImportOptions, ImportSummary
 from relabel.importers.result import layout_of, manifest_of
 from relabel.importers.shard import ImportedShard, ShardJob, files_of, import_shard
 from relabel.importers.workers import Workers
+from relabel.plan import ShardTask
 from relabel.progress import Progress
 from relabel.store import create_or_open, read_manifest, remaining
 
@@ -56,23 +58,17 @@ def import_archive(
         layout = layout_of(found, options)
         writer = create_or_open(path, manifest_of(rows, found, layout, options))
         left = remaining(writer, rows.tasks)
-        todo = sum(task.count for task in left.tasks)
-        with (
-            Progress("importing", todo, unit="images", shown=shown and bool(todo)) as progress,
-            stoppable_threads(options.threads) as threads,
-        ):
-            job = ShardJob(
-                rows=rows,
-                source=source,
-                num_classes=options.num_classes,
-                layout=layout,
-                digests=digests,
-                writer=writer,
-                again=left.again,
-                workers=workers,
-                advance=threads.unless_stopped(progress.advance),
-            )
-            done = list(threads.pool.map(lambda task: import_shard(job, task), left.tasks))
+        job = ShardJob(
+            rows=rows,
+            source=source,
+            num_classes=options.num_classes,
+            layout=layout,
+            digests=digests,
+            writer=writer,
+            again=left.again,
+            workers=workers,
+        )
+        done = _imported(job, left.tasks, options)
     return ImportSummary(
         shards=len(rows.tasks),
         shards_skipped=len(rows.tasks) - len(left.tasks),
@@ -90,6 +86,23 @@ def import_archive(
     )
 
 
+def _imported(job: ShardJob, tasks: Sequence[ShardTask], options: ImportOptions) -> list[ImportedShard]:
+    todo, source = sum(task.count for task in tasks), job.source
+    with (
+        Progress(
+            "importing",
+            todo,
+            unit="images",
+            shown=options.show_progress and bool(todo),
+            reading=lambda: source.reading if source else "",
+        ) as progress,
+        stoppable_threads(options.threads) as threads,
+        stopping(source),
+    ):
+        advance = threads.unless_stopped(progress.advance)
+        return list(threads.pool.map(lambda task: import_shard(job, task, advance), tasks))
+
+
 def _source(images: str | ImageSource | None, options: ImportOptions) -> ImageSource | None:
     if images is None and options.whose_footprint == "center":
         raise InvalidValueError(
@@ -97,7 +110,7 @@ def _source(images: str | ImageSource | None, options: ImportOptions) -> ImageSo
             "depends on the image's size: give --images, which are read but not decoded; or --footprint whole for an "
             "archive that was made of whole images"
         )
-    return None if images is None else open_source(images)
+    return None if images is None else open_source(images, options=options)
 
 
 def _totals(done: list[ImportedShard]) -> dict[str, Any]:
@@ -119,7 +132,9 @@ def _rows(folder: Path, source: ImageSource | None, options: ImportOptions) -> R
         archive = list_archive(folder, progress.advance)
     if source is None:
         return rows_of_files(archive, options.extension, options.samples_per_shard)
-    with Progress("listing images", None, unit="images", shown=options.show_progress) as progress:
+    with Progress(
+        "listing images", None, unit="images", shown=options.show_progress, reading=lambda: source.reading
+    ) as progress:
         listing = source.listing(options.samples_per_shard, workers=options.threads, progress=progress.advance)
     if not listing.parts:
         raise InvalidValueError("--samples-per-shard is for folders of images; a tar is a shard. Leave it out")

@@ -37,7 +37,6 @@ class ShardJob:
     writer: StoreWriter
     again: frozenset[int]
     workers: Workers
-    advance: Callable[[int], None]
 
 
 @dataclass(slots=True)
@@ -59,11 +58,11 @@ def files_of(rows: Rows, task: ShardTask, num_classes: int) -> Iterator[Files]:
         yield Files(rows.archive.folder, names, num_classes)
 
 
-def import_shard(job: ShardJob, task: ShardTask) -> ImportedShard:
+def import_shard(job: ShardJob, task: ShardTask, advance: Callable[[int], None]) -> ImportedShard:
     """Convert and publish a shard. One whose images or maps changed since they were listed is not published."""
     with job.writer.claim(task.shard, again=task.shard in job.again) as claimed:
         try:
-            table, done = _filled(job, task, claimed.add)
+            table, done = _filled(job, task, claimed.add, advance)
         except SourceError as error:
             return ImportedShard(refusal=Failure(task.shard, "", str(error)))
         except MemoryError:
@@ -72,7 +71,9 @@ def import_shard(job: ShardJob, task: ShardTask) -> ImportedShard:
     return done
 
 
-def _filled(job: ShardJob, task: ShardTask, add: Callable[..., None]) -> tuple[RowTable, ImportedShard]:
+def _filled(
+    job: ShardJob, task: ShardTask, add: Callable[..., None], advance: Callable[[int], None]
+) -> tuple[RowTable, ImportedShard]:
     """Hand the shard's maps over to `add`; what else is known of its rows."""
     rows, first = job.rows, job.rows.first(task)
     done, digest = ImportedShard(images=task.count), 0
@@ -97,7 +98,7 @@ def _filled(job: ShardJob, task: ShardTask, add: Callable[..., None]) -> tuple[R
             done.scores += found.slots[some].size
             done.dropped += dropped
         digest = added(digest, found.digest)
-        job.advance(len(together))
+        advance(len(together))
     if digest != job.digests[task.shard]:
         raise SourceError("the archive's files changed while they were imported; run again when nothing writes them")
     done.failures = [Failure(task.shard, one.key, one.error) for one in told if one.error]

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from relabel.errors import InvalidValueError
-from relabel.options import Option, check_options
+from relabel.options import Option, SourceOptions, check_options
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ShardsOptions:
+class ShardsOptions(SourceOptions):
     """Which part of a store is looked at, and what is done about what is found."""
 
     shards: Annotated[

@@ -11,7 +11,7 @@ import numpy as np
 from relabel.cores import Threads, stoppable_threads, usable_cores
 from relabel.errors import StoreError
 from relabel.findings import Finding
-from relabel.images import ImageSource, open_source
+from relabel.images import ImageSource, open_source, stopping
 from relabel.progress import Progress
 from relabel.store import FAILED, LABELED, StoreReader
 from relabel.verify.compare import compare_images
@@ -91,7 +91,7 @@ def verify_shards(
     reader = StoreReader(store, partial=True)
     chosen = options.chosen(reader.num_shards)
     # A mistyped path must not be found out only after the store was read.
-    source = None if images is None else open_source(images)
+    source = None if images is None else open_source(images, options=options)
     repairer = Repairer(reader, store, options.copy) if options.repair else None
     compared = 0
     try:
@@ -106,7 +106,10 @@ def verify_shards(
             table = KeyTable(reader, [check.rows for check in checks.values()], is_part=options.is_part)
             of_all = list(table.findings())
             if source is not None:
-                with Progress("comparing images", len(table), unit="images", shown=show_progress) as bar:
+                told = Progress(
+                    "comparing images", len(table), unit="images", shown=show_progress, reading=lambda: source.reading
+                )
+                with told as bar, stopping(source):
                     step = threads.unless_stopped(bar.advance)
                     compared, differences = compare_images(source, table, threads.pool, step)
                 of_all += differences

@@ -86,13 +86,19 @@ def verify_labels(store: str | Path, images: str | ImageSource, options: LabelsO
     options = options or LabelsOptions()
     started = time.perf_counter()
     reader = StoreReader(store, partial=True)
-    source = open_source(images)
+    source = open_source(images, options=options)
     rows = sample_rows(reader, options.count, options.seed)
     if not rows:
         raise StoreError(f"{reader.files.where} holds no labelled image in a published shard: run `relabel generate`")
     rerun = Rerun(reader.manifest, options.rerun)
     run = _Run(reader, rerun, options)
-    with Progress("running the teacher", len(rows), unit="images", shown=options.show_progress) as progress:
+    with Progress(
+        "running the teacher",
+        len(rows),
+        unit="images",
+        shown=options.show_progress,
+        reading=lambda: source.reading,
+    ) as progress:
         stream = sampled_images(source, reader, rows, run.check.findings, progress.advance)
         while chunk := list(islice(stream, run.batch_size)):
             run.take(chunk)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated
 
-from relabel.options import QUIET, Option, check_options
+from relabel.options import QUIET, Option, SourceOptions, check_options
 from relabel.teacher.spec import CHECKPOINT, CLASSES, DEVICE, IMAGE_SIZE, NAME, RANDOM_WEIGHTS, Precision
 
 _RECORDED = "the manifest's"
@@ -54,7 +54,7 @@ class RerunOptions:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LabelsOptions:
+class LabelsOptions(SourceOptions):
     """How labels are verified; `rerun` says which teachers run, where the manifest alone does not."""
 
     count: Annotated[int, Option("Images, at random, evenly over the store.", "map", least=1, flag="-n/--count")] = 256
