@@ -12,7 +12,8 @@ from relabel.cli.arguments import local
 from relabel.cli.options import Command
 from relabel.cli.output import as_json, finish, plain, quiet
 from relabel.cli.signals import telling_of
-from relabel.cli.text import aligned, printable
+from relabel.cli.text import aligned
+from relabel.paths import printable
 
 if TYPE_CHECKING:
     from relabel.comparing import StoreDiff, Unlike

@@ -106,12 +106,7 @@ def verify_shards(
             table = KeyTable(reader, [check.rows for check in checks.values()], is_part=options.is_part)
             of_all = list(table.findings())
             if source is not None:
-                told = Progress(
-                    "comparing images", len(table), unit="images", shown=show_progress, reading=lambda: source.reading
-                )
-                with told as bar, stopping(source):
-                    step = threads.unless_stopped(bar.advance)
-                    compared, differences = compare_images(source, table, threads.pool, step)
+                compared, differences = _compared(source, table, threads, show_progress)
                 of_all += differences
     except MemoryError as error:
         raise StoreError("memory ran out; give fewer --workers") from error
@@ -130,6 +125,12 @@ def verify_shards(
         not_checked=unseen if options.is_part else (),
         repair=None if repairer is None else repairer.outcome(remade, checks.values(), of_all),
     )
+
+
+def _compared(source: ImageSource, table: KeyTable, threads: Threads, shown: bool) -> tuple[int, list[Finding]]:
+    bar = Progress("comparing images", len(table), unit="images", shown=shown, reading=lambda: source.reading)
+    with bar as progress, stopping(source):
+        return compare_images(source, table, threads.pool, threads.unless_stopped(progress.advance))
 
 
 def _checked(reader: StoreReader, chosen: range, threads: Threads, show_progress: bool) -> dict[int, ShardCheck]:
