@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -49,7 +50,7 @@ class Value(click.ParamType):  # type: ignore[type-arg]  # generic in the newest
         try:
             if self.option.count == 1:
                 return None if kind is None else kind(text)
-            values = [kind(part) for part in text.lower().replace(",", "x").split("x")]  # type: ignore[misc]
+            values = [kind(part) for part in re.split("[x, ]", text.lower())]  # type: ignore[misc]
         except ValueError:
             return None
         # One number of a size is a square's.
@@ -85,7 +86,7 @@ class Command(click.Command):
         for arg in args:
             is_number = arg.isascii() and arg.replace(".", "", 1).isdecimal()
             if room and is_number:
-                joined[-1] = f"{joined[-1]}x{arg}"
+                joined[-1] = f"{joined[-1]} {arg}"
                 room -= 1
                 continue
             room = most.get(joined[-1] if joined else "", 1) - 1 if is_number else 0

@@ -47,6 +47,10 @@ class GenerateOptions(RunOptions):
 
     def __post_init__(self) -> None:
         check_options(self)
+        if self.dtype != "uint8" and self.step != STEP:
+            raise InvalidValueError(
+                f"scores in {self.dtype} are not rounded to steps; got step {self.step:g}. Leave --step or --scores out"
+            )
         if not self.rank < self.world_size:
             raise InvalidValueError(f"rank must lie in [0, {self.world_size}); got {self.rank}")
 

@@ -20,6 +20,7 @@ from relabel.generate.options import StageSeconds, merged
         ({"dtype": "int8"}, "dtype must be one of 'uint8', 'float16'; got 'int8'"),
         ({"rank": 2, "world_size": 2}, r"rank must lie in \[0, 2\); got 2"),
         ({"step": 1 / 32}, "step must be a number, from 0.0625 to 1.0; got"),
+        ({"step": 0.5, "dtype": "float16"}, "not rounded to steps; got step 0.5. Leave --step"),
         ({"max_failures": 1.5}, "max_failures must be a number, from 0 to 1; got 1.5"),
     ],
 )
