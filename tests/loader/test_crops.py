@@ -83,7 +83,7 @@ def some_twice(dataset: Any) -> Any:
 
 
 # Of each way a worker starts, and each way a data set is wrapped: a spawned worker imports torch, for seconds.
-@pytest.mark.parametrize(("context", "wrap"), [("fork", lambda d: d), ("fork", some_twice), ("spawn", some_twice)])
+@pytest.mark.parametrize(("context", "wrap"), [("fork", lambda d: d), ("spawn", some_twice)])
 def test_loader_workers_give_the_row_of_the_image_that_they_loaded(
     photos: Path, store: Path, context: str, wrap: Callable[[Any], Any]
 ) -> None:

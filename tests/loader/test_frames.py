@@ -359,3 +359,8 @@ def test_a_square_tells_its_frame_by_what_is_left_of_its_exif_wherever_that_stoo
     upright = ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert("RGB")
     for image, frame in ((data, "decoded"), (as_decoded, "decoded"), (upright, "upright")):
         assert label_of({"__key__": "a", "png": image})[1].maps.frame == frame  # type: ignore[index]
+    # A copy may have been turned before it lost its Exif, or not.
+    stream = io.BytesIO()
+    Image.fromarray(np.array(as_decoded)).save(stream, "PNG")
+    with pytest.raises(InvalidValueError, match="does not tell whether it was turned by it"):
+        label_of({"__key__": "a", "png": stream.getvalue()})
