@@ -6,7 +6,7 @@ import contextlib
 import errno
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from relabel.errors import DamagedStoreError, ManifestMismatchError, StoreBusyError, StoreError
@@ -49,20 +49,9 @@ def create_or_open(path: Path, manifest: Manifest) -> StoreWriter:
         writer = StoreWriter(path, theirs)
         if differences := theirs.difference(manifest):
             raise _mismatch(path, differences, is_empty=not writer.published())
-        restore_arrays(path, theirs)
+        remake(path, theirs, [f"{name}/zarr.json" for name, _ in array_faults(store_files(path), theirs)])
         writer.sweep()
     return writer
-
-
-def restore_arrays(path: Path, manifest: Manifest) -> tuple[str, ...]:
-    """Make the zarr.json anew of every array that is not as format 1 lays it out; answers which.
-
-    Raises:
-        StoreError: the folder cannot be written, or another process does the same.
-    """
-    wrong = tuple(dict.fromkeys(name for name, _ in array_faults(store_files(path), manifest)))
-    _remake(path, manifest, [f"{name}/zarr.json" for name in wrong])
-    return wrong
 
 
 def restore_manifest(path: Path, manifest: Manifest) -> bool:
@@ -75,13 +64,17 @@ def restore_manifest(path: Path, manifest: Manifest) -> bool:
     for shard in sorted(published_shards(manifest, files.names("status"))):
         with contextlib.suppress(DamagedStoreError):
             check_shard(files, manifest, shard)
-            _remake(path, manifest, ["zarr.json"])
+            remake(path, manifest, ["zarr.json"])
             return True
     return False
 
 
-def _remake(path: Path, manifest: Manifest, names: list[str]) -> None:
-    """Some zarr.json files, as they were when the store was made."""
+def remake(path: Path, manifest: Manifest, names: Sequence[str]) -> None:
+    """Make some zarr.json files as they were when the store was made.
+
+    Raises:
+        StoreError: the folder cannot be written, or another process does the same.
+    """
     if not names:
         return
     with disk_errors(path), _sole_creator(path) as draft:

@@ -16,8 +16,8 @@ from relabel.store.layout import array_metadata, arrays_of
 _MOST_DEPTH = 64
 """Format 1 needs 6, and others' attributes hardly more."""
 _SHOWN = 400
-_NO_FILE = {errno.EINVAL, errno.EFBIG, errno.ELOOP}
-"""Of what is there, and is a folder, a pipe, a link to itself, or far too long."""
+_NO_FILE = {errno.EINVAL, errno.EFBIG, errno.ELOOP, errno.ENXIO, errno.ENODEV}
+"""Of what is there, and is a folder, a pipe, a socket, a device, a link to itself, or far too long."""
 
 
 def read_manifest(path: str | Path) -> Manifest:

@@ -7,32 +7,43 @@ from typing import Any
 
 import numpy as np
 
-from relabel.manifest import PER_ROW
+from relabel.manifest import PER_ROW, Manifest
 from relabel.store import StoreReader
-from relabel.store.layout import array_metadata
-from relabel.store.metadata import read_json
+from relabel.store.files import StoreFiles
+from relabel.store.layout import array_metadata, arrays_of
+from relabel.store.metadata import array_faults, read_json
 from relabel.verify.rows import contradicts
 
 _GROUP_FIELDS = frozenset({"zarr_format", "node_type", "attributes", "consolidated_metadata"})
 
 
 def metadata_findings(reader: StoreReader) -> Iterator[str]:
-    """Everything that is wrong with the store as a whole. The reader has compared the arrays' zarr.json already."""
-    group = read_json(reader.files, "zarr.json")
-    if group.get("consolidated_metadata") is not None:
-        yield "zarr.json holds consolidated metadata, a copy of the arrays' metadata that readers would believe"
-    yield from _unknown_fields("zarr.json", group, _GROUP_FIELDS)
-    for name, spec in reader.arrays.items():
-        fields = array_metadata(spec, reader.manifest).keys() | {"storage_transformers"}
-        yield from _unknown_fields(f"{name}/zarr.json", read_json(reader.files, f"{name}/zarr.json"), fields)
+    """Everything that is wrong with the store as a whole."""
+    yield from (what for _, what in json_findings(reader.files, reader.manifest))
     yield from _manifest_findings(reader)
     yield from _stray_files(reader)
 
 
-def _unknown_fields(file: str, found: dict[str, Any], fields: Set[str]) -> Iterator[str]:
+def json_findings(files: StoreFiles, manifest: Manifest) -> Iterator[tuple[str, str]]:
+    """(file, what is wrong with it) of the zarr.json files, but for what the manifest says."""
+    group = read_json(files, "zarr.json")
+    if group.get("consolidated_metadata") is not None:
+        what = "zarr.json holds consolidated metadata, a copy of the arrays' metadata that readers would believe"
+        yield "zarr.json", what
+    yield from _unknown_fields("zarr.json", group, _GROUP_FIELDS)
+    faults = dict(array_faults(files, manifest))
+    for name, spec in arrays_of(manifest).items():
+        file, fields = f"{name}/zarr.json", array_metadata(spec, manifest).keys() | {"storage_transformers"}
+        if name in faults:
+            yield file, faults[name]
+        else:
+            yield from _unknown_fields(file, read_json(files, file), fields)
+
+
+def _unknown_fields(file: str, found: dict[str, Any], fields: Set[str]) -> Iterator[tuple[str, str]]:
     """zarr readers must refuse a field that they do not know."""
     for name in sorted(found.keys() - fields):
-        yield f"{file} holds {name!r}, which is no field of zarr v3"
+        yield file, f"{file} holds {name!r}, which is no field of zarr v3"
 
 
 def _manifest_findings(reader: StoreReader) -> Iterator[str]:

@@ -11,10 +11,12 @@ from relabel.errors import DamagedStoreError, ManifestMismatchError, StoreBusyEr
 from relabel.findings import Finding
 from relabel.manifest import Manifest
 from relabel.store import ShardWriter, StoreReader, StoreWriter, read_manifest
-from relabel.store.create import restore_arrays, restore_manifest, sweep_beside
+from relabel.store.create import remake, restore_manifest, sweep_beside
 from relabel.store.digest import shard_digest
+from relabel.store.files import store_files
+from relabel.store.metadata import read_json
 from relabel.verify.files import read_file
-from relabel.verify.metadata import metadata_findings
+from relabel.verify.metadata import json_findings, metadata_findings
 from relabel.verify.shard import ShardCheck, check_shard, not_published
 
 
@@ -44,25 +46,28 @@ class Repair:
         return not (self.retracted or self.left_alone or self.missing or self.unmended)
 
 
-def remake_metadata(store: str | Path, copy: str | None) -> list[str]:
+def remake_metadata(store: str | Path, copy: str | None) -> list[tuple[str, str]]:
     """Make the zarr.json files anew that are missing or damaged: an array's as the manifest says, the store's as the
-    copy says; answers which.
+    copy says; answers (file, what was wrong with it).
 
     Raises:
         StoreError: the store's own is damaged, and there is no copy, or it is one of another store.
     """
     path = _local(store)
-    remade = []
+    found: list[tuple[str, str]] = []
     try:
         manifest = read_manifest(path)
-    except StoreError:
-        if copy is None:
+    except StoreError as error:
+        if copy is None or not path.is_dir() or not restore_manifest(path, read_manifest(copy)):
             raise
         manifest = read_manifest(copy)
-        if not path.is_dir() or not restore_manifest(path, manifest):
-            raise
-        remade.append("zarr.json")
-    return remade + [f"{name}/zarr.json" for name in restore_arrays(path, manifest)]
+        found.append(("zarr.json", str(error)))
+    files = store_files(path)
+    # What a user has written into the store's own is not to be lost.
+    is_ours = read_json(files, "zarr.json").get("attributes", {}).keys() == {"relabel"}
+    found += [(file, what) for file, what in json_findings(files, manifest) if is_ours or file != "zarr.json"]
+    remake(path, manifest, list(dict.fromkeys(file for file, _ in found)))
+    return found
 
 
 class Repairer:
@@ -79,12 +84,12 @@ class Repairer:
         sweep_beside(self._writer.path)
         self._writer.sweep()
 
-    def outcome(self, remade: list[str], checks: Iterable[ShardCheck], of_all: list[Finding]) -> Repair:
+    def outcome(self, remade: Iterable[str], checks: Iterable[ShardCheck], of_all: list[Finding]) -> Repair:
         """What was done, of what the shards are like afterwards, and what was found of all of them together."""
         done = self.done
         for kind in (done.retracted, done.restored, done.left_alone, done.missing):
             kind.sort()
-        done.remade += remade
+        done.remade += dict.fromkeys(remade)
         labelled_again = {*done.retracted, *done.missing, *done.left_alone}
         left = [finding for check in checks for finding in check.findings if finding.shard not in labelled_again]
         of_store = [Finding(-1, -1, "", what) for what in metadata_findings(self._reader)]

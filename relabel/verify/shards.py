@@ -98,7 +98,7 @@ def verify_shards(
         with stoppable_threads(workers or usable_cores()) as threads:
             checks = _checked(reader, chosen, threads, show_progress)
             findings = [finding for check in checks.values() for finding in check.findings]
-            findings += [Finding(-1, -1, "", f"{name} was missing or damaged") for name in remade]
+            findings += [Finding(-1, -1, "", what) for _, what in remade]
             findings += [Finding(-1, -1, "", what) for what in metadata_findings(reader)]
             damaged = tuple(shard for shard, check in checks.items() if check.is_damaged)
             if repairer is not None:
@@ -123,7 +123,7 @@ def verify_shards(
         findings=tuple(sorted([*findings, *of_all])),
         damaged=damaged,
         not_checked=unseen if options.is_part else (),
-        repair=None if repairer is None else repairer.outcome(remade, checks.values(), of_all),
+        repair=None if repairer is None else repairer.outcome([file for file, _ in remade], checks.values(), of_all),
     )
 
 
