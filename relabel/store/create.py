@@ -9,14 +9,15 @@ import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from relabel.errors import DamagedStoreError, ManifestMismatchError, StoreBusyError, StoreError
+from relabel.errors import DamagedStoreError, ManifestMismatchError, ReplacedStoreError, StoreBusyError, StoreError
 from relabel.manifest import Manifest
-from relabel.store.broken import check_shard
+from relabel.store.belonging import Belonging
 from relabel.store.disk import disk_errors, make_way, sync
 from relabel.store.files import MOST_METADATA_BYTES, store_files
-from relabel.store.layout import create_arrays, published_shards
+from relabel.store.layout import arrays_of, create_arrays, published_shards
 from relabel.store.locks import check_locks, lock_file
 from relabel.store.metadata import array_faults, load_manifest
+from relabel.store.shard import ShardFiles, stamp_of
 from relabel.store.writer import StoreWriter
 
 _PATIENCE_SECONDS = 60.0
@@ -61,9 +62,11 @@ def restore_manifest(path: Path, manifest: Manifest) -> bool:
         StoreError: the folder cannot be written, or another process does the same.
     """
     files = store_files(path)
+    shards = ShardFiles(files, arrays_of(manifest), manifest.data.rows_per_shard)
+    bound = Belonging(shards, manifest, root=stamp_of(files.local("zarr.json")), lost=frozenset())
     for shard in sorted(published_shards(manifest, files.names("status"))):
-        with contextlib.suppress(DamagedStoreError):
-            check_shard(files, manifest, shard)
+        with contextlib.suppress(DamagedStoreError, ReplacedStoreError):
+            bound.check(shard)
             remake(path, manifest, ["zarr.json"])
             return True
     return False

@@ -32,6 +32,10 @@ class ScarceError(StoreError):
     """Descriptors, mappings or memory have run out: a passing state of the process or the machine, and no damage."""
 
 
+class ForbiddenError(StoreError):
+    """A file that this user may not read: it may be whole all the same."""
+
+
 class StoreFiles(Protocol):
     """A store's files by name, ``array/file``. Picklable."""
 
@@ -245,8 +249,11 @@ def open_regular(path: str | Path, most: int | None = None, *, dir_fd: int | Non
 
 
 def unreadable(what: str, error: OSError) -> StoreError:
-    """The error for what the system did not do, to be raised: a `ScarceError` that says what to raise, where it can."""
+    """The error for what the system did not do, to be raised: a `ScarceError` that says what to raise, where it can,
+    or a `ForbiddenError`."""
     text = f"{what}: {error.strerror or error}"
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return ForbiddenError(f"{text}. Mend its permissions: it may be whole")
     return ScarceError(f"{text}. {_SCARCE[error.errno]}") if error.errno in _SCARCE else StoreError(text)
 
 

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from relabel.errors import DamagedStoreError
 from relabel.plan import Failure, ShardTask, missing
-from relabel.store.broken import check_shard
 from relabel.store.layout import FAILED, NO_IMAGE
 from relabel.store.reader import StoreReader
 from relabel.store.writer import StoreWriter
@@ -55,10 +54,11 @@ def remaining(writer: StoreWriter, tasks: Sequence[ShardTask], *, retry_failed: 
     for task in tasks:
         if task.shard in reader.published:
             try:
-                check_shard(reader.files, reader.manifest, task.shard)
+                reader.check(task.shard)
                 found[task.shard] = reader.statuses(task.shard)
             except DamagedStoreError as error:
-                broken.append(Failure(task.shard, "", str(error)))
+                what = str(error).removeprefix(f"{writer.path}: ").removesuffix(reader.files.repair).rstrip()
+                broken.append(Failure(task.shard, "", what))
     if broken:
         _log.warning(
             "%d shards that were published are broken, and are labelled again; the first is shard %d: %s",

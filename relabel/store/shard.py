@@ -18,7 +18,7 @@ from relabel.errors import DamagedStoreError, StoreError
 from relabel.store import codecs
 from relabel.store.descriptors import OpenFile
 from relabel.store.digest import ENDS_BYTES
-from relabel.store.files import ScarceError, StoreFiles, read_bytes, unreadable
+from relabel.store.files import ForbiddenError, ScarceError, StoreFiles, read_bytes, unreadable
 from relabel.store.layout import ABSENT, ArraySpec
 
 MAPPED = ("scores", "classes", "profile", "checksum")
@@ -146,12 +146,13 @@ class ShardFiles:
     def unreadable(self, name: str, shard: int, error: OSError) -> StoreError:
         """The error for a file that is gone or cannot be read, to be raised."""
         what = unreadable(f"cannot read {self._file(name, shard)}", error)
-        if isinstance(what, ScarceError):
+        if isinstance(what, (ScarceError, ForbiddenError)):
             return what
         if error.errno in (errno.EINVAL, errno.EFBIG):
             return self.damaged(name, shard, error.strerror)
-        lost = LostFileError if error.errno in _GONE else DamagedStoreError
-        return lost(f"{self.files.where}: {what}. {self.files.repair}")
+        # A link that leads nowhere is there, and was when the store was opened.
+        is_gone = error.errno in _GONE and not (error.filename and Path(error.filename).is_symlink())
+        return (LostFileError if is_gone else DamagedStoreError)(f"{self.files.where}: {what}. {self.files.repair}")
 
     def foreign(self, shard: int) -> DamagedStoreError:
         """The error for a shard whose files do not belong together or to the store, to be raised."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -14,15 +13,8 @@ from relabel.errors import DamagedStoreError, StoreError
 from relabel.store import StoreReader, codecs
 from relabel.store.descriptors import OpenFile
 from relabel.store.digest import shard_digest
-from relabel.store.files import read_bytes
+from relabel.store.files import ForbiddenError, ScarceError, read_bytes, unreadable
 from relabel.store.layout import ABSENT, ArraySpec
-
-_SHORTAGES = {errno.EMFILE, errno.ENFILE, errno.ENOMEM}
-_FORBIDDEN = {errno.EACCES, errno.EPERM}
-
-
-class UnreadableFileError(DamagedStoreError):
-    """A file that this user may not read: it may be whole all the same."""
 
 
 def read_column(reader: StoreReader, name: str, shard: int) -> NDArray[Any]:
@@ -30,7 +22,8 @@ def read_column(reader: StoreReader, name: str, shard: int) -> NDArray[Any]:
 
     Raises:
         DamagedStoreError: the file cannot be read, or is not what format 1 writes.
-        StoreError: memory or descriptors ran out.
+        ForbiddenError: this user may not read it.
+        ScarceError: memory or descriptors ran out.
     """
     spec, data = reader.arrays[name], read_file(reader, name, shard)
     try:
@@ -67,7 +60,8 @@ class ScoreFile:
 
     Raises:
         DamagedStoreError: the file or its index cannot be read.
-        StoreError: memory or descriptors ran out; of every method.
+        ForbiddenError: this user may not read it.
+        ScarceError: memory or descriptors ran out; of every method.
     """
 
     def __init__(self, reader: StoreReader, shard: int) -> None:
@@ -102,7 +96,9 @@ class ScoreFile:
                 try:
                     carried[i] = self._decode(rows[i : i + 1], maps[i : i + 1])[0]
                 except OSError as error:
-                    faults.append((i, str(_unread(self._name, error))))
+                    if isinstance(what := _unread(self._name, error), ScarceError):
+                        raise what from error
+                    faults.append((i, str(what)))
                 except codecs.DECODING_ERRORS as error:
                     faults.append((i, f"its map in {self._name} is damaged: {error}"))
             return maps, carried, faults
@@ -117,14 +113,10 @@ class ScoreFile:
         return list(map(codecs.checksum_of, chunks))
 
 
-def _unread(file: str, error: OSError) -> DamagedStoreError:
-    """What is wrong with a file that cannot be read; raised at once where it is not the file."""
-    if error.errno in _SHORTAGES:
-        raise StoreError(f"cannot read {file}: {error.strerror}. Give fewer --workers, or raise `ulimit -n`") from error
-    what = f"{file} cannot be read: {error.strerror}"
-    if error.errno in _FORBIDDEN:
-        return UnreadableFileError(f"{what}. Mend its permissions: it may be whole")
-    return DamagedStoreError(what)
+def _unread(file: str, error: OSError) -> StoreError:
+    """What is wrong with a file that cannot be read, to be raised: it is damaged, forbidden, or not at fault."""
+    what = unreadable(f"{file} cannot be read", error)
+    return what if isinstance(what, (ScarceError, ForbiddenError)) else DamagedStoreError(str(what))
 
 
 def _file(spec: ArraySpec, shard: int) -> str:

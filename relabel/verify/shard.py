@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from relabel.errors import DamagedStoreError
+from relabel.errors import DamagedStoreError, StoreError
 from relabel.findings import Finding
 from relabel.store import FAILED, LABELED, NO_IMAGE, StoreReader
+from relabel.store.files import ForbiddenError
 from relabel.verify.content import Maps, content_findings
-from relabel.verify.files import ScoreFile, UnreadableFileError, found_digest, read_column
+from relabel.verify.files import ScoreFile, found_digest, read_column
 from relabel.verify.keys import shard_rows
 from relabel.verify.rows import Columns, row_findings
 
@@ -64,20 +65,20 @@ def check_shard(reader: StoreReader, shard: int, advance: Callable[[int], None])
         check.findings.append(Finding(shard, row, key, what))
         check.is_damaged |= is_damage
 
-    def unread(error: DamagedStoreError) -> None:
-        found(-1, str(error), is_damage=not isinstance(error, UnreadableFileError))
+    def unread(error: StoreError) -> None:
+        found(-1, str(error), is_damage=not isinstance(error, ForbiddenError))
 
     for spec in reader.arrays.values():
         if not spec.is_sharded:
             try:
                 columns[spec.name] = read_column(reader, spec.name, shard)
-            except DamagedStoreError as error:
+            except (DamagedStoreError, ForbiddenError) as error:
                 unread(error)
     for row, what in row_findings(columns, reader.arrays, reader.manifest.fit):
         found(row, what)
     try:
         file = ScoreFile(reader, shard)
-    except DamagedStoreError as error:
+    except (DamagedStoreError, ForbiddenError) as error:
         unread(error)
         advance(reader.rows_per_shard)
     else:
