@@ -57,12 +57,16 @@ class Net(nn.Module):
 
 @dataclass(slots=True)
 class Case:
-    """One fault: where it happens, how the runs ended, and what is `wrong`; a run makes so many `calls` on files."""
+    """One fault: where it happens, how the runs ended, and what is `wrong`.
+
+    An undisturbed run makes so many `calls` on files, and `expected`.
+    """
 
     kind: str
     folder: Path
     dice: random.Random
     calls: int = 0
+    expected: dict[str, bytes] = field(default_factory=dict)
     codes: list[int] = field(default_factory=list)
     wrong: list[str] = field(default_factory=list)
 
@@ -231,8 +235,10 @@ def source_changed(case: Case) -> None:
     case.dice.choice(CHANGES)(tar, case.dice)
     case.wait(child, 0, 1, 2)
     _make_tars(case.folder / "tars")
-    # A shard of other images has their hashes, and is found by them.
-    case.run(["verify", "shards", str(case.store), "--images", case.images, "--repair", "--quiet"], 0, 1)
+    # A shard of other images has their hashes, and is found by them; the images that were damaged are failed rows.
+    is_same = _contents(case.store) == case.expected
+    case.run(["verify", "shards", str(case.store), "--images", case.images, "--quiet"], 0 if is_same else 1)
+    case.run(case.command("--retry-failed"), 0, 1)
 
 
 def _cut(tar: Path, dice: random.Random) -> None:
@@ -313,11 +319,11 @@ def campaign(count: int, seed: int, folder: Path, kinds: Sequence[str] = tuple(K
     expected = _contents(whole.store)
     for number in range(count):
         kind = kinds[number % len(kinds)]
-        case = Case(kind, folder / f"case{number}", random.Random(f"{seed} {number}"))
+        dice = random.Random(f"{seed} {number}")
+        case = Case(kind, folder / f"case{number}", dice, int(calls.read_text()), expected)
         _make_tars(case.folder / "tars")
-        case.calls = int(calls.read_text())
         KINDS[kind](case)
-        _judge(case, expected)
+        _judge(case)
         yield case
         shutil.rmtree(case.folder, ignore_errors=True)
 
@@ -329,8 +335,9 @@ def _import_all() -> None:
     Image.init()
 
 
-def _judge(case: Case, expected: dict[str, bytes]) -> None:
+def _judge(case: Case) -> None:
     """What the fault left must be true, and the same command must finish it."""
+    expected = case.expected
     for name in _published(case.store):
         if _read(case.store / name) != expected[name]:
             case.wrong.append(f"{name} is published and wrong")

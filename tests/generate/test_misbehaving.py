@@ -103,3 +103,27 @@ def test_a_run_that_goes_on_elsewhere_says_so(tmp_path, caplog, monkeypatch):
     generate(images, tmp_path / "store", make_teacher(), options())
     (told,) = [record.message for record in caplog.records if record.levelname == "WARNING"]
     assert re.search(r"begun with device cpu \w+ \(now abacus\)", told)
+
+
+def test_a_want_of_memory_ends_the_shard_and_is_no_bad_image(tmp_path, monkeypatch):
+    images = write_tars(tmp_path / "tars", (6, 3, 5))
+    generate(images, tmp_path / "whole", make_teacher(), options())
+    calls = iter(range(100))
+
+    def scarce(data: bytes) -> bool:
+        # torch's allocator and Python's say it otherwise; once each.
+        number = next(calls)
+        if number == 1:
+            raise MemoryError
+        if number == 7:
+            raise RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory")
+        return False
+
+    with monkeypatch.context() as patch:
+        patch.setattr("relabel.images.decode.jpeg_header", lambda data: scarce(data) or None)
+        summary = generate(images, tmp_path / "store", make_teacher(), options(workers=1))
+    assert [(failure.shard, failure.key) for failure in summary.failures] == [(0, ""), (1, "")]
+    assert "memory ran out while images of part-00.tar were decoded" in summary.failures[0].reason
+    assert not summary.is_good
+    generate(images, tmp_path / "store", make_teacher(), options())
+    assert contents(tmp_path / "store") == contents(tmp_path / "whole")
