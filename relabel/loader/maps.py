@@ -23,8 +23,6 @@ from relabel.store.keys import KeyIndex
 Rows = Tensor | NDArray[np.int64] | Sequence[int]
 
 _SHOWN = 8
-_UNDOING = np.array([undoing(orientation) for orientation in range(9)])
-"""By orientation, 0 to 8."""
 
 
 class LabelMaps:
@@ -214,7 +212,7 @@ class LabelMaps:
                 f"own, {self.manifest.frame!r}, or write it again with images="
             )
         refuse_turned_grid(self.grid, moved)
-        return torch.from_numpy(wanted.astype(np.int64) if self._frame == "upright" else _UNDOING[wanted])
+        return torch.from_numpy(wanted.astype(np.int64) if self._frame == "upright" else undoing(wanted))
 
     def _numbers(self, rows: Rows) -> NDArray[np.int64]:
         # Never converted: a mask, a fraction, and a key of digits would all become the number of some row.
