@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,11 +10,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from relabel.errors import DamagedStoreError, InvalidValueError, LabelError, RelabelError, StoreError
+from relabel.errors import DamagedStoreError, LabelError, RelabelError, StoreError
 from relabel.manifest import PER_ROW
 from relabel.store import codecs
 from relabel.store.belonging import Belonging
 from relabel.store.descriptors import OpenFile, OpenShards
+from relabel.store.digest import check_store_digest
 from relabel.store.files import StoreFiles, store_files
 from relabel.store.layout import ABSENT, FAILED, LABELED, arrays_of, published_shards
 from relabel.store.maps import RowBatch
@@ -168,10 +168,7 @@ class StoreReader:
         return rows.astype(np.int64, copy=False)
 
     def _require(self, digest: str) -> None:
-        if re.fullmatch("[0-9a-f]{64}", digest) is None:
-            raise InvalidValueError(
-                f"a store's digest is 64 hexadecimal digits, as `relabel inspect STORE --digest` prints; got {digest!r}"
-            )
+        check_store_digest(digest)
         if (found := self.digest()) != digest:
             raise StoreError(
                 f"{self.files.where} is another store than the one that was asked for: its digest is {found}, and not "
