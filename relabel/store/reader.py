@@ -38,6 +38,7 @@ class StoreReader:
     Args:
         path: the store's folder, or a URL that fsspec opens.
         partial: whether a store may be opened whose shards are not all published.
+        lenient: whether the metadata of arrays may be damaged, for one who tells of it: it follows from the manifest.
         digest: the one that the store must have, as `digest` tells it; None takes any.
 
     Raises:
@@ -51,7 +52,9 @@ class StoreReader:
         rows_per_shard: R.
     """
 
-    def __init__(self, path: str | Path, *, partial: bool = False, digest: str | None = None) -> None:
+    def __init__(
+        self, path: str | Path, *, partial: bool = False, digest: str | None = None, lenient: bool = False
+    ) -> None:
         self.files: StoreFiles = store_files(path)
         # Before it is read: a store that takes its place in between is then another one.
         root = stamp_of(self.files.local("zarr.json"))
@@ -59,7 +62,8 @@ class StoreReader:
         self.arrays = arrays_of(self.manifest)
         self.num_shards = len(self.manifest.data.shards)
         self.rows_per_shard = self.manifest.data.rows_per_shard
-        check_arrays(self.files, self.manifest)
+        if not lenient:
+            check_arrays(self.files, self.manifest)
         self._shard_files = ShardFiles(self.files, self.arrays, self.rows_per_shard)
         self.published, lost = self._published(partial)
         self._belonging = Belonging(self._shard_files, self.manifest, root=root, lost=lost)

@@ -83,13 +83,13 @@ def verify_shards(
         show_progress: bars on stderr.
 
     Raises:
-        StoreError: not a store at all, or its metadata was changed; or memory or descriptors ran out.
+        StoreError: not a store at all, or its manifest was changed; or memory or descriptors ran out.
         SourceError: the images cannot be found.
     """
     options = options or ShardsOptions()
     started = time.perf_counter()
     remade = remake_metadata(store, options.copy) if options.repair else []
-    reader = StoreReader(store, partial=True)
+    reader = StoreReader(store, partial=True, lenient=True)
     chosen = options.chosen(reader.num_shards)
     # A mistyped path must not be found out only after the store was read.
     source = None if images is None else open_source(images, options=options)
