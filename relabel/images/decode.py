@@ -25,6 +25,9 @@ from relabel.images.jpeg import has_too_many_scans, jpeg_header
 from relabel.images.pillow import MAX_MEGAPIXELS, opened
 from relabel.manifest import Exif, Preprocessing
 
+_AT_ONCE = 1 << 24
+"""Pixels that Pillow converts at once: more than of any photograph in a data set."""
+
 _Fitted = tuple[Tensor, Footprint]
 
 
@@ -212,7 +215,14 @@ def _to_tensor(image: Image.Image) -> Tensor:
         return grey.repeat(3, 1, 1)
     # Pillow warns of some kinds of it, and the conversion drops it all the same.
     image.info.pop("transparency", None)
-    return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
+    if image.height * image.width <= _AT_ONCE:
+        return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
+    # In strips: converted whole, an image of 200 megapixels takes 4 bytes a pixel once more.
+    pixels, rows = np.empty((image.height, image.width, 3), np.uint8), max(1, _AT_ONCE // image.width)
+    for top in range(0, image.height, rows):
+        strip = image.crop((0, top, image.width, min(image.height, top + rows)))
+        pixels[top : top + rows] = np.asarray(strip.convert("RGB"))
+    return torch.from_numpy(pixels).permute(2, 0, 1)
 
 
 def _reason(error: Exception) -> str:

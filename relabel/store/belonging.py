@@ -150,10 +150,9 @@ class Belonging:
         self._root = root
 
     def _lacking(self, shard: int, error: LostFileError) -> StoreError:
-        """The error for a file that is not there, to be raised: it was lost before, or is gone since it was opened."""
+        """The error for a file that is not there, to be raised: it was lost before, or is gone since."""
         self._require_same_store()
-        # What was listed then, and leads nowhere, was lost, too.
-        if shard in self._lost or any(self._shards.path(name, shard).is_symlink() for name in self._places):
+        if shard in self._lost:
             return error
         return self._replaced(f"a file of shard {shard} is gone, as while it is labelled again ({error})")
 

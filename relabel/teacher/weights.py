@@ -79,7 +79,11 @@ def read_checkpoint(path: Path) -> Checkpoint:
         loaded = next((each for each in inside if isinstance(each, dict) and each), loaded)
     named = loaded.items() if isinstance(loaded, dict) else ()
     # torch's averaged models count their updates beside the weights.
-    tensors = {name: value for name, value in named if isinstance(value, Tensor) and name != "n_averaged"}
+    tensors = {
+        name: value
+        for name, value in named
+        if isinstance(name, str) and isinstance(value, Tensor) and name != "n_averaged"
+    }
     if not tensors:
         raise TeacherError(
             f"{path} holds no state dict; expected tensors by name, bare or under {', '.join(_WRAPPERS)}"
