@@ -84,7 +84,8 @@ def run_text(summary: RunSummary, store: str, *, note: str = "", parts: Sequence
 
 def generate_text(summary: GenerateSummary, store: str, *, timings: bool = False) -> str:
     """The end of a run of the teacher."""
-    note = f"; waited for {summary.waits.note(summary.seconds)}"
+    copied = f"; {summary.copied} of them copied, not labelled" if summary.copied else ""
+    note = f"{copied}; waited for {summary.waits.note(summary.seconds)}"
     rows = [(stage, f"{waited:.0%}", f"{busy:.0%}") for stage, waited, busy in summary.timings_table()]
     parts = [table(("stage", "waited for", "at work"), rows)] if timings else []
     return run_text(summary, store, note=note, parts=parts, again="; mend them and run again with --retry-failed")

@@ -7,27 +7,29 @@ hand uint8 pixels on without a copy between processes.
 from __future__ import annotations
 
 import contextlib
-import itertools
 import queue
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from relabel.errors import SourceError, lacks_memory
 from relabel.generate.decoders import Pixels, decoder
+from relabel.generate.reuse import Copied, Numbered, OldStore
 from relabel.images import EncodedImage, ImageSource
 from relabel.manifest import Preprocessing, fingerprint
 from relabel.plan import ShardTask, even_batches
-from relabel.store import Row
+from relabel.store import Row, RowBatch
 
 
 @dataclass(frozen=True, slots=True)
 class DecodedBatch:
-    """The next images of a task, uint8 (n, 3, h, w) once for each of the plan's views; zeros for failed images.
+    """Images of a task, uint8 (n, 3, h, w) once for each of the plan's views; zeros for failed images.
 
+    `places` are their numbers in the task. `maps` are those that an older store had of them; then there are no views.
     `is_last` says that the task ends here, and that its images were those that were listed; `fallbacks` is how many of
     them a slower decoder had to read, `seconds` how long the decoding threads worked on it, their mean.
     """
@@ -35,7 +37,9 @@ class DecodedBatch:
     task: ShardTask
     views: tuple[Tensor, ...]
     rows: list[Row]
+    places: list[int]
     is_last: bool
+    maps: RowBatch | None = None
     fallbacks: int = 0
     seconds: float = 0.0
 
@@ -52,7 +56,23 @@ class ShardFailure:
 class _Pending:
     task: ShardTask
     pixels: Callable[[], Pixels]
+    places: list[int]
     is_last: bool
+    maps: RowBatch | None = None
+
+    def decoded(self) -> DecodedBatch:
+        """The same, once its pixels are there."""
+        found = self.pixels()
+        return DecodedBatch(
+            task=self.task,
+            views=found.views,
+            rows=found.rows,
+            places=self.places,
+            is_last=self.is_last,
+            maps=self.maps,
+            fallbacks=found.fallbacks,
+            seconds=found.seconds,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,7 +82,7 @@ class BatchPlan:
     `device` is the teacher's; where the views say so ("cuda"), JPEGs are decoded on it.
     `fingerprints` holds the digest of each shard's listed keys. Without a listing it is empty; then a task's count is
     an upper bound, and its batches are not evened out. At most `ahead` + 2 batches of pixels are held at a time,
-    besides those that were handed out.
+    besides those that were handed out. What `reuse` has is copied: only the other images make batches.
     """
 
     views: tuple[Preprocessing, ...]
@@ -71,6 +91,7 @@ class BatchPlan:
     threads: int
     device: torch.device
     ahead: int = 4
+    reuse: OldStore | None = None
 
 
 class DecodedBatches:
@@ -110,7 +131,7 @@ class DecodedBatches:
                 yield item
                 continue
             try:
-                found = item.pixels()
+                found = item.decoded()
             except (MemoryError, RuntimeError) as error:
                 if not lacks_memory(error):
                     raise
@@ -118,7 +139,7 @@ class DecodedBatches:
                 lost = item.task
                 yield ShardFailure(lost, _out_of_memory(lost))
                 continue
-            yield DecodedBatch(item.task, found.views, found.rows, item.is_last, found.fallbacks, found.seconds)
+            yield found
 
     def _feed(self) -> None:
         try:
@@ -145,15 +166,37 @@ class DecodedBatches:
         raise _StoppedError
 
     def _pending(self, task: ShardTask) -> Iterator[_Pending]:
-        images = self._images(task)
-        plan = self._plan
-        sizes = iter(even_batches(task.count, plan.batch_size)) if plan.fingerprints else iter(())
-        chunk = list(itertools.islice(images, next(sizes, plan.batch_size)))
-        while chunk:
+        parts = self._parts(task)
+        part = next(parts, None)
+        while part is not None:
             # Read before its predecessor is handed out, so that a last batch is known as such.
-            following = list(itertools.islice(images, next(sizes, plan.batch_size)))
-            yield _Pending(task, self._decoder.submit(chunk), is_last=not following)
-            chunk = following
+            following = next(parts, None)
+            if isinstance(part, Copied):
+                pixels: Callable[[], Pixels] = partial(Pixels, (), part.rows, fallbacks=0, seconds=0.0)
+                yield _Pending(task, pixels, part.places, is_last=following is None, maps=part.maps)
+            else:
+                pixels = self._decoder.submit([image for _, image in part])
+                yield _Pending(task, pixels, [place for place, _ in part], is_last=following is None)
+            part = following
+
+    def _parts(self, task: ShardTask) -> Iterator[list[Numbered] | Copied]:
+        """The task's images in batches, and what an older store has of them."""
+        plan = self._plan
+        images: Iterator[Numbered] = enumerate(self._images(task))
+        found: Iterator[Numbered | Copied] = images if plan.reuse is None else plan.reuse.sort(images)
+        count = task.count if plan.reuse is None else plan.reuse.lacks(task)
+        sizes = iter(even_batches(count, plan.batch_size)) if plan.fingerprints else iter(())
+        batch, size = [], next(sizes, plan.batch_size)
+        for one in found:
+            if isinstance(one, Copied):
+                yield one
+                continue
+            batch.append(one)
+            if len(batch) == size:
+                yield batch
+                batch, size = [], next(sizes, plan.batch_size)
+        if batch:
+            yield batch
 
     def _images(self, task: ShardTask) -> Iterator[EncodedImage]:
         """The task's images; raises behind the last where they are not those that were listed."""

@@ -85,13 +85,13 @@ class Doubts:
         _log.warning("%s", what)
 
 
-def tell_of_change(begun: Mapping[str, str], now: Mapping[str, str]) -> None:
-    """Warn where a store was begun with another device or with other versions than those that go on with it."""
+def tell_of_change(what: str, begun: Mapping[str, str], now: Mapping[str, str]) -> None:
+    """Warn where `what`, a store, was made with another device or with other versions than those that go on with it."""
     changed = [
         f"{name} {begun[name]} (now {now[name]})" for name in begun.keys() & now.keys() if begun[name] != now[name]
     ]
     if changed:
         _log.warning(
-            "the store was begun with %s: its shards may differ from the new ones in the last bits of their scores",
-            ", ".join(sorted(changed)),
+            "%s was begun with %s: its maps may differ from the new ones in the last bits of their scores",
+            *(what, ", ".join(sorted(changed))),
         )

@@ -20,7 +20,8 @@ Stage = Literal["data", "device", "disk"]
 class GenerateOptions(RunOptions):
     """How a store is generated; the teacher and its preprocessing have types of their own.
 
-    How images are batched moves a teacher's sums in their last bits, so a score may round to the code beside.
+    How images are batched moves a teacher's sums in their last bits, so a score may round to the code beside. With
+    `reuse`, images are batched without those that are copied.
     """
 
     planes: Annotated[int, Option("K, classes kept at every cell.", "map", least=1, metavar="K")] = PLANES
@@ -44,6 +45,10 @@ class GenerateOptions(RunOptions):
         int, Option("Processes that share the work.", "run", least=1, unset="as torchrun or srun says")
     ] = 1
     retry_failed: Annotated[bool, Option("Label shards again that hold failed images.", "run")] = False
+    reuse: Annotated[
+        str | None,
+        Option("Copy the labels of images that an older store, of the same options, has.", "run", metavar="OLD"),
+    ] = None
 
     def __post_init__(self) -> None:
         check_options(self)
@@ -92,6 +97,7 @@ class GenerateSummary(RunSummary):
             score maps, the thread that compresses and publishes.
         batch_size: the images of a forward pass at most, as found or given; 0 where there was nothing to label.
         fallbacks: images that only a slower decoder could read.
+        copied: those of `images` whose labels were copied from an older store.
         doubts: what is strange about the teacher's answers, a sentence each: they differ from call to call, or are the
             same for every image.
         is_part: another process's summary tells of this share too, so that a command need not print this one, nor end
@@ -102,6 +108,7 @@ class GenerateSummary(RunSummary):
     busy: StageSeconds = field(default_factory=StageSeconds, compare=False)
     batch_size: int = field(default=0, compare=False)
     fallbacks: int = 0
+    copied: int = 0
     doubts: tuple[str, ...] = ()
     is_part: bool = False
 
@@ -136,7 +143,7 @@ def merged(parts: Sequence[GenerateSummary]) -> GenerateSummary:
 
 
 _ADDED = (
-    *("shards", "shards_skipped", "shards_published", "images", "fallbacks"),
+    *("shards", "shards_skipped", "shards_published", "images", "fallbacks", "copied"),
     *("failures_unlisted", "failed_earlier", "images_earlier"),
 )
 """What the processes of a run have done together."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from relabel.generate.options import GenerateOptions
 from relabel.geometry import WHOLE
 from relabel.images import ImageSource, Listing
@@ -14,10 +12,9 @@ from relabel.teacher.devices import device_text
 
 
 def listed(source: ImageSource, options: GenerateOptions, *, title: str, shown: bool) -> Listing:
-    """One pass over the source's keys, with a bar; they are not kept."""
+    """One pass over the source's keys, with a bar."""
     with Progress(title, None, unit="images", shown=shown, reading=lambda: source.reading) as progress:
-        listing = source.listing(options.samples_per_shard, workers=options.threads, progress=progress.advance)
-    return replace(listing, parts=())
+        return source.listing(options.samples_per_shard, workers=options.threads, progress=progress.advance)
 
 
 def manifest_of(ensemble: Ensemble, data: DataRecord, options: GenerateOptions) -> Manifest:

@@ -26,34 +26,43 @@ class OpenShard:
     task: ShardTask
     writer: ShardWriter
     stores_footprints: bool
-    rows: list[Row] = field(default_factory=list)
+    rows: dict[int, Row] = field(default_factory=dict)
+    copied: int = 0
 
-    def add(self, rows: list[Row], scores: RowBatch, finite: NDArray[np.bool_]) -> None:
-        """Compress the maps of the next rows, those that have one."""
+    def add(self, batch: DecodedBatch, scores: RowBatch, finite: NDArray[np.bool_]) -> None:
+        """Compress the maps of some rows, those that have one."""
         ended = [
             row if row.error or good else replace(row, error=NOT_FINITE)
-            for row, good in zip(rows, finite.tolist(), strict=True)
+            for row, good in zip(batch.rows, finite.tolist(), strict=True)
         ]
         good = np.flatnonzero([not row.error for row in ended])
         kept = scores.take(good)
         if self.stores_footprints:
             boxes = np.array([row.footprint.xyxy for row in ended], np.float32)
             kept = replace(kept, footprint=boxes[good])
-        self.writer.add(len(self.rows) + good, kept)
-        self.rows += ended
+        self.writer.add(np.array(batch.places)[good], kept)
+        self.rows.update(zip(batch.places, ended, strict=True))
+        self.copied += 0 if batch.maps is None else len(ended)
+
+    def publish(self) -> list[Row]:
+        """Publish the shard, now that all its rows are there; answers them."""
+        rows = [self.rows[place] for place in range(len(self.rows))]
+        self.writer.publish(RowTable.of(rows))
+        return rows
 
 
 class Publisher:
     """A thread that compresses batches and publishes shards; its errors are raised by the next `put` or `finish`.
 
-    `failures`, `published` and `images` are those of the published shards, `busy_seconds` is how long the thread was at
-    work; `advance` is called with the number of images of each batch that is done.
+    `failures`, `published`, `images` and `copied` are those of the published shards, `busy_seconds` is how long the
+    thread was at work; `advance` is called with the number of images of each batch that is done.
     """
 
     def __init__(self, advance: Callable[[int], object]) -> None:
         self.failures: list[Failure] = []
         self.published = 0
         self.images = 0
+        self.copied = 0
         self.busy_seconds = 0.0
         self._advance = advance
         self._open: list[OpenShard] = []
@@ -72,17 +81,18 @@ class Publisher:
         """Hand over a shard's next batch; waits while 8 batches are waiting already."""
         self._raise()
         # Without the batch's pixels: a waiting job is small.
-        rows, is_last = batch.rows, batch.is_last
+        small = replace(batch, views=())
 
         def compress() -> None:
-            shard.add(rows, scores, finite)
-            if is_last:
-                shard.writer.publish(RowTable.of(shard.rows))
+            shard.add(small, scores, finite)
+            if small.is_last:
+                rows = shard.publish()
                 self.published += 1
-                self.images += len(shard.rows)
-                self.failures += [Failure(shard.task.shard, row.key, row.error) for row in shard.rows if row.error]
+                self.images += len(rows)
+                self.copied += shard.copied
+                self.failures += [Failure(shard.task.shard, row.key, row.error) for row in rows if row.error]
                 self._close(shard)
-            self._advance(len(rows))
+            self._advance(len(small.rows))
 
         self._queue.put(compress)
 

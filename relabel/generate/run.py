@@ -9,10 +9,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
 from relabel.ambient import torch_defaults
 from relabel.cores import usable_cores
 from relabel.errors import TeacherError
-from relabel.generate.annotate import Annotator, PendingScores
+from relabel.generate.annotate import AnnotatedBatch, Annotator, PendingScores
 from relabel.generate.batch_size import fastest_batch_size
 from relabel.generate.batches import BatchPlan, DecodedBatch, DecodedBatches, ShardFailure
 from relabel.generate.doubts import Doubts, tell_of_change
@@ -20,13 +22,17 @@ from relabel.generate.options import GenerateOptions, GenerateSummary, StageSeco
 from relabel.generate.peers import Peers
 from relabel.generate.planning import listed, manifest_of
 from relabel.generate.publish import OpenShard, Publisher
-from relabel.images import ImageSource, open_source
+from relabel.generate.reuse import OldStore
+from relabel.images import ImageSource, Listing, open_source
 from relabel.manifest import PER_ROW
 from relabel.plan import Failure, ShardTask, missing, share
 from relabel.progress import Progress
 from relabel.store import StoreWriter, create_or_open, remaining
 from relabel.teacher import Ensemble, EnsembleSpec, Teacher, TeacherSpec, load_ensemble
 from relabel.teacher.blame import first_line
+
+_FEW = 8
+"""Images of a forward pass where no keys say that there is anything to label, so that no size was tried."""
 
 
 @torch_defaults()
@@ -50,7 +56,7 @@ def generate(
         SourceError: the images cannot be listed, or hold duplicate keys.
         TeacherError: the teacher cannot be loaded or proved, fails on a shard (it says on which), or not even one image
             fits into the device's memory.
-        ManifestMismatchError: the store was made by another teacher, other preprocessing or other images.
+        ManifestMismatchError: the store, or the older one, was made by another teacher, other preprocessing or images.
         StoreError: the store cannot be written.
     """
     options = options or GenerateOptions()
@@ -60,20 +66,23 @@ def generate(
     shown = options.show_progress and peers.leads
     listing = listed(source, options, title=peers.title("listing images"), shown=shown)
     manifest = manifest_of(ensemble, listing.record, options)
+    reuse = None if options.reuse is None else OldStore(options.reuse, manifest, Path(store))
     writer = create_or_open(Path(store), manifest)
     mine = share(listing.tasks, options.rank, options.world_size)
     left = remaining(writer, mine, retry_failed=options.retry_failed)
     if left.tasks and peers.leads:
-        tell_of_change(writer.manifest.versions, manifest.versions)
+        tell_of_change("the store", writer.manifest.versions, manifest.versions)
+    listing = _looked_up(reuse, listing, left.tasks, shown=shown)
     annotator = Annotator(ensemble, writer.manifest.scores)
     plan = BatchPlan(
         views=ensemble.views,
-        batch_size=_batch_size(options, annotator, ensemble, left.tasks, peers),
+        batch_size=_batch_size(options, annotator, ensemble, _most(left.tasks, reuse), peers),
         fingerprints=listing.fingerprints,
         # One per core, also with a teacher on the CPU, which wants the cores itself: what decoding takes, it then takes
         # from all of them alike, and no part of the forward pass waits for a slower one.
         threads=options.workers or max(1, usable_cores() // peers.on_this_machine),
         device=ensemble.device,
+        reuse=reuse,
     )
     # Which of theirs other processes will label again is not known here.
     everyone = listing.tasks if peers.are_shared else mine
@@ -101,18 +110,27 @@ def _loaded(teacher: TeacherSpec | EnsembleSpec | Teacher | Ensemble) -> Ensembl
     return Ensemble.of(teacher) if isinstance(teacher, Teacher) else teacher
 
 
-def _batch_size(
-    options: GenerateOptions, annotator: Annotator, ensemble: Ensemble, tasks: Sequence[ShardTask], peers: Peers
-) -> int:
+def _batch_size(options: GenerateOptions, annotator: Annotator, ensemble: Ensemble, most: int, peers: Peers) -> int:
     if options.batch_size != "auto":
         return options.batch_size
-    if not tasks:
-        # Nothing will be labelled, and other processes need not hear of it.
-        return 1
-    most = max(task.count for task in tasks)
+    if not most:
+        # Nothing will be labelled, or a few images that have changed, and other processes need not hear of it.
+        return _FEW
     return peers.agree(
         lambda: fastest_batch_size(annotator, ensemble.views, ensemble.device, most=most, shown=options.show_progress)
     )
+
+
+def _looked_up(reuse: OldStore | None, listing: Listing, tasks: Sequence[ShardTask], *, shown: bool) -> Listing:
+    """The listing without its keys, millions that nothing needs once an older store was asked for them."""
+    if tasks and reuse is not None:
+        reuse.read(listing, tasks, shown=shown)
+    return replace(listing, parts=())
+
+
+def _most(tasks: Sequence[ShardTask], reuse: OldStore | None) -> int:
+    """The most images of a shard that the teacher is to see."""
+    return max((task.count if reuse is None else reuse.lacks(task) for task in tasks), default=0)
 
 
 def _of_all(
@@ -140,10 +158,10 @@ class _Run:
         self._again = again
         self._waits, self._busy = StageSeconds(), StageSeconds()
         self._fallbacks = 0
-        self._is_listed = True
+        self._is_listed, self._has_asked = True, False
         self._shard: OpenShard | None = None
         self._doubts = Doubts(annotator.asked)
-        self._in_flight: deque[tuple[OpenShard, DecodedBatch, PendingScores]] = deque()
+        self._in_flight: deque[tuple[OpenShard, DecodedBatch, PendingScores | AnnotatedBatch]] = deque()
 
     def label(self, source: ImageSource, tasks: Sequence[ShardTask], plan: BatchPlan) -> GenerateSummary:
         """Label the tasks' images and publish their shards."""
@@ -169,7 +187,8 @@ class _Run:
             seconds=time.perf_counter() - started,
             waits=self._waits,
             busy=self._busy,
-            batch_size=plan.batch_size if tasks else 0,
+            copied=publisher.copied,
+            batch_size=plan.batch_size if self._has_asked else 0,
             fallbacks=self._fallbacks,
             doubts=tuple(self._doubts.found),
         )
@@ -193,13 +212,21 @@ class _Run:
                 continue
             shard = self._open(item.task, publisher)
             with self._waits.on("device"), _of(item.task):
-                self._in_flight.append((shard, item, self._annotator.annotate(item.views)))
-                self._doubts.begin(item.views, is_compiled=self._annotator.is_compiled)
+                self._in_flight.append((shard, item, self._started(item)))
             # One batch stays on the device while the one before it is fetched.
             self._drain(publisher, keep=1)
         self._drain(publisher, keep=0)
         self._doubts.end()
         return unread
+
+    def _started(self, batch: DecodedBatch) -> PendingScores | AnnotatedBatch:
+        """The maps of a batch on their way from the device, or those that an older store had."""
+        if batch.maps is not None:
+            return AnnotatedBatch(batch.maps, np.ones(len(batch.rows), np.bool_), 0.0)
+        self._has_asked = True
+        pending = self._annotator.annotate(batch.views)
+        self._doubts.begin(batch.views, is_compiled=self._annotator.is_compiled)
+        return pending
 
     def _next(self, arriving: Iterator[DecodedBatch | ShardFailure]) -> DecodedBatch | ShardFailure | None:
         with self._waits.on("data"):
@@ -216,8 +243,9 @@ class _Run:
         while len(self._in_flight) > keep:
             shard, batch, pending = self._in_flight.popleft()
             with self._waits.on("device"), _of(shard.task):
-                found = pending.wait()
-            self._doubts.see(batch.rows, found)
+                found = pending if isinstance(pending, AnnotatedBatch) else pending.wait()
+            if batch.maps is None:
+                self._doubts.see(batch.rows, found)
             self._busy.data += batch.seconds
             self._busy.device += found.seconds
             self._fallbacks += batch.fallbacks

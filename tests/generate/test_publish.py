@@ -57,8 +57,10 @@ def scores(count: int) -> RowBatch:
     )
 
 
-def put(publisher: Publisher, shard: OpenShard, *errors: str, finite: list[bool] | None = None, last: bool) -> None:
-    batch = DecodedBatch(TASK, None, rows(*errors), last)
+def put(
+    publisher: Publisher, shard: OpenShard, *errors: str, first: int = 0, finite: list[bool] | None = None, last: bool
+) -> None:
+    batch = DecodedBatch(TASK, None, rows(*errors), list(range(first, first + len(errors))), last)
     publisher.put(shard, batch, scores(len(errors)), np.array(finite or [True] * len(errors)))
 
 
@@ -80,7 +82,7 @@ def publisher() -> Any:
 def test_rows_without_a_map_are_failures_with_their_reason(publisher):
     shard = opened(publisher, writer := FakeWriter(), footprints=True)
     put(publisher, shard, "cut", "", "", finite=[True, True, False], last=False)
-    put(publisher, shard, "", "", last=True)
+    put(publisher, shard, "", "", first=3, last=True)
     publisher.finish()
     assert writer.added == [[1], [3, 4]]
     assert writer.footprints == [[[0, 0, 1, 2]], [[0, 0, 1, 1], [0, 0, 1, 2]]]
@@ -115,7 +117,7 @@ def test_a_shard_that_lacks_a_batch_is_never_published(publisher):
 
     shard = opened(publisher, writer := FakeWriter(fail_once))
     put(publisher, shard, "", last=False)
-    put(publisher, shard, "", last=True)
+    put(publisher, shard, "", first=1, last=True)
     all_put.set()
     with pytest.raises(StoreError, match="the disk is full"):
         publisher.finish()
