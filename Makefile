@@ -14,7 +14,7 @@ ALONGSIDE := -n auto --maxprocesses 8 --dist loadfile
 room = $(wildcard tests/$(ROOM) tests/test_$(ROOM).py tests/test_$(ROOM)_*.py relabel/$(ROOM) relabel/$(ROOM).py)
 
 .DEFAULT_GOAL := help
-.PHONY: help install check test test-gpu test-oldest demo bench edits faults fuzz fixture
+.PHONY: help install check test test-gpu test-oldest demo bench edits faults damage fuzz fixture
 
 help: ## Show this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -54,6 +54,9 @@ edits: $(STAMP) ## 2,000 edits of a manifest: each is refused, or changes no lab
 
 faults: $(STAMP) ## 1,000 faults while a store is written: none loses or changes anything
 	OMP_NUM_THREADS=1 $(BIN)/python -m bench.faults --count 1000
+
+damage: $(STAMP) ## 3,000 damages to stores: each is found, none is served, all are mended
+	OMP_NUM_THREADS=1 $(BIN)/python -m bench.damage --count 3520
 
 fuzz: $(STAMP) ## A million hostile inputs against every door, for an hour; and stores that mean harm
 	OMP_NUM_THREADS=1 $(BIN)/python -m bench.hostile

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import io
+import itertools
 import json
 import os
 import random
@@ -18,8 +19,8 @@ import sys
 import tarfile
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ from bench.damage_kinds import GOOD, KINDS, Ground, Touched
 from relabel.errors import LabelError, RelabelError
 from relabel.generate import GenerateOptions, generate
 from relabel.geometry import Grid
-from relabel.manifest import Fit, Preprocessing, TeacherRecord
+from relabel.manifest import Compression, Fit, Preprocessing, TeacherRecord
 from relabel.store import read_manifest
 from relabel.teacher import Teacher
 from relabel.teacher.proof import Proof
@@ -43,6 +44,7 @@ _CLASSES, _GRID = 10, Grid(3, 4)
 _COUNTS = (6, 6, 5, 6)
 _ENDS_BYTES = 64
 """In place of 4,096, so that files of a few rows have a middle that small reads do not see."""
+STORES: tuple[tuple[Compression, Fit], ...] = tuple(itertools.product(("zstd", "none"), ("squash", "letterbox")))
 _FORBIDDEN = "not to be read (chmod 000)"
 _NOBODY = 65_534
 _BOX = torch.tensor([[0.1, 0.2, 0.8, 0.9]])
@@ -56,9 +58,8 @@ class Tally:
         n: how many.
         found: by `verify shards`.
         harmless: not found, and nothing that is served or told of the store is another.
-        refused: a loader raised an error for a key that it would otherwise have served another label of, or did so at
-            once, or served nothing but what is right.
-        wrong: a loader served a wrong label, or one with no error at all where there is none.
+        refused: by a loader, at once or at the first row that is not to be trusted.
+        wrong: a loader served a label that is another's.
         alarms: a shard that was not touched was called damaged.
         crashed: something else than one of relabel's own errors was raised.
         mended: every byte is as it was after the repair and the run.
@@ -96,21 +97,17 @@ class Campaign:
     notes: list[str] = field(default_factory=list)
 
 
-def run(folder: Path, count: int, seed: int = 0) -> Campaign:
-    """Make the stores in a folder and damage them `count` times, every kind as often as the others."""
+def run(
+    folder: Path, names: Sequence[str], seed: int = 0, stores: Sequence[tuple[Compression, Fit]] = STORES
+) -> Campaign:
+    """Make stores in a folder, and damage one of them after the other, in the ways that are named."""
     with _small_ends():
-        bases = [
-            _base(folder / f"{compression}-{fit}", compression, fit)
-            for compression in ("zstd", "none")
-            for fit in ("squash", "letterbox")
-        ]
-        kinds = {**KINDS, **GOOD}
-        chance, campaign = random.Random(seed), Campaign({name: Tally() for name in kinds})
-        names = [list(kinds)[number % len(kinds)] for number in range(count)]
+        bases = [_base(folder / f"{compression}-{fit}", compression, fit) for compression, fit in stores]
+        chance, campaign = random.Random(seed), Campaign({name: Tally() for name in names})
         for number, name in enumerate(names):
             _case(chance.choice(bases), name, random.Random(f"{seed}/{number}"), campaign)
-            if sys.stderr.isatty() or number % 250 == 249:
-                print(f"{number + 1} of {count}", end="\r" if sys.stderr.isatty() else "\n", file=sys.stderr)
+            if number % 250 == 249:
+                print(f"{number + 1} of {len(names)}", file=sys.stderr)
     return campaign
 
 
@@ -152,7 +149,7 @@ def _case(base: Base, name: str, chance: random.Random, campaign: Campaign) -> N
         _reset(base)
 
 
-def _found(store: Path, touched: Touched, name: str, tally: Tally, note: Any) -> bool:
+def _found(store: Path, touched: Touched, name: str, tally: Tally, note: Callable[[str], None]) -> bool:
     """Whether a verification says that anything is wrong; notes good shards that are blamed."""
     try:
         report = verify_shards(store, workers=1, show_progress=False)
@@ -165,7 +162,7 @@ def _found(store: Path, touched: Touched, name: str, tally: Tally, note: Any) ->
     return not report.is_clean
 
 
-def _serve(base: Base, found: bool, name: str, tally: Tally, note: Any) -> None:
+def _serve(base: Base, found: bool, name: str, tally: Tally, note: Callable[[str], None]) -> None:
     """Look every key up, alone and together, as a loader does."""
     served, errors = _served(base.path, list(base.served))
     if name == "a whole shard of a rerun of the same identity":
@@ -284,7 +281,7 @@ def _small_ends() -> Iterator[None]:
             module.ENDS_BYTES = value  # type: ignore[attr-defined]
 
 
-def _base(folder: Path, compression: Any, fit: Fit) -> Base:
+def _base(folder: Path, compression: Compression, fit: Fit) -> Base:
     """A store, and beside it one of another teacher, another run, a rerun, and other images of the same keys."""
     folder.mkdir(parents=True)
     images = _tars(folder / "photos", seed=0)
@@ -292,10 +289,7 @@ def _base(folder: Path, compression: Any, fit: Fit) -> Base:
     options = GenerateOptions(
         planes=3, profile=4, batch_size=8, workers=1, show_progress=False, compression=compression, max_failures=1.0
     )
-    coarse = GenerateOptions(
-        planes=3, profile=4, batch_size=8, workers=1, show_progress=False, compression=compression, step=1.0,
-        max_failures=1.0,
-    )  # fmt: skip
+    coarse = replace(options, step=1.0)
     teacher = _teacher(fit, "one", 0.0)
     made = {
         "whole": (images, teacher, options),
@@ -378,7 +372,8 @@ def main() -> None:
     started = time.perf_counter()
     with tempfile.TemporaryDirectory(prefix="relabel-damage-") as folder:
         Path(folder).chmod(0o755)
-        campaign = run(Path(folder), options.count, options.seed)
+        every = [*KINDS, *GOOD]
+        campaign = run(Path(folder), [every[i % len(every)] for i in range(options.count)], options.seed)
     if options.json:
         tallies = {kind: asdict(tally) for kind, tally in campaign.tallies.items()}
         print(json.dumps({"seed": options.seed, "kinds": tallies, "notes": campaign.notes}, indent=2))

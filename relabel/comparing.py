@@ -14,6 +14,7 @@ from torch import Tensor
 
 from relabel.findings import class_text
 from relabel.geometry import WHOLE
+from relabel.geometry.frames import undoing
 from relabel.manifest import Manifest
 from relabel.progress import Progress
 from relabel.score_map import ScoreMap
@@ -183,8 +184,9 @@ class _Compared:
                 self._truth.add(key)
         for start in range(0, len(labeled), _TOGETHER):
             pairs = np.array(labeled[start : start + _TOGETHER], np.int64)
-            keys = [here.keys[i] for i in pairs[:, 0] % self._readers[0].rows_per_shard]
-            self._maps(self._readers[0].read(pairs[:, 0]), self._readers[1].read(pairs[:, 1]), keys)
+            places = pairs[:, 0] % self._readers[0].rows_per_shard
+            batches = self._readers[0].read(pairs[:, 0]), self._readers[1].read(pairs[:, 1])
+            self._maps(batches, [here.keys[i] for i in places], here.orientations[places])
 
     def report(self, images_second: int, seconds: float) -> StoreDiff:
         """All of it."""
@@ -222,7 +224,8 @@ class _Compared:
         names, number = self._readers[which].manifest.data.class_names, int(table.labels[place])
         return names[number] if names is not None and 0 <= number < len(names) else class_text(number, None)
 
-    def _maps(self, first: RowBatch, second: RowBatch, keys: list[str]) -> None:
+    def _maps(self, batches: tuple[RowBatch, RowBatch], keys: list[str], orientations: NDArray[np.uint8]) -> None:
+        first, second = batches
         self._count += len(first)
         if self._records[0] == self._records[1]:
             same = [
@@ -232,6 +235,7 @@ class _Compared:
             raw = [batch.scores.view(np.uint8).reshape(len(first), -1) for batch in (first, second)]
             self._equal += int((same[0] & same[1] & (raw[0] == raw[1]).all(1)).sum())
         mine, theirs = (b.maps(record).decoded() for b, record in zip((first, second), self._records, strict=True))
+        theirs = self._in_frame_of_first(theirs, orientations)
         apart = (mine.footprints_xyxy() - theirs.footprints_xyxy()).abs().amax(1) > _FOOTPRINT
         self._footprint.add([key for key, is_apart in zip(keys, apart.tolist(), strict=True) if is_apart])
         if not self._same_classes:
@@ -242,6 +246,15 @@ class _Compared:
         p, q = (maps.pool(whole, uncovered="nearest").double() for maps in (mine, theirs))
         self._kl.append((p * (p.clamp(min=_LEAST).log() - q.clamp(min=_LEAST).log())).sum(1).clamp(min=0))
         self._agree += int((p.argmax(1) == q.argmax(1)).sum())
+
+    def _in_frame_of_first(self, maps: ScoreMap, orientations: NDArray[np.uint8]) -> ScoreMap:
+        """The second store's maps of images, turned by their EXIF orientations where its frame is the other one."""
+        frames = [reader.manifest.frame for reader in self._readers]
+        # Without a square grid a quarter turn is a map of another grid: it is compared as it is, and is far apart.
+        if frames[0] == frames[1] or maps.grid.height != maps.grid.width:
+            return maps
+        turns = orientations.clip(min=1)
+        return maps.turned(torch.from_numpy(turns.astype(np.int64) if frames[0] == "upright" else undoing(turns)))
 
     def _scores_apart(self, mine: ScoreMap, theirs: ScoreMap) -> None:
         """Of the classes that are planes in both."""

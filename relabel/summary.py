@@ -23,7 +23,8 @@ class StoreSummary:
     heaviest plane is the ground truth, both over a sample of `sampled` images; None where there is nothing to average,
     and raw logits are no mass. `first_classes` counts the sample by the class of that plane, `labels` the labelled
     images by their ground truth class, -1 being unknown.
-    `bytes` are those of all files.
+    `bytes` are those of all files. `digest` is the one number that `relabel.open` can be told to insist on; None before
+    the store is finished.
     """
 
     manifest: Manifest
@@ -36,6 +37,7 @@ class StoreSummary:
     first_class_is_label: float | None
     first_classes: dict[int, int]
     labels: dict[int, int]
+    digest: str | None
 
     @property
     def bytes_per_image(self) -> float | None:
@@ -74,6 +76,7 @@ def summarise(store: str | Path) -> StoreSummary:
         first_class_is_label=agreement,
         first_classes=_counted(firsts),
         labels=_counted(truth),
+        digest=reader.digest() if len(reader.published) == reader.num_shards else None,
     )
 
 

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 import zarr
-from stores import RAW_LOGITS, make_store, random_logits
+from stores import RAW_LOGITS, make_store, random_logits, seal
 
 from relabel import summary
 from relabel.errors import StoreError
 from relabel.manifest import ScoreRecord
-from relabel.store import RowBatch
+from relabel.store import RowBatch, StoreReader
 from relabel.summary import summarise
 
 LOGITS = random_logits(6, 12, (2, 3)) * 0.3
@@ -32,11 +32,15 @@ def store(tmp_path: Path) -> Path:
 
 def test_images_labels_and_bytes_are_counted(store: Path) -> None:
     zarr.open_group(store, mode="r+")["label"][:] = np.array([[2, 2, -1, 500], [2, 2, -1, -1]], np.int32)
+    seal(store)
     found = summarise(store)
     assert (found.shards_published, found.labeled, found.failed, found.sampled) == (2, 5, 1, 5)
     assert found.labels == {-1: 1, 2: 3, 500: 1}
     assert found.bytes == sum(file.stat().st_size for file in store.rglob("*") if file.is_file())
     assert found.bytes_per_image == found.bytes / 6
+    assert found.digest == StoreReader(store).digest()
+    next(store.glob("status/c.1.*")).unlink()
+    assert summarise(store).digest is None
 
 
 def test_the_unstored_mass_is_that_of_the_logits(store: Path) -> None:
@@ -53,6 +57,7 @@ def test_how_often_the_first_class_is_the_truth_where_it_is_known(store: Path) -
     first = group["classes"][:, :, 0].astype(np.int32)
     group["label"][:] = np.where([[True, True, False, False], [True] * 4], first, -1)
     group["label"][0, 1] = (first[0, 1] + 1) % 12
+    seal(store)
     # Rows 0 and 5 are right, row 1 wrong, rows 2 and 3 unknown, row 4 failed.
     found = summarise(store)
     assert found.first_class_is_label == pytest.approx(2 / 3)

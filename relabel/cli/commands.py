@@ -9,7 +9,7 @@ from relabel.cli.generating import generate
 from relabel.cli.group import Commands
 from relabel.cli.importing import import_
 from relabel.cli.joining import diff, merge
-from relabel.cli.options import Command
+from relabel.cli.options import Command, Shown
 from relabel.cli.output import as_json, finish, plain
 from relabel.cli.teachers import teacher
 from relabel.cli.text import store_text
@@ -41,15 +41,24 @@ main.add_command(verify)
 
 @main.command(cls=Command)
 @click.argument("store")
+@click.option(
+    "--digest", cls=Shown, group="run", is_flag=True, help="Print only the number that relabel.open(digest=...) pins."
+)
 @as_json
-def inspect(store: str, as_json: bool) -> None:
-    """Print what STORE is: teacher, grid, planes, images, failures, size, unstored mass, labels.
+def inspect(store: str, digest: bool, as_json: bool) -> None:
+    """Print what STORE is: teacher, grid, planes, images, failures, size, unstored mass, labels, digest.
 
     \b
     Example:
       relabel inspect labels.zarr
+      relabel inspect labels.zarr --digest
     """
+    from relabel.store import StoreReader
     from relabel.summary import summarise
+
+    if digest:
+        told = StoreReader(store).digest()
+        finish({"digest": told} if as_json else told, is_good=True)
 
     summary = summarise(store)
     manifest = summary.manifest.to_json()["relabel"]

@@ -173,6 +173,7 @@ def store_text(summary: StoreSummary, store: str) -> str:
         "first class": _share(summary.first_class_is_label, " is the ground truth")
         + f"; most often {_most(summary.first_classes, m.class_names)}",
         "ground truth": _histogram(summary.labels, m.data.class_names),
+        "digest": summary.digest or "none before all shards are published",
         "versions": ", ".join(f"{name} {version}" for name, version in m.versions.items()),
     }
     return aligned(facts)

@@ -24,7 +24,7 @@ _MOVES = {
     8: (True, True, False),
 }
 """(transposed, then mirrored top to bottom, then left to right) by orientation."""
-_UNDONE = {6: 8, 8: 6}
+_UNDONE = np.array([0, 1, 2, 3, 4, 5, 8, 7, 6])
 
 
 _FIRST_TRANSPOSING = 5
@@ -43,9 +43,10 @@ def is_transposing(orientation: int | NDArray[np.uint8]) -> bool | NDArray[np.bo
     return orientation >= _FIRST_TRANSPOSING
 
 
-def undoing(orientation: int) -> int:
-    """The orientation whose turn undoes that of another."""
-    return _UNDONE.get(orientation, orientation)
+def undoing(orientations: NDArray[np.integer[Any]]) -> NDArray[np.int64]:
+    """The orientations whose turns undo those of others, 0 to 8."""
+    undone: NDArray[np.int64] = _UNDONE[orientations]
+    return undone
 
 
 def turned(pixels: Tensor, orientation: int) -> Tensor:

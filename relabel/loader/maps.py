@@ -23,8 +23,6 @@ from relabel.store.keys import KeyIndex
 Rows = Tensor | NDArray[np.int64] | Sequence[int]
 
 _SHOWN = 8
-_UNDOING = np.array([undoing(orientation) for orientation in range(9)])
-"""By orientation, 0 to 8."""
 
 
 class LabelMaps:
@@ -35,14 +33,15 @@ class LabelMaps:
     Args:
         path: the store's folder, or a URL that fsspec opens.
         partial: whether to open a store whose shards are not all published; the others' images have no label.
+        digest: the store's, as ``relabel inspect STORE --digest`` prints it: any other store is refused.
 
     Raises:
-        StoreError: not a store, or not finished.
+        StoreError: not a store, or not finished, or another than that of `digest`.
         DamagedStoreError: a file is missing or was changed.
     """
 
-    def __init__(self, path: str | Path, *, partial: bool = False) -> None:
-        self._reader = StoreReader(path, partial=partial)
+    def __init__(self, path: str | Path, *, partial: bool = False, digest: str | None = None) -> None:
+        self._reader = StoreReader(path, partial=partial, digest=digest)
         self._keys: KeyIndex | None = None
         self._statuses: NDArray[np.uint8] | None = None
         self._facts: tuple[NDArray[np.uint32], NDArray[np.uint8]] | None = None
@@ -163,7 +162,8 @@ class LabelMaps:
         Raises:
             LabelError: a row without a label; says why. Or what is no row: a key, a mask. In another frame than the
                 store's, an image whose orientation is not known, or whose map cannot be turned.
-            DamagedStoreError: a file was changed, cut or removed.
+            DamagedStoreError: a file was changed or cut, or does not belong there.
+            ReplacedStoreError: the store was replaced, a shard labelled again, or either is gone, since it was opened.
         """
         if isinstance(rows, slice):
             rows = np.arange(*rows.indices(self._reader.num_shards * self._reader.rows_per_shard))
@@ -214,7 +214,7 @@ class LabelMaps:
                 f"own, {self.manifest.frame!r}, or write it again with images="
             )
         refuse_turned_grid(self.grid, moved)
-        return torch.from_numpy(wanted.astype(np.int64) if self._frame == "upright" else _UNDOING[wanted])
+        return torch.from_numpy(wanted.astype(np.int64) if self._frame == "upright" else undoing(wanted))
 
     def _numbers(self, rows: Rows) -> NDArray[np.int64]:
         # Never converted: a mask, a fraction, and a key of digits would all become the number of some row.
@@ -250,6 +250,6 @@ class LabelMaps:
         return next((key for shard in sorted(self._reader.published) for key in self._reader.keys(shard) if key), "")
 
 
-def open(path: str | Path, *, partial: bool = False) -> LabelMaps:
+def open(path: str | Path, *, partial: bool = False, digest: str | None = None) -> LabelMaps:
     """Open a store, to ask for labels; see `LabelMaps`."""
-    return LabelMaps(path, partial=partial)
+    return LabelMaps(path, partial=partial, digest=digest)

@@ -150,9 +150,10 @@ class Belonging:
         self._root = root
 
     def _lacking(self, shard: int, error: LostFileError) -> StoreError:
-        """The error for a file that is not there, to be raised: it was lost before, or is gone since."""
+        """The error for a file that is not there, to be raised: it was lost before, or is gone since it was opened."""
         self._require_same_store()
-        if shard in self._lost:
+        # What was listed then, and leads nowhere, was lost, too.
+        if shard in self._lost or any(self._shards.path(name, shard).is_symlink() for name in self._places):
             return error
         return self._replaced(f"a file of shard {shard} is gone, as while it is labelled again ({error})")
 

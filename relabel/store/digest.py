@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterable
 
 import numpy as np
 from numpy.typing import NDArray
+
+from relabel.errors import InvalidValueError
 
 ENDS_BYTES = 4096
 """Of each end of a file: a page, which holds the beginning of the first row and every file's own checksum."""
@@ -44,6 +47,19 @@ def store_digest(identity: bytes, shards: NDArray[np.uint8]) -> str:
     The sha256 of the manifest's identity and of `digest`, (S, 2, 32), as it is stored.
     """
     return hashlib.sha256(identity + shards.tobytes()).hexdigest()
+
+
+def check_store_digest(digest: str) -> None:
+    """Refuse what is no `store_digest`.
+
+    Raises:
+        InvalidValueError: it is not 64 hexadecimal digits.
+    """
+    if re.fullmatch("[0-9a-f]{64}", digest) is None:
+        raise InvalidValueError(
+            "a store's digest is 64 hexadecimal digits in small letters, as `relabel inspect STORE --digest` prints; "
+            f"got {digest[:80]!r}"
+        )
 
 
 def _bound(identity: bytes, shard: int, parts: Iterable[tuple[str, int, bytes]]) -> bytes:

@@ -23,13 +23,15 @@ _SCARCE = {
     errno.EMFILE: "Raise `ulimit -n`",
     errno.ENFILE: "The machine has no descriptor left: raise fs.file-max",
     errno.ENOMEM: "Raise vm.max_map_count (65,530 unless it was set), `ulimit -v`, or the machine's memory",
+    errno.EACCES: "Mend its permissions, and run again",
+    errno.EPERM: "Mend its permissions, and run again",
     errno.EAGAIN: "Raise `ulimit -l`, or try again: the machine is out of it at this moment",
 }
-"""What a process or a machine can lack, and what to do; none of it is damage."""
+"""What a process, a user or a machine can lack, and what to do; none of it is damage."""
 
 
 class ScarceError(StoreError):
-    """Descriptors, mappings or memory have run out: a passing state of the process or the machine, and no damage."""
+    """Descriptors, mappings, memory or permissions are wanting, which is no damage."""
 
 
 class ForbiddenError(StoreError):

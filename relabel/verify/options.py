@@ -28,8 +28,18 @@ class ShardsOptions(SourceOptions):
         Option("With --repair: a copy of the store, which damaged shards are restored from.", "run", flag="--from"),
     ] = None
 
+    digest: Annotated[
+        str | None,
+        Option("The digest that the store must have, as `relabel inspect --digest` prints it.", "run", metavar="HEX"),
+    ] = None
+
     def __post_init__(self) -> None:
         check_options(self)
+        if self.digest is not None:
+            # The command line declares its options before it loads numpy.
+            from relabel.store.digest import check_store_digest
+
+            check_store_digest(self.digest)
         if self.shards is not None and self.subset is not None:
             raise InvalidValueError("give --shards or --subset, not both")
         if self.copy is not None and not self.repair:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -82,13 +83,13 @@ def verify_shards(
         show_progress: bars on stderr.
 
     Raises:
-        StoreError: not a store at all, or its metadata was changed; or memory or descriptors ran out.
+        StoreError: not a store at all, or its manifest was changed; or memory or descriptors ran out.
         SourceError: the images cannot be found.
     """
     options = options or ShardsOptions()
     started = time.perf_counter()
     remade = remake_metadata(store, options.copy) if options.repair else []
-    reader = StoreReader(store, partial=True)
+    reader = StoreReader(store, partial=True, lenient=True)
     chosen = options.chosen(reader.num_shards)
     # A mistyped path must not be found out only after the store was read.
     source = None if images is None else open_source(images, options=options)
@@ -104,7 +105,7 @@ def verify_shards(
             if repairer is not None:
                 checks |= _mended(repairer, checks, threads)
             table = KeyTable(reader, [check.rows for check in checks.values()], is_part=options.is_part)
-            of_all = list(table.findings())
+            of_all = [*table.findings(), *_unlike(store, options.digest)]
             if source is not None:
                 compared, differences = _compared(source, table, threads, show_progress)
                 of_all += differences
@@ -131,6 +132,15 @@ def _compared(source: ImageSource, table: KeyTable, threads: Threads, shown: boo
     bar = Progress("comparing images", len(table), unit="images", shown=shown, reading=lambda: source.reading)
     with bar as progress, stopping(source):
         return compare_images(source, table, threads.pool, threads.unless_stopped(progress.advance))
+
+
+def _unlike(store: str | Path, digest: str | None) -> Iterator[Finding]:
+    """What is found of a store that should have that digest, once it was mended."""
+    if digest is not None:
+        try:
+            StoreReader(store, digest=digest)
+        except StoreError as error:
+            yield Finding(-1, -1, "", str(error))
 
 
 def _checked(reader: StoreReader, chosen: range, threads: Threads, show_progress: bool) -> dict[int, ShardCheck]:

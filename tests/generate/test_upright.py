@@ -13,6 +13,7 @@ from images.test_decode import photograph_like
 from labeled import label
 from PIL import Image, ImageOps
 
+import relabel
 from relabel.images import decode_and_fit
 from relabel.images.device import decode_and_fit_on
 from relabel.manifest import Preprocessing
@@ -84,6 +85,19 @@ def test_the_teacher_runs_again_on_upright_images(folders: tuple[Path, Path], tm
     # Crops are of the upright image too: their labels are worth what those of the images turned by hand are.
     by_hand = verify_labels(label(folders[1], tmp_path / "turned.zarr", spec), str(folders[1]), options)
     assert str(report.lines) == str(by_hand.lines)
+
+
+def test_stores_of_two_frames_are_compared_in_one(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    """Of a teacher that reads colours, whose maps turn with the image, up to what resizing and coding round."""
+    stores = [tmp_path / f"{exif}.zarr" for exif in ("ignored", "upright")]
+    for store in stores:
+        spec = {"name": "colour_teacher:make", "image_size_hw": (160, 160), "fit": "letterbox", "exif": store.stem}
+        label(folders[0], store, TeacherSpec(**spec, device="cpu"))
+    for pair in (stores, stores[::-1]):
+        found = relabel.diff(*pair, show_progress=False)
+        assert found.other_footprint.count == 0
+        assert found.apart_largest <= found.step
+        assert [line.partition(":")[0] for line in found.differences] == ["preprocessing.exif"]
 
 
 @pytest.mark.parametrize("orientation", [1, 2, 6])

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import hashlib
+import os
 import pickle
 import shutil
 from dataclasses import replace
@@ -9,9 +12,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from store.samples import KINDS, assert_maps, sample, write
 
-from relabel.errors import DamagedStoreError, ReplacedStoreError, StoreError
+from relabel.errors import DamagedStoreError, InvalidValueError, ReplacedStoreError, StoreError
 from relabel.store import StoreReader
 
 _KINDS = {name: KINDS[name] for name in ("uint8, zstd", "float16, none, a footprint a row")}
@@ -164,3 +168,47 @@ def test_an_evicted_shard_is_opened_again_without_its_checksums(tmp_path, monkey
     for row in rows:
         assert_maps(reader.read([row]), data.maps([row]))
         assert len(reader._open.mapped) <= 3
+
+
+def test_a_store_is_pinned_by_its_digest(tmp_path):
+    data, other = sample(), sample(seed=1)
+    digests = {}
+    for name, each in {"store": data, "anew": other}.items():
+        write(tmp_path / name, each)
+        bound = b"".join((tmp_path / name / f"digest/c.{shard}.0.0").read_bytes()[:64] for shard in (0, 1))
+        digests[name] = hashlib.sha256(each.manifest.identity() + bound).hexdigest()
+        assert StoreReader(tmp_path / name).digest() == digests[name]
+    reader = StoreReader(tmp_path / "store", digest=digests["store"])
+    assert_maps(reader.read(data.labeled), data.maps(data.labeled))
+    with pytest.raises(StoreError, match=f"its digest is {digests['anew']}, and not {digests['store']}"):
+        StoreReader(tmp_path / "anew", digest=digests["store"])
+    with pytest.raises(InvalidValueError, match=r"64 hexadecimal digits .* got 'ABC'"):
+        StoreReader(tmp_path / "store", digest="ABC")
+    # Each shard is bound, though none of its files was read.
+    pinned = StoreReader(tmp_path / "store", digest=digests["store"])
+    _again(tmp_path / "store", other, 1)
+    with pytest.raises(ReplacedStoreError, match="shard 1 was labelled again"):
+        pinned.read([6])
+    (tmp_path / "store" / "status" / "c.1.0").unlink()
+    with pytest.raises(StoreError, match="has no digest before it is finished: 1 of its 2 shards are not published"):
+        StoreReader(tmp_path / "store", partial=True, digest=digests["store"])
+
+
+def test_a_want_of_anything_is_never_told_as_damage(tmp_path, monkeypatch):
+    data, path = sample(3), tmp_path / "store"
+    write(path, data)
+    for what, advice in ((errno.ENOMEM, "vm.max_map_count"), (errno.EMFILE, "ulimit -n"), (errno.EAGAIN, "ulimit -l")):
+        reader = StoreReader(path)
+        reader.read([0, 6])
+
+        def wanting(*_, what=what, **__):
+            raise RuntimeError(f"unable to mmap 7 bytes from file <x>: {os.strerror(what)} ({what})")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(torch, "from_file", wanting)
+            with pytest.raises(StoreError, match=f"{os.strerror(what)}. .*{advice}") as caught:
+                reader.read([12])
+        assert not isinstance(caught.value, (DamagedStoreError, ReplacedStoreError))
+        # Half of what was held was let go of, for more.
+        assert len(reader._open.mapped) == 0
+        assert_maps(reader.read([0, 6, 12]), data.maps([0, 6, 12]))

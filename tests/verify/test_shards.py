@@ -147,12 +147,22 @@ def test_a_report_is_abridged_by_what_findings_say_but_for_their_numbers() -> No
 
 @pytest.mark.parametrize(
     "changes",
-    [{"scores__planes": 4}, {"scores__grid_hw": [3, 2]}, {"data__rows_per_shard": 4}, {"scores__planes": "3"}],
+    [{"scores__planes": 4}, {"scores__grid_hw": [3, 2]}, {"data__rows_per_shard": 4}],
 )
-def test_a_manifest_that_the_arrays_contradict_is_an_error(store: Path, changes: dict[str, Any]) -> None:
+def test_a_manifest_that_the_arrays_contradict_is_found(store: Path, changes: dict[str, Any]) -> None:
     change_manifest(store, **changes)
+    assert "scores/zarr.json does not agree with the manifest in shape" in " ".join(f.what for f in findings(store))
+    change_manifest(store, scores__planes="3")
     with pytest.raises(StoreError):
         findings(store)
+
+
+def test_a_damaged_file_of_metadata_hides_no_other(store: Path) -> None:
+    (store / "label/zarr.json").unlink()
+    (store / "key/zarr.json").write_text("{")
+    (store / "profile/c.1.0.0").write_bytes(b"")
+    told = [f.what.partition(" ")[0] for f in findings(store)]
+    assert told == ["key/zarr.json", "label/zarr.json", "profile/c.1.0.0"]
 
 
 def test_files_that_do_not_belong_to_the_store_are_found(store: Path) -> None:
