@@ -130,6 +130,23 @@ def decode(data: bytes) -> Decoded:
 
 
 @_reading()
+def decode_rgb(data: bytes) -> tuple[Image.Image, int]:
+    """The same as Pillow's RGB, for what goes on with that, and the EXIF orientation; its pixels are as decoded.
+
+    Raises:
+        ImageError: as `decode`.
+        MemoryError: likewise.
+    """
+    with contextlib.suppress(ImageError), _reading(), opened(data) as image:
+        _refuse_unread(image, data)
+        found = _loaded(image)
+        return found if found.mode == "RGB" else found.convert("RGB"), orientation_told(image)
+    # A JPEG that Pillow alone refuses was labelled all the same.
+    read = decode(data)
+    return Image.fromarray(np.ascontiguousarray(read.pixels.permute(1, 2, 0).numpy())), read.orientation
+
+
+@_reading()
 def header_facts(data: bytes) -> ImageFacts:
     """What an encoded image's header says of it, which is what `decode` finds.
 
@@ -176,13 +193,7 @@ def _by_torchvision(data: bytes) -> Tensor | None:
 def _by_pillow(data: bytes, *, is_refused: bool) -> Decoded:
     """Any image's pixels; a JPEG's from torchvision, unless it has refused it already."""
     with opened(data) as image:
-        refuse_too_large(image.height, image.width)
-        if image.mode in ("I", "F"):
-            raise ImageError(
-                f"its pixels are 32-bit numbers (mode {image.mode}) of unknown range; convert it to 8 bits"
-            )
-        if image.format in ("JPEG", "MPO"):
-            _refuse_scans(data, image.height * image.width)
+        _refuse_unread(image, data)
         is_jpeg = image.format in ("JPEG", "MPO") and image.mode in ("RGB", "L")
         if is_jpeg and not is_refused:
             pixels = _by_torchvision(data)
@@ -190,6 +201,15 @@ def _by_pillow(data: bytes, *, is_refused: bool) -> Decoded:
                 return Decoded(pixels, orientation_told(image))
         # libjpeg refuses a few files that Pillow reads; where both refuse, Pillow's reason is the clearer one.
         return Decoded(_to_tensor(image), orientation_told(image), is_jpeg)
+
+
+def _refuse_unread(image: Image.Image, data: bytes) -> None:
+    """Raise an ImageError for what would take too much, or has no colours, before its pixels are read."""
+    refuse_too_large(image.height, image.width)
+    if image.mode in ("I", "F"):
+        raise ImageError(f"its pixels are 32-bit numbers (mode {image.mode}) of unknown range; convert it to 8 bits")
+    if image.format in ("JPEG", "MPO"):
+        _refuse_scans(data, image.height * image.width)
 
 
 def orientation_told(image: Image.Image) -> int:
@@ -207,14 +227,19 @@ def orientation_told(image: Image.Image) -> int:
     return orientation_of(exif if isinstance(exif, bytes) else b"", xmp if isinstance(xmp, bytes) else b"")
 
 
-def _to_tensor(image: Image.Image) -> Tensor:
+def _loaded(image: Image.Image) -> Image.Image:
+    """An image whose pixels are read, of 8 bits and without transparency."""
     image.load()
     if image.mode.startswith("I;16"):
         # Pillow's own conversion cuts them off at 255, which makes nearly every pixel white.
-        grey = torch.from_numpy((np.asarray(image) >> 8).astype(np.uint8))
-        return grey.repeat(3, 1, 1)
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     # Pillow warns of some kinds of it, and the conversion drops it all the same.
     image.info.pop("transparency", None)
+    return image
+
+
+def _to_tensor(image: Image.Image) -> Tensor:
+    image = _loaded(image)
     if image.height * image.width <= _AT_ONCE:
         return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
     # In strips: converted whole, an image of 200 megapixels takes 4 bytes a pixel once more.

@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from relabel.geometry.frames import turned
-from relabel.images.decode import Decoded, decode, orientation_told
+from relabel.images.decode import decode, orientation_told
 
 _BLOCKS = ("exif", "xmp", "Raw profile type exif")
 """Where Pillow keeps what may tell of the orientation."""
@@ -22,9 +22,9 @@ _NEARER = 4
 """How many times nearer to one frame than to the other an image must be. Grey or toned copies are."""
 
 
-def pil_rgb(image: Decoded, *, upright: bool) -> Image.Image:
-    """A decoded image as Pillow's RGB, turned by its EXIF orientation or not."""
-    pixels = image.seen("upright" if upright else "ignored")
+def pil_upright(image: Image.Image, orientation: int) -> Image.Image:
+    """An image of Pillow's as decoded, turned by its EXIF orientation."""
+    pixels = turned(torch.from_numpy(np.array(image)).permute(2, 0, 1), orientation)
     return Image.fromarray(np.ascontiguousarray(pixels.permute(1, 2, 0).numpy()))
 
 

@@ -8,8 +8,8 @@ from typing import Any, Literal
 
 from relabel.errors import ImageError, InvalidValueError, LabelError
 from relabel.images.classes import label_of, numbers_of
-from relabel.images.decode import decode
-from relabel.images.loaded import own_orientation, pil_rgb
+from relabel.images.decode import decode_rgb
+from relabel.images.loaded import own_orientation, pil_upright
 from relabel.loader.crops import CropLabel, check_unlabeled, without_label
 from relabel.loader.frames import Photograph, check_size, frame_of_sample
 from relabel.loader.maps import LabelMaps
@@ -120,14 +120,15 @@ class LabeledSample:
         image, frame, told = value, self._frame, own_orientation(value)
         if isinstance(value, bytes | bytearray | memoryview):
             try:
-                decoded = decode(bytes(value))
+                image, found = decode_rgb(bytes(value))
             except ImageError as error:
                 raise ImageError(f"the image of the sample {key!r} cannot be decoded: {error}") from error
-            image = pil_rgb(decoded, upright=frame == "upright")
+            if frame == "upright" and found != 1:
+                image = pil_upright(image, found)
             if not orientation:
                 frame = frame or "decoded"
             # A copy without Exif may have been turned before it lost it, or not.
-            told = None if decoded.orientation == 1 else decoded.orientation
+            told = None if found == 1 else found
         if frame is None and orientation != 1:
             frame = frame_of_sample(image, photograph, key, told)
         check_size(f"the sample {key!r}", image, photograph.sizes_hw[frame or "decoded"])

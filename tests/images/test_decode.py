@@ -22,7 +22,7 @@ from PIL import EpsImagePlugin, Image
 
 from relabel.errors import ImageError
 from relabel.images import decode_and_fit, image_hash
-from relabel.images.decode import MAX_MEGAPIXELS, Decoded, decode
+from relabel.images.decode import MAX_MEGAPIXELS, Decoded, decode, decode_rgb
 from relabel.images.device import is_for_device
 from relabel.manifest import Fit, Preprocessing
 
@@ -114,6 +114,20 @@ class TestPixels:
         image = photograph_like().convert("P")
         expected = np.asarray(image.convert("RGB"))
         assert np.array_equal(pixels_of(encoded(image, transparency=bytes(range(256))), (60, 80)), expected)
+
+    @pytest.mark.parametrize(("fmt", "mode"), [("JPEG", "RGB"), ("JPEG", "CMYK"), ("PNG", "P"), ("PNG", "I;16")])
+    def test_a_trainer_that_wants_pillows_images_has_the_same_pixels(
+        self, fmt: str, mode: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        deep = Image.fromarray(np.arange(60 * 80, dtype=np.uint16).reshape(60, 80) * 13)
+        data = encoded(deep if mode == "I;16" else photograph_like().convert(mode), fmt)
+        image, orientation = decode_rgb(data)
+        assert (image.mode, orientation) == ("RGB", 1)
+        assert np.array_equal(np.asarray(image), decode(data).pixels.permute(1, 2, 0).numpy())
+        if (fmt, mode) == ("JPEG", "RGB"):
+            # What Pillow refuses and torchvision reads was labelled.
+            monkeypatch.setitem(Image.OPEN, "JPEG", (None, lambda _: False))
+            assert np.array_equal(np.asarray(decode_rgb(data)[0]), np.asarray(image))
 
     def test_a_gif_is_its_first_frame(self) -> None:
         frames = [Image.new("RGB", (8, 6), colour) for colour in ("red", "blue")]
