@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from relabel.errors import InvalidValueError, RelabelError
 from relabel.geometry import Box
+from relabel.paths import expanded
 from relabel.score_map import ScoreMap
 
 if TYPE_CHECKING:
@@ -103,7 +104,7 @@ def draw_labels(
         heat, ax=list(grid[:, 1 : 1 + planes].flat), location="bottom", shrink=0.5, aspect=40, pad=0.01
     ).set_label("the teacher's probability of the class at a cell", fontsize=11)
     _legend(figure, any(crop.truth is not None for image in images for crop in image.crops))
-    path = Path(path)
+    path = expanded(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=100, format="png")
     return path

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from relabel.manifest import Manifest
+from relabel.manifest import ClassSpaces, Manifest
 from relabel.store import FAILED, LABELED, StoreReader
 
 _SAMPLE = 2048
@@ -21,10 +21,10 @@ class StoreSummary:
 
     `unstored_mass` is the mean probability of the classes without a plane, and `first_class_is_label` how often the
     heaviest plane is the ground truth, both over a sample of `sampled` images; None where there is nothing to average,
-    and raw logits are no mass. `first_classes` counts the sample by the class of that plane, `labels` the labelled
-    images by their ground truth class, -1 being unknown.
-    `bytes` are those of all files. `digest` is the one number that `relabel.open` can be told to insist on; None before
-    the store is finished.
+    and raw logits are no mass; nor is a ground truth of other classes than the labels', as `class_spaces` tells.
+    `first_classes` counts the sample by the class of that plane, `labels` the labelled images by their ground truth
+    class, -1 being unknown. `bytes` are those of all files. `digest` is the one number that `relabel.open` can be told
+    to insist on; None before the store is finished.
     """
 
     manifest: Manifest
@@ -38,6 +38,7 @@ class StoreSummary:
     first_classes: dict[int, int]
     labels: dict[int, int]
     digest: str | None
+    class_spaces: ClassSpaces
 
     @property
     def bytes_per_image(self) -> float | None:
@@ -64,6 +65,7 @@ def summarise(store: str | Path) -> StoreSummary:
     every = np.concatenate([np.empty(0, np.int64), *rows])
     truth = np.concatenate([np.empty(0, np.int32), *truths])
     chosen = np.linspace(0, len(every) - 1, min(_SAMPLE, len(every))).astype(np.int64)
+    spaces = reader.manifest.class_spaces(int(truth.max(initial=-1)))
     unstored, agreement, firsts = _sampled(reader, every[chosen], truth[chosen])
     return StoreSummary(
         manifest=reader.manifest,
@@ -73,10 +75,11 @@ def summarise(store: str | Path) -> StoreSummary:
         bytes=reader.files.size_bytes(),
         sampled=len(chosen),
         unstored_mass=unstored,
-        first_class_is_label=agreement,
+        first_class_is_label=None if spaces.are_same is False else agreement,
         first_classes=_counted(firsts),
         labels=_counted(truth),
         digest=reader.digest() if len(reader.published) == reader.num_shards else None,
+        class_spaces=spaces,
     )
 
 

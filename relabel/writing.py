@@ -24,6 +24,7 @@ from relabel.manifest import (
     TeacherRecord,
     versions,
 )
+from relabel.paths import expanded
 from relabel.plan import ROWS_PER_SHARD
 from relabel.score_map import ScoreMap
 from relabel.store import Row, RowBatch, RowTable, create_or_open
@@ -93,7 +94,7 @@ def write(
     ...     relabel.open(f"{folder}/labels.zarr").rows(["c.jpg"])
     tensor([2])
     """
-    options, path = options or WriteOptions(), Path(store)
+    options, path = options or WriteOptions(), expanded(store)
     if "://" in str(store):
         raise StoreError(f"{store} is a URL, and write makes local folders. Copy the store there afterwards")
     if path.exists() and (not path.is_dir() or any(path.iterdir())):

@@ -44,6 +44,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("input") / "photos"
     write_folder(root, 5)
     (root / "even" / "broken.jpg").write_bytes(b"not an image")
+    (root / "even" / "phone.HEIC").write_bytes(b"not to be read")
     return root
 
 
@@ -57,7 +58,9 @@ def tar(photos: Path) -> Path:
     return write_tar(photos.with_suffix(".tar"), members)
 
 
-def test_a_folder_becomes_labels_that_verify_and_inspect(photos: Path, tmp_path: Path) -> None:
+def test_a_folder_becomes_labels_that_verify_and_inspect(
+    photos: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     store, classes = tmp_path / "labels.zarr", tmp_path / "classes.txt"
     classes.write_text("3 tabby\n5 red fox\n7 lynx\n")
     teacher = (*TEACHER, "--classes", classes, "--samples-per-shard", 4)
@@ -65,12 +68,17 @@ def test_a_folder_becomes_labels_that_verify_and_inspect(photos: Path, tmp_path:
     assert made.exit_code == 0, made.output
     assert f"{store}: 2 shards published, 0 were there already, of 2" in made.stdout
     assert "even/broken.jpg" in made.stdout
+    assert "left out: 1 .heic; an image ends in one of avif, bmp," in made.stdout
     assert made.stderr == ""
+    warned = caplog.messages[0]
+    assert warned.startswith("the images are of 2 classes ('even', 'odd'), the teacher of 3 ('tabby', 'red fox', ")
+    assert warned.endswith("with --classes FILE")
 
     again = run("generate", photos, store, *teacher, "--json")
     summary = parsed(again.stdout)
     assert (again.exit_code, summary["shards_published"], summary["shards_skipped"]) == (1, 0, 2)
     assert summary["failed_earlier"] == 1
+    assert summary["left_out"] == {".heic": 1}
 
     verified = run("verify", "shards", store, "--images", photos, "--quiet", "--json")
     report = parsed(verified.stdout)
@@ -81,10 +89,12 @@ def test_a_folder_becomes_labels_that_verify_and_inspect(photos: Path, tmp_path:
     assert inspected["manifest"]["teacher"]["name"] == "test_resnet"
     assert inspected["manifest"]["preprocessing"]["image_size_hw"] == [64, 64]
     assert inspected["labels"] == {"0": 3, "1": 2}
+    assert (inspected["class_spaces"]["are_same"], inspected["first_class_is_label"]) == (False, None)
     assert sum(inspected["first_classes"].values()) == 5
     assert relabel.open(store).class_names == ("tabby", "red fox", "lynx")
     shown = run("inspect", store).stdout
-    assert re.search(r"; most often [012] '(tabby|red fox|lynx)': [1-5]", shown)
+    assert "other classes  the images are of 2 classes ('even', 'odd'), the teacher of 3" in shown
+    assert re.search(r"first class +-; most often [012] '(tabby|red fox|lynx)': [1-5]", shown)
     assert "2 to 3 images each (most: 0 'even': 3, 1 'odd': 2)" in shown
     told = run("teacher", TEACHER[1], "--random-weights", 0, "--classes", classes).stdout
     assert re.search(r"classes +3: 0 'tabby' ... 2 'lynx'\nkept +file: 3 of the teacher's 1000 classes", told)
@@ -107,6 +117,30 @@ def test_a_list_of_files_is_images_to_every_command(photos: Path, tmp_path: Path
     for command in (("verify", "shards", store), ("verify", "labels", store)):
         assert run(*command, "--files", listed).exit_code == 2
     assert "Missing option '--images'" in run("verify", "labels", store).stderr
+
+
+def test_a_tilde_is_the_home_folder_wherever_a_path_is_taken(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "photos").symlink_to(photos)
+    (tmp_path / "list").write_text("odd/001.png\neven/000.png\n")
+    (tmp_path / "classes").write_text("3 tabby\n5 red fox\n7 lynx\n")
+    archive = tmp_path / "archive" / "even"
+    archive.mkdir(parents=True)
+    torch.save(torch.tensor([[[[1.5]], [[0.5]]], [[[7.0]], [[9.0]]]]), archive / "000.pt")
+    monkeypatch.chdir(photos)
+    images, listed = ("--images", "~/photos", "--files", "~/list", "--quiet"), ("--files", "~/list")
+    made = run("generate", "~/photos", "~/labels.zarr", *TEACHER, *listed, "--classes", "~/classes")
+    assert made.exit_code == 0, made.output
+    assert run("verify", "shards", "~/labels.zarr", *images, "--repair", "--from", "~/labels.zarr").exit_code == 0
+    assert run("verify", "labels", "~/labels.zarr", *images, "-n", 2, "--classes", "~/classes").exit_code == 0
+    assert run("import", "relabel", "~/archive", "~/import.zarr", *images).exit_code == 1
+    assert run("inspect", "~/import.zarr").exit_code == 0
+    assert run("diff", "~/labels.zarr", "~/labels.zarr", "--quiet").exit_code == 0
+    assert "no such checkpoint" not in run("teacher", "test_resnet", "--checkpoint", "~/classes").stderr
+    assert len(relabel.open("~/labels.zarr")) == 2
+    assert not (photos / "~").exists()
 
 
 def test_a_tar_gets_the_labels_of_the_folder_on_macos_too(

@@ -64,6 +64,15 @@ def test_how_often_the_first_class_is_the_truth_where_it_is_known(store: Path) -
     assert found.first_classes == Counter([*first[0].tolist(), int(first[1, 1])])
 
 
+def test_a_truth_of_other_classes_is_none(store: Path) -> None:
+    group = zarr.open_group(store, mode="r+")
+    group["label"][:] = np.full((2, 4), 12, np.int32)
+    seal(store)
+    found = summarise(store)
+    assert (found.first_class_is_label, found.class_spaces.are_same) == (None, False)
+    assert found.class_spaces.why == "a ground truth is 12, and the teacher's classes end at 11"
+
+
 def test_what_cannot_be_known_is_none(tmp_path: Path) -> None:
     make_store(tmp_path / "s.zarr", [["0"]], LOGITS[:1], failed=frozenset({"0"}))
     found = summarise(tmp_path / "s.zarr")

@@ -11,6 +11,7 @@ import click
 
 from relabel.cli.options import Shown
 from relabel.options import SourceOptions
+from relabel.paths import expanded
 
 if TYPE_CHECKING:
     # `relabel --help` must not wait for torch.
@@ -21,7 +22,7 @@ def local(ctx: click.Context, _: click.Parameter, value: Path) -> Path:
     """Refuse a URL where a folder is written; a callback of an argument."""
     if ":/" in str(value):
         raise click.BadParameter(f"{value} is a URL; {ctx.info_name} needs a local folder. Copy it there afterwards")
-    return value
+    return expanded(value)
 
 
 images_option = click.option(

@@ -12,6 +12,7 @@ from relabel.paths import printable
 
 if TYPE_CHECKING:
     # `relabel --help` must not wait for torch and timm.
+    from relabel.manifest import ClassSpaces
     from relabel.worth import LabelLine, LabelsReport
 
 _WIDTH = 118
@@ -49,6 +50,7 @@ def labels_text(report: LabelsReport) -> str:
         "most",
         "crops": f"{report.crops}, RandomResizedCrop(scale=(0.08, 1)), shown to the teacher at {height} x {width} "
         f"pixels, answered by {head}",
+        **_ground_truth(report.class_spaces),
     }
     parts = [*findings_text(report.findings), aligned(facts)]
     if report.causes:
@@ -62,6 +64,14 @@ def labels_text(report: LabelsReport) -> str:
             parts.append("\n".join(["Be wary:", *map(_item, advice.warnings)]))
     clean = "clean" if report.is_clean else f"{len(report.findings)} findings"
     return "\n\n".join([*parts, f"{clean}; {report.seconds:.1f} s"])
+
+
+def _ground_truth(spaces: ClassSpaces) -> dict[str, str]:
+    """Where it is of other classes, or may be."""
+    if spaces.are_same or not spaces.why:
+        return {}
+    what = "not compared" if spaces.are_same is False else "its numbers are taken for the teacher's"
+    return {"truth": f"{what}: {spaces.why}"}
 
 
 def _table(lines: Sequence[LabelLine]) -> str:

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import click
 
 from relabel.options import Declared, Group, declared, for_each
+from relabel.paths import expanded
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 _Made = TypeVar("_Made")
@@ -41,7 +42,7 @@ class Value(click.ParamType):  # type: ignore[type-arg]  # generic in the newest
         if made is None or not option.allows(made):
             shape = f", given as {option.option.metavar}" if option.count != 1 else ""
             self.fail(f"{value!r} is not what is expected: {option.expected}{shape}", param, ctx)
-        if isinstance(made, Path) and not is_file(made):
+        if isinstance(made, Path) and not is_file(made := expanded(made)):
             self.fail(f"there is no file {str(made)!r}", param, ctx)
         return made
 

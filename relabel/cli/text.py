@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from relabel.findings import class_text
 from relabel.geometry import Footprint
+from relabel.naming import DANGLING, IMAGE_SUFFIXES, NO_CLASS
 from relabel.paths import printable
 
 if TYPE_CHECKING:
@@ -23,6 +24,13 @@ _WIDTH = 120
 _LONGEST = 1000
 """Characters of a key, and of any other cell, behind which a table is no longer one."""
 _MOST = 5
+_MOST_KINDS = 12
+_ADVICE = {
+    ".cls": "a .cls counts only directly beside its image in the tar",
+    DANGLING: "mend the links, or remove them",
+    NO_CLASS: "put each image into the folder of its class",
+}
+"""What to do about some kinds of files that were left out."""
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[object]], *, right: Sequence[bool] | None = None) -> str:
@@ -88,7 +96,21 @@ def generate_text(summary: GenerateSummary, store: str, *, timings: bool = False
     note = f"{copied}; waited for {summary.waits.note(summary.seconds)}"
     rows = [(stage, f"{waited:.0%}", f"{busy:.0%}") for stage, waited, busy in summary.timings_table()]
     parts = [table(("stage", "waited for", "at work"), rows)] if timings else []
+    parts += left_out_lines(summary.left_out)
     return run_text(summary, store, note=note, parts=parts, again="; mend them and run again with --retry-failed")
+
+
+def left_out_lines(left_out: Mapping[str, int]) -> list[str]:
+    """The files below IMAGES that no row, or no ground truth, was made of, and what to do if that is wrong."""
+    if not left_out:
+        return []
+    most = sorted(left_out.items(), key=lambda item: (-item[1], item[0]))
+    told = ", ".join(f"{count} {kind}" for kind, count in most[:_MOST_KINDS])
+    more = f" and {len(most) - _MOST_KINDS} kinds more" if len(most) > _MOST_KINDS else ""
+    advice = [what for kind, what in _ADVICE.items() if kind in left_out]
+    if any(kind.startswith(".") and kind not in _ADVICE for kind in left_out):
+        advice.append(f"an image ends in one of {', '.join(sorted(IMAGE_SUFFIXES))}: rename or convert what is one")
+    return ["; ".join([f"left out: {printable(told)}{more}", *advice])]
 
 
 def shards_text(report: ShardsReport) -> str:
@@ -170,8 +192,9 @@ def store_text(summary: StoreSummary, store: str) -> str:
         "images": f"{summary.labeled} labelled, {summary.failed} failed",
         "size": f"{summary.bytes / 1e6:.2f} MB{each}",
         "unstored mass": _share(summary.unstored_mass, f" (mean over {summary.sampled} images)"),
-        "first class": _share(summary.first_class_is_label, " is the ground truth")
+        "first class": _share(summary.first_class_is_label, f" is the ground truth{_caveat(summary)}")
         + f"; most often {_most(summary.first_classes, m.class_names)}",
+        **({"other classes": summary.class_spaces.why} if summary.class_spaces.are_same is False else {}),
         "ground truth": _histogram(summary.labels, m.data.class_names),
         "digest": summary.digest or "none before all shards are published",
         "versions": ", ".join(f"{name} {version}" for name, version in m.versions.items()),
@@ -207,6 +230,11 @@ def _averaged(manifest: Manifest) -> dict[str, str]:
     ]
     parts = others + (["the mirrored image"] if manifest.flip_average else [])
     return {"averaged with": "; ".join(parts)} if parts else {}
+
+
+def _caveat(summary: StoreSummary) -> str:
+    spaces = summary.class_spaces
+    return f", if both count the same classes: {spaces.why}" if spaces.are_same is None else ""
 
 
 def _share(value: float | None, rest: str) -> str:

@@ -100,6 +100,7 @@ class GenerateSummary(RunSummary):
         copied: those of `images` whose labels were copied from an older store.
         doubts: what is strange about the teacher's answers, a sentence each: they differ from call to call, or are the
             same for every image.
+        left_out: how many files below IMAGES are no images of it, or not quite, by what they are.
         is_part: another process's summary tells of this share too, so that a command need not print this one, nor end
             with its own verdict: torchrun stops all processes as soon as one says that it failed.
     """
@@ -110,6 +111,7 @@ class GenerateSummary(RunSummary):
     fallbacks: int = 0
     copied: int = 0
     doubts: tuple[str, ...] = ()
+    left_out: dict[str, int] = field(default_factory=dict)
     is_part: bool = False
 
     def timings_table(self) -> list[tuple[str, float, float]]:

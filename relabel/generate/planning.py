@@ -2,19 +2,33 @@
 
 from __future__ import annotations
 
+import logging
+
 from relabel.generate.options import GenerateOptions
 from relabel.geometry import WHOLE
 from relabel.images import ImageSource, Listing
-from relabel.manifest import PER_ROW, DataRecord, Manifest, MemberRecord, ScoreRecord, versions
+from relabel.manifest import PER_ROW, ClassSpaces, DataRecord, Manifest, MemberRecord, ScoreRecord, versions
 from relabel.progress import Progress
 from relabel.teacher import Ensemble
 from relabel.teacher.devices import device_text
+
+_log = logging.getLogger(__name__)
 
 
 def listed(source: ImageSource, options: GenerateOptions, *, title: str, shown: bool) -> Listing:
     """One pass over the source's keys, with a bar."""
     with Progress(title, None, unit="images", shown=shown, reading=lambda: source.reading) as progress:
         return source.listing(options.samples_per_shard, workers=options.threads, progress=progress.advance)
+
+
+def tell_of_classes(spaces: ClassSpaces) -> None:
+    """Warn where the images' classes are not the teacher's: nobody should find that out after days on a GPU."""
+    if spaces.are_same is False:
+        _log.warning(
+            "%s. The labels will be over the teacher's classes, whatever the images' are. For labels over theirs, "
+            "fine-tune a teacher on them, or keep those of the teacher's classes that are theirs, with --classes FILE",
+            spaces.why,
+        )
 
 
 def manifest_of(ensemble: Ensemble, data: DataRecord, options: GenerateOptions) -> Manifest:

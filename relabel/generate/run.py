@@ -20,7 +20,7 @@ from relabel.generate.batches import BatchPlan, DecodedBatch, DecodedBatches, Sh
 from relabel.generate.doubts import Doubts, tell_of_change
 from relabel.generate.options import GenerateOptions, GenerateSummary, StageSeconds, merged
 from relabel.generate.peers import Peers
-from relabel.generate.planning import listed, manifest_of
+from relabel.generate.planning import listed, manifest_of, tell_of_classes
 from relabel.generate.publish import OpenShard, Publisher
 from relabel.generate.reuse import OldStore
 from relabel.images import ImageSource, Listing, open_source
@@ -66,6 +66,8 @@ def generate(
     shown = options.show_progress and peers.leads
     listing = listed(source, options, title=peers.title("listing images"), shown=shown)
     manifest = manifest_of(ensemble, listing.record, options)
+    if peers.leads:
+        tell_of_classes(manifest.class_spaces(listing.most_label))
     reuse = None if options.reuse is None else OldStore(options.reuse, manifest, Path(store))
     writer = create_or_open(Path(store), manifest)
     mine = share(listing.tasks, options.rank, options.world_size)
@@ -87,19 +89,22 @@ def generate(
     # Which of theirs other processes will label again is not known here.
     everyone = listing.tasks if peers.are_shared else mine
     is_idle = not (left.tasks or options.retry_failed or missing(everyone, writer.published()))
-    with Progress(
-        peers.title("labelling"), None, unit="images", shown=shown and not is_idle, reading=lambda: source.reading
-    ) as progress:
+    with _bar(peers.title("labelling"), source, shown=shown and not is_idle) as progress:
         run = _Run(annotator, writer, peers, progress, left.again)
         summary = replace(
             run.label(source, left.tasks, plan),
             shards=len(mine),
             shards_skipped=len(mine) - len(left.tasks),
             max_failures=options.max_failures,
+            left_out=dict(listing.left_out),
             **left.earlier,
         )
         told = peers.gather(summary, run.tell)
     return _of_all(told, listing.tasks, writer, peers)
+
+
+def _bar(title: str, source: ImageSource, *, shown: bool) -> Progress:
+    return Progress(title, None, unit="images", shown=shown, reading=lambda: source.reading)
 
 
 def _loaded(teacher: TeacherSpec | EnsembleSpec | Teacher | Ensemble) -> Ensemble:

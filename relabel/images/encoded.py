@@ -65,6 +65,7 @@ class Listing:
             keys was skipped, and then a task's count is an upper bound.
         parts: the keys.
         left_out: how many files are no images of it, or not quite, by what they are: a suffix, as a rule.
+        most_label: the largest ground truth; -1 where there is none, or none is known.
     """
 
     tasks: tuple[ShardTask, ...]
@@ -72,6 +73,7 @@ class Listing:
     fingerprints: tuple[str, ...]
     parts: tuple[SourcePart, ...]
     left_out: Mapping[str, int] = field(default_factory=dict)
+    most_label: int = -1
 
     @classmethod
     def of(

@@ -63,7 +63,7 @@ class FilesSource:
         files = self._list(workers, progress)
         part = SourcePart(_PART, files.keys)
         listing = Listing.of(self._kind, (part,), rows_per_shard or ROWS_PER_SHARD, files.class_names)
-        return replace(listing, left_out=files.left_out)
+        return replace(listing, left_out=files.left_out, most_label=max(files.labels, default=-1))
 
     def read(self, part: str, first: int, count: int) -> Iterator[EncodedImage]:
         """See `ImageSource.read`."""

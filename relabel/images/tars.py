@@ -65,8 +65,7 @@ class TarSource:
     def listing(self, rows_per_shard: int | None, *, workers: int, progress: Callable[[int], None]) -> Listing:
         """See `ImageSource.listing`; of a tar that is a local file, only the headers and the classes are read."""
         if rows_per_shard is None:
-            parts, names, left_out = self._parts(workers, progress)
-            return replace(Listing.of("webdataset", parts, None, names), left_out=left_out)
+            return self._listing(workers, progress)
         shards = tuple(self._locations)
         tasks = plan([(name, rows_per_shard) for name in shards])
         record = DataRecord(
@@ -104,11 +103,11 @@ class TarSource:
         if not left:
             return
         try:
-            parts, _, _ = self._parts(1, lambda _: None)
+            listing = self._listing(1, lambda _: None)
         except SourceError as error:
             unread(error)
             return
-        for part in parts:
+        for part in listing.parts:
             yield from self._of_tar(part.name, left.intersection(part.keys), left, unread)
 
     def _of_tar(
@@ -128,9 +127,7 @@ class TarSource:
         except SourceError as error:
             unread(error)
 
-    def _parts(
-        self, workers: int, progress: Callable[[int], None]
-    ) -> tuple[tuple[SourcePart, ...], tuple[str, ...] | None, Counter[str]]:
+    def _listing(self, workers: int, progress: Callable[[int], None]) -> Listing:
         """All tars' keys, the names of classes, and what was left out."""
         where: dict[str, str] = {}
         left_out: list[Counter[str]] = []
@@ -159,7 +156,11 @@ class TarSource:
         where.pop("", None)
         names = class_names(where)
         self._numbers, self._listed = numbers_of(names), True
-        return parts, names, sum(left_out, Counter())
+        return replace(
+            Listing.of("webdataset", parts, None, names),
+            left_out=sum(left_out, Counter()),
+            most_label=max((label_of(text, self._numbers) for text in where), default=-1),
+        )
 
     def _label(self, part: str, sample: _Sample) -> int:
         try:

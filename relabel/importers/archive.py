@@ -78,7 +78,8 @@ def published_stem(key: str, root_name: str = "") -> str:
 
     `root_name` is the name of the folder that the key is relative to: the part before a key of one part.
     """
-    parts = key.split("/")[-2:]
+    # A tar may have ./ before its members' names, as `tar -cf x.tar .` writes them.
+    parts = [part for part in key.split("/") if part not in ("", ".")][-2:]
     if len(parts) == 1 and root_name:
         parts = [root_name, *parts]
     return "/".join(parts).partition(".")[0]

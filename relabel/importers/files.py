@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import io
 import pickle
-import stat
 import threading
 import warnings
 import zipfile
@@ -25,6 +24,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from relabel.errors import ImageError
+from relabel.paths import read_regular
 
 MAX_BYTES = 1 << 23
 """Of a file: 100 times the largest that was ever published. A larger one is no map, and may unpack to anything."""
@@ -180,13 +180,7 @@ def content_faults(maps: NDArray[np.float32], num_classes: int) -> dict[int, str
 
 def _bytes(path: Path) -> bytes:
     try:
-        # A pipe would be waited for, and a device never ends.
-        status = path.stat()
-        if not stat.S_ISREG(status.st_mode):
-            raise ImageError("not a regular file")
-        if status.st_size > MAX_BYTES:
-            raise ImageError(f"{status.st_size} bytes, far above any map's; not read")
-        return path.read_bytes()
+        return read_regular(path, MAX_BYTES)
     except OSError as error:
         raise ImageError(f"cannot be read: {error.strerror}") from error
 

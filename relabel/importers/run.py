@@ -17,6 +17,7 @@ from relabel.importers.options import PUBLISHED, ImportOptions, ImportSummary
 from relabel.importers.result import layout_of, manifest_of
 from relabel.importers.shard import ImportedShard, ShardJob, files_of, import_shard
 from relabel.importers.workers import Workers
+from relabel.paths import expanded
 from relabel.plan import ShardTask
 from relabel.progress import Progress
 from relabel.store import create_or_open, read_manifest, remaining
@@ -46,12 +47,12 @@ def import_archive(
         StoreError: the store cannot be written.
     """
     started = time.perf_counter()
-    path, shown = Path(store), options.show_progress
+    path, shown = expanded(store), options.show_progress
     if path.is_dir() and any(path.iterdir()) and not (path / "status").is_dir():
         # That it is no store must not be found out only after minutes.
         read_manifest(path)
     source = _source(images, options)
-    rows = _rows(Path(folder), source, options)
+    rows = _rows(expanded(folder), source, options)
     with Workers(options.threads, rows.with_map) as workers:
         with Progress("scanning maps", rows.with_map, unit="maps", shown=shown) as progress:
             found, digests = _scanned(rows, options, workers, progress)

@@ -32,3 +32,5 @@ from relabel.manifest.records import ScoreRecord as ScoreRecord
 from relabel.manifest.records import TeacherRecord as TeacherRecord
 from relabel.manifest.records import TeacherSource as TeacherSource
 from relabel.manifest.records import Weights as Weights
+from relabel.manifest.spaces import ClassSpaces as ClassSpaces
+from relabel.manifest.spaces import class_spaces as class_spaces

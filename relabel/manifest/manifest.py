@@ -23,6 +23,7 @@ from relabel.manifest.records import (
     ScoreRecord,
     TeacherRecord,
 )
+from relabel.manifest.spaces import ClassSpaces, class_spaces
 
 FORMAT = 1
 PerRow = Literal["per row"]
@@ -148,6 +149,10 @@ class Manifest:
                 f"and what it says has {found.identity().hex()!r}. Restore its zarr.json, or generate the store again"
             )
         return found
+
+    def class_spaces(self, most_truth: int) -> ClassSpaces:
+        """Whether labels and ground truth, whose largest number is `most_truth` (-1: none), are of the same classes."""
+        return class_spaces(self.class_names, self.scores.num_classes, self.data.class_names, most_truth)
 
     def difference(self, other: Manifest) -> list[str]:
         """One readable line for each field that differs from `other`, identity only; empty when they agree.

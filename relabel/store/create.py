@@ -11,6 +11,7 @@ from pathlib import Path
 
 from relabel.errors import DamagedStoreError, ManifestMismatchError, ReplacedStoreError, StoreBusyError, StoreError
 from relabel.manifest import Manifest
+from relabel.paths import expanded
 from relabel.store.belonging import Belonging
 from relabel.store.disk import disk_errors, make_way, sync
 from relabel.store.files import MOST_METADATA_BYTES, store_files
@@ -36,7 +37,7 @@ def create_or_open(path: Path, manifest: Manifest) -> StoreWriter:
     """
     check_locks()
     # Behind a link: the draft must be beside the folder that it becomes.
-    path = Path(os.path.realpath(path))
+    path = Path(os.path.realpath(expanded(path)))
     with disk_errors(path):
         if not _is_taken(path):
             _create(path, manifest)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from relabel.errors import DamagedStoreError, StoreError
+from relabel.paths import expanded
 from relabel.store.locks import HAVE_LOCKS, lock_file
 
 MOST_METADATA_BYTES = 1 << 25
@@ -198,7 +199,7 @@ def store_files(path: str | Path) -> StoreFiles:
     """
     text = str(path)
     if "://" not in text:
-        return _LocalFiles(Path(path))
+        return _LocalFiles(expanded(path))
     url = text.rstrip("/")
     try:
         with _remote(url, f"open {url}") as (system, root):
@@ -206,7 +207,7 @@ def store_files(path: str | Path) -> StoreFiles:
             manifest = system.cat_file(f"{root}/zarr.json", 0, MOST_METADATA_BYTES + 1)
     except FileNotFoundError as error:
         raise StoreError(f"{url} is not a relabel store: it has no zarr.json") from error
-    cache = Path(os.environ.get("RELABEL_CACHE") or Path.home() / ".cache" / "relabel")
+    cache = expanded(os.environ.get("RELABEL_CACHE") or Path.home() / ".cache" / "relabel")
     return _RemoteFiles(url, cache / hashlib.sha256(url.encode() + b"\0" + manifest).hexdigest()[:16])
 
 

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from relabel.errors import TeacherError
 from relabel.manifest import KeptRecord
+from relabel.paths import expanded
 from relabel.teacher.spec import IMAGENET_SUBSET
 
 _log = logging.getLogger(__name__)
@@ -93,8 +94,8 @@ def kept_classes(
         TeacherError: no such subset or file, a class that the teacher does not have, or one that stands twice.
     """
     # A subset's name may come from a manifest, and a manifest names no file to be read.
-    is_file = not IMAGENET_SUBSET.fullmatch(wanted) and Path(wanted).is_file()
-    listed = _lines(Path(wanted)) if is_file else list(_subset(wanted).items())
+    is_file = not IMAGENET_SUBSET.fullmatch(wanted) and expanded(wanted).is_file()
+    listed = _lines(expanded(wanted)) if is_file else list(_subset(wanted).items())
     places = {wordnet_id: number for number, wordnet_id in enumerate(wordnet_ids)}
     if not places and any(_WORDNET_ID.fullmatch(entry) for entry, _ in listed):
         raise TeacherError(

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from relabel.errors import InvalidValueError, TeacherError
 from relabel.manifest import Decode, Exif, Fit, Interpolation, Preprocessing, TeacherRecord
 from relabel.options import Option, check_options
+from relabel.paths import expanded
 
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 Source = Literal["timm", "torchvision", "transformers", "function"]
@@ -128,6 +129,8 @@ class TeacherSpec:
 
     def __post_init__(self) -> None:
         check_options(self)
+        if self.checkpoint is not None:
+            object.__setattr__(self, "checkpoint", expanded(self.checkpoint))
         if self.checkpoint is not None and self.random_weights is not None:
             raise InvalidValueError("give a checkpoint or a seed for random weights, not both")
 

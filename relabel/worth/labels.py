@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from relabel.geometry import Box
 from relabel.images import EncodedImage, ImageSource, open_source
 from relabel.images.crops import random_crops
 from relabel.images.decode import decode
+from relabel.manifest import ClassSpaces
 from relabel.progress import Progress
 from relabel.store import StoreReader
 from relabel.worth.checking import ScoreCheck, ScoreSummary
@@ -49,6 +50,7 @@ class LabelsReport:
         lines: the table of labels; empty where no image could be compared.
         recommendation: read from it; None likewise.
         findings: what is wrong, ordered by shard and row.
+        class_spaces: whether the ground truth is of the labels' classes; where it is not, nothing is compared with it.
     """
 
     teacher: str
@@ -62,6 +64,7 @@ class LabelsReport:
     lines: tuple[LabelLine, ...]
     recommendation: Recommendation | None
     findings: tuple[Finding, ...]
+    class_spaces: ClassSpaces
 
     @property
     def is_clean(self) -> bool:
@@ -91,6 +94,9 @@ def verify_labels(store: str | Path, images: str | ImageSource, options: LabelsO
     if not rows:
         raise StoreError(f"{reader.files.where} holds no labelled image in a published shard: run `relabel generate`")
     rerun = Rerun(reader.manifest, options.rerun)
+    spaces = reader.manifest.class_spaces(max(row.label for row in rows))
+    if spaces.are_same is False:
+        rows = [replace(row, label=-1) for row in rows]
     run = _Run(reader, rerun, options)
     with Progress(
         "running the teacher",
@@ -116,6 +122,7 @@ def verify_labels(store: str | Path, images: str | ImageSource, options: LabelsO
         lines=tuple(run.fidelity.lines()),
         recommendation=run.recommendation(),
         findings=tuple(sorted(findings)),
+        class_spaces=spaces,
     )
 
 

@@ -97,7 +97,7 @@ def saved(tensor: object) -> bytes:
         (saved(good())[:-100], "damaged or cut"),
         (saved(good())[:100], "damaged or cut"),
         (b"\x89PNG\r\n", "damaged"),
-        (b" " * (MAX_BYTES + 1), f"{MAX_BYTES + 1} bytes, far above any map's; not read"),
+        (b" " * (MAX_BYTES + 1), f"cannot be read: too large: {MAX_BYTES + 1} bytes, and at most {MAX_BYTES} are read"),
     ],
 )
 def test_what_is_no_map_says_why(content, why, tmp_path):

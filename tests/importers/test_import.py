@@ -466,8 +466,8 @@ def test_links_are_followed_and_what_is_no_file_fails(lists, tmp_path):
     (archive / "n02/folder.pt").mkdir()
     os.mkfifo(archive / "n02/pipe.pt")
     printed = imported("relabel", archive, store, "--max-failures", 0.5)
-    assert "n02/folder.pt: not a regular file" in printed
-    assert "n02/pipe.pt: not a regular file" in printed
+    assert "n02/folder.pt: cannot be read: a folder, not a regular file" in printed
+    assert "n02/pipe.pt: cannot be read: a pipe, not a regular file" in printed
     assert "n02/lost.pt: cannot be read: No such file or directory" in printed
     assert len(relabel.open(store)) == 3
 

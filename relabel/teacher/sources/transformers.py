@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from relabel.errors import TeacherError
 from relabel.manifest import Preprocessing
+from relabel.paths import expanded
 from relabel.teacher import weights
 from relabel.teacher.blame import blaming
 from relabel.teacher.sources.fetched import Fetched, chosen, split_place
@@ -35,6 +36,7 @@ def fetch(spec: TeacherSpec) -> Fetched:
     """
     transformers = _transformers()
     wanted = spec.name.removeprefix(PREFIX)
+    wanted = str(expanded(wanted)) if wanted.startswith("~") else wanted
     name, place = (wanted, "") if Path(wanted).is_dir() else split_place(wanted)
     with blaming(
         f"the configuration of {spec.name} cannot be had",
