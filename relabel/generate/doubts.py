@@ -15,8 +15,8 @@ from relabel.store import Row
 
 _log = logging.getLogger(__name__)
 
-_ASKED = 2
-"""Images of the calls that are compared: of a small forward pass, three times in a run."""
+_ASKED = 1
+"""Images of the calls that are compared, three in a run: every teacher was proved with one alone, too."""
 _SAME_NATS = 1e-3
 """What coding costs a pooled label anyway; a GPU may add in another order each time, which is far less."""
 
@@ -43,9 +43,9 @@ class Doubts:
         first = self._ask(self._views)
         if (nats := self._difference(first)) > _SAME_NATS:
             self._doubt(
-                f"the teacher's answers differ from call to call: twice the same {len(self._views[0])} images, and the "
-                f"log-probabilities are up to {nats:.2g} apart. Its labels are partly chance, and a run that is "
-                "stopped and goes on mixes two labelings. Does it draw random numbers, or is dropout on?"
+                f"the teacher's answers differ from call to call: of the same pixels, its log-probabilities are up to "
+                f"{nats:.2g} apart. Its labels are partly chance, and a run that is stopped and goes on mixes two "
+                "labelings. Does it draw random numbers, or is dropout on?"
             )
         else:
             self._first = first
@@ -67,8 +67,8 @@ class Doubts:
         """Ask once more, for the answers may have drifted."""
         if self._first is not None and (nats := self._difference(self._first)) > _SAME_NATS:
             self._doubt(
-                f"the teacher's answers changed during the run: the log-probabilities of its first "
-                f"{len(self._views[0])} images are up to {nats:.2g} away from what they were. Does it keep a state?"
+                f"the teacher's answers changed during the run: its log-probabilities of the first image are up to "
+                f"{nats:.2g} away from what they were. Does it keep a state?"
             )
 
     def _difference(self, first: Tensor) -> float:
