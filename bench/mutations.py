@@ -100,7 +100,7 @@ def mutated_json(value: Any, chance: random.Random, keep: Sequence[str] = ()) ->
         if kind == 0:
             del holder[name]
         elif kind == 1 and isinstance(old, (int, float)) and not isinstance(old, bool):
-            holder[name] = old + chance.choice((-1, 1, 0.5, -old, old))
+            holder[name] = old + chance.choice((-1, 1, -old, old))
         elif kind == 2 and isinstance(old, list):
             holder[name] = old * chance.choice((0, 2, 3)) or chance.choice((old[:-1], old[::-1]))
         elif kind == 3 and isinstance(holder, dict):

@@ -6,8 +6,9 @@ import itertools
 import logging
 import secrets
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import get_type_hints
 
 import numpy as np
 
@@ -24,6 +25,7 @@ from relabel.manifest import (
     TeacherRecord,
     versions,
 )
+from relabel.manifest.reading import plain, read
 from relabel.paths import expanded
 from relabel.plan import ROWS_PER_SHARD
 from relabel.score_map import ScoreMap
@@ -56,6 +58,20 @@ class WriteOptions:
     dtype: CodeType = "uint8"
     step: float | None = None
     compression: Compression = "zstd"
+
+    def __post_init__(self) -> None:
+        kinds = get_type_hints(WriteOptions)
+        for name in (field.name for field in fields(self) if field.name != "labels"):
+            value = getattr(self, name)
+            if isinstance(value, list):
+                value = tuple(value)
+                object.__setattr__(self, name, value)
+            try:
+                read(kinds[name], plain(value), name)
+            except TypeError as error:
+                raise InvalidValueError(str(error)) from error
+        if self.labels is not None and not hasattr(self.labels, "__len__"):
+            raise InvalidValueError(f"labels are whole numbers, one per key; got {self.labels!r}")
 
 
 def write(

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import difflib
 import logging
+import os
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
@@ -58,7 +58,7 @@ def _check_name(name: str) -> None:
 
     if ":" in name:
         return
-    if name and Path(name).is_dir():
+    if os.path.isdir(name):  # noqa: PTH112 - Path's raises for a name that is too long for one
         raise TeacherError(f"{name} is a folder. One that transformers saved is given as transformers:{name}")
     architecture, _, tag = name.partition(".")
     known = timm.is_model(architecture)
