@@ -406,7 +406,8 @@ def main() -> None:
     given = parser.parse_args()
     told: dict[str, list[Case]] = {kind: [] for kind in given.kind or KINDS}
     started = time.monotonic()
-    with tempfile.TemporaryDirectory() as folder:
+    # What was done by then is told after Ctrl-C, too.
+    with contextlib.suppress(KeyboardInterrupt), tempfile.TemporaryDirectory() as folder:
         for number, case in enumerate(campaign(given.count, given.seed, Path(folder), list(told)), 1):
             told[case.kind].append(case)
             if case.wrong:
