@@ -41,14 +41,19 @@ def open_regular(path: str | Path, buffering: int = -1) -> BinaryIO:
     Raises:
         OSError: it is not there, cannot be read, or is something else; `strerror` says what.
     """
+    return os.fdopen(regular_descriptor(path), "rb", buffering)
+
+
+def regular_descriptor(path: str | Path) -> int:
+    """As `open_regular`, a descriptor, which the caller closes."""
     _check(path, Path(path).stat())
     file = os.open(path, _FLAGS)
     try:
         _check(path, os.fstat(file))
-        return os.fdopen(file, "rb", buffering)
     except BaseException:
         os.close(file)
         raise
+    return file
 
 
 def read_regular(path: str | Path, most: int) -> bytes:

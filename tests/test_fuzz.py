@@ -19,7 +19,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="limits a proces
 
 CASES = {"store": 12, "tar": 20}
 WORST = {
-    "status/c.0.0: a pipe": "it is no regular file",
+    "status/c.0.0: a pipe": "not a regular file",
     "scores/c.0.0.0.0.0: a hole of 64 GB": "it has 68719476736 bytes",
     "key/c.0.0: a frame of 4 GB that tells it": "its content may take 4294967296 bytes",
     "key/c.0.0: 2^32 - 1 strings": "4294967295 strings for 3 rows",

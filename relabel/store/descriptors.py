@@ -8,7 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from relabel.store.files import ScarceError, open_regular
+from relabel.paths import regular_descriptor
+from relabel.store.files import ScarceError
 
 _Mapped = TypeVar("_Mapped")
 _Made = TypeVar("_Made")
@@ -22,7 +23,7 @@ class OpenFile:
     """A file to read from; it closes with its last reference, so that a read that still holds it can end."""
 
     def __init__(self, path: Path) -> None:
-        self.descriptor = open_regular(path)
+        self.descriptor = regular_descriptor(path)
 
     def read(self, length: int, offset: int) -> bytes:
         """Some bytes, fewer where the file ends; for threads at once."""

@@ -6,7 +6,6 @@ import contextlib
 import errno
 import hashlib
 import os
-import stat
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from relabel.errors import DamagedStoreError, StoreError
-from relabel.paths import expanded
+from relabel.paths import expanded, read_regular
 from relabel.store.locks import HAVE_LOCKS, lock_file
 
 MOST_METADATA_BYTES = 1 << 25
@@ -64,7 +63,7 @@ class StoreFiles(Protocol):
     def local(self, name: str, most: int | None = None) -> Path:
         """A local path of a file; of a store in a folder, whether the file is there or not.
 
-        What is there may be a pipe or a device, or have any size: `open_regular` and `read_bytes` open it.
+        What is there may be a pipe or a device, or have any size: `read_bytes` and `paths.regular_descriptor` open it.
 
         Raises:
             DamagedStoreError: the file is not behind the URL, or is longer than `most` bytes.
@@ -153,7 +152,7 @@ class _RemoteFiles:
             try:
                 with _remote(self.url, f"copy {self.url}/{name} to {self.cache}") as (system, root):
                     if most is not None and (size := system.size(f"{root}/{name}") or 0) > most:
-                        raise DamagedStoreError(f"{self.url}/{name}: {_too_long(size, most)}")
+                        raise DamagedStoreError(f"{self.url}/{name} has {size} bytes, and at most {most} belong there")
                     self._copy(name, path, system, root)
             except FileNotFoundError as error:
                 raise DamagedStoreError(f"{self.url} lacks the file {name}") from error
@@ -218,37 +217,7 @@ def read_bytes(files: StoreFiles, name: str, most: int) -> bytes:
         OSError: it is not there, is none such (EINVAL, EFBIG), or cannot be read.
         StoreError: as `StoreFiles.local`.
     """
-    descriptor = open_regular(files.local(name, most), most)
-    with os.fdopen(descriptor, "rb") as file:
-        # No further, should it grow meanwhile.
-        return file.read(os.fstat(descriptor).st_size)
-
-
-def open_regular(path: str | Path, most: int | None = None, *, dir_fd: int | None = None) -> int:
-    """A descriptor to read a regular file by, which nothing waits for; the caller closes it.
-
-    A store's file is foreign: a pipe would be waited for, and a device or a hole of a petabyte never ends.
-
-    Args:
-        path: of the file, below `dir_fd` if one is given.
-        most: the most bytes it may have.
-        dir_fd: a descriptor of a folder.
-
-    Raises:
-        OSError: it cannot be opened, is no regular file (EINVAL), or is longer (EFBIG); `strerror` says so.
-    """
-    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
-    descriptor = os.open(path, flags, dir_fd=dir_fd)
-    try:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise OSError(errno.EINVAL, "it is no regular file", str(path))
-        if most is not None and status.st_size > most:
-            raise OSError(errno.EFBIG, _too_long(status.st_size, most), str(path))
-    except BaseException:
-        os.close(descriptor)
-        raise
-    return descriptor
+    return read_regular(files.local(name, most), most)
 
 
 def unreadable(what: str, error: OSError) -> StoreError:
@@ -258,10 +227,6 @@ def unreadable(what: str, error: OSError) -> StoreError:
     if error.errno in (errno.EACCES, errno.EPERM):
         return ForbiddenError(f"{text}. Mend its permissions: it may be whole")
     return ScarceError(f"{text}. {_SCARCE[error.errno]}") if error.errno in _SCARCE else StoreError(text)
-
-
-def _too_long(size: int, most: int) -> str:
-    return f"it has {size} bytes, and at most {most} belong there"
 
 
 @contextlib.contextmanager
