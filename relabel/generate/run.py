@@ -69,7 +69,7 @@ def generate(
     if peers.leads:
         tell_of_classes(manifest.class_spaces(listing.most_label))
     reuse = None if options.reuse is None else OldStore(options.reuse, manifest, Path(store))
-    writer = create_or_open(Path(store), manifest)
+    writer = create_or_open(Path(store), manifest, listing.keys(), reuse_option="--reuse")
     mine = share(listing.tasks, options.rank, options.world_size)
     left = remaining(writer, mine, retry_failed=options.retry_failed)
     if left.tasks and peers.leads:

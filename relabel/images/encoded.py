@@ -100,6 +100,10 @@ class Listing:
         prints = tuple(fingerprint(keys[end - task.count : end]) for task, end in zip(tasks, ends, strict=True))
         return cls(tasks, record, prints, parts)
 
+    def keys(self) -> Iterator[str]:
+        """All keys in their order; none where reading them was skipped."""
+        return (key for part in self.parts for key in part.keys)
+
 
 Span = tuple[str, int, int]
 """A part, the number of an image in it, and how many from there on: what `ImageSource.read` takes."""

@@ -57,7 +57,7 @@ def import_archive(
         with Progress("scanning maps", rows.with_map, unit="maps", shown=shown) as progress:
             found, digests = _scanned(rows, options, workers, progress)
         layout = layout_of(found, options)
-        writer = create_or_open(path, manifest_of(rows, found, layout, options))
+        writer = create_or_open(path, manifest_of(rows, found, layout, options), rows.keys)
         left = remaining(writer, rows.tasks)
         job = ShardJob(
             rows=rows,

@@ -5,14 +5,16 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import shlex
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from relabel.errors import DamagedStoreError, ManifestMismatchError, ReplacedStoreError, StoreBusyError, StoreError
 from relabel.manifest import Manifest
 from relabel.paths import expanded
 from relabel.store.belonging import Belonging
+from relabel.store.changes import list_changes
 from relabel.store.disk import disk_errors, make_way, sync
 from relabel.store.files import MOST_METADATA_BYTES, store_files
 from relabel.store.layout import arrays_of, create_arrays, published_shards
@@ -23,13 +25,22 @@ from relabel.store.writer import StoreWriter
 
 _PATIENCE_SECONDS = 60.0
 _SHOWN = 12
+_OF_LIST = ("data.shards", "data.counts", "data.rows_per_shard", "data.fingerprint")
+"""What of a manifest's difference the changes of the list say better."""
+_EMPTY = "; or delete it, for it holds no shard yet, unless another process is filling it"
 
 
-def create_or_open(path: Path, manifest: Manifest) -> StoreWriter:
+def create_or_open(path: Path, manifest: Manifest, keys: Iterable[str] = (), *, reuse_option: str = "") -> StoreWriter:
     """A writer of the store at `path`, which is created if it is not there.
 
     Left-over temporary files of writers that died are removed, and a zarr.json that is missing or was changed is made
     anew: those of the arrays follow from the manifest; the manifest itself is this one if a finished shard says so.
+
+    Args:
+        path: the store's folder.
+        manifest: what makes it.
+        keys: of its images in the order of its rows, to say what changed should the store be of another list.
+        reuse_option: what copies the labels of a store of another list into a new one, with the caller.
 
     Raises:
         ManifestMismatchError: the store there was made otherwise; lists the differences.
@@ -49,8 +60,9 @@ def create_or_open(path: Path, manifest: Manifest) -> StoreWriter:
                 raise _no_store(path, error) from error
             theirs = manifest
         writer = StoreWriter(path, theirs)
-        if differences := theirs.difference(manifest):
-            raise _mismatch(path, differences, is_empty=not writer.published())
+        if theirs.difference(manifest):
+            changes = () if theirs.data == manifest.data else list_changes(path, manifest.data, keys)
+            raise _mismatch(writer, manifest, changes, reuse_option)
         remake(path, theirs, [f"{name}/zarr.json" for name, _ in array_faults(store_files(path), theirs)])
         writer.sweep()
     return writer
@@ -113,14 +125,26 @@ def _is_taken(path: Path) -> bool:
     return path.exists() and not (path.is_dir() and not any(path.iterdir()))
 
 
-def _mismatch(path: Path, differences: list[str], *, is_empty: bool) -> ManifestMismatchError:
+def _mismatch(
+    writer: StoreWriter, manifest: Manifest, changes: Sequence[str], reuse_option: str
+) -> ManifestMismatchError:
+    differences, path = writer.manifest.difference(manifest), writer.path
+    is_list_alone = all(line.startswith("data.") for line in differences)
+    if changes:
+        differences = [line for line in differences if not line.startswith(_OF_LIST)] + [*changes]
     more = f"\n  and {len(differences) - _SHOWN} more" if len(differences) > _SHOWN else ""
     return ManifestMismatchError(
         f"{path} was made otherwise, so this run must not add to it (the store's value != this run's):"
         + "".join(f"\n  {line}" for line in differences[:_SHOWN])
         + more
         + "\nGive another STORE, or the teacher, options and images that made this one"
-        + ("; or delete it, for it holds no shard yet, unless another process is filling it" if is_empty else "")
+        + ("" if writer.published() else _EMPTY)
+        + (
+            f". To label only what is new: the same command with another STORE and {reuse_option} "
+            f"{shlex.quote(str(path))}"
+            if reuse_option and is_list_alone and writer.published()
+            else ""
+        )
     )
 
 

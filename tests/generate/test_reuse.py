@@ -199,6 +199,57 @@ def test_an_older_store_of_other_options_or_the_same_store_is_refused(folder, ol
     assert not new.exists()
 
 
+def refused(images: str, store: Path, teacher: Teacher | None = None, **given: object) -> list[str]:
+    """What a run says of a store that was made of another list, without the first line."""
+    with pytest.raises(ManifestMismatchError) as caught:
+        generate(images, store, teacher or make_teacher(), options(**given))
+    return [line.strip() for line in str(caught.value).splitlines()[1:]]
+
+
+def test_a_changed_list_says_which_images_are_new_or_gone_and_what_to_do(folder, old, tmp_path):
+    write_folder(folder, 17)
+    (folder / "odd" / "003.png").unlink()
+    *lines, advice = refused(str(folder), old, samples_per_shard=4)
+    assert lines == [
+        "5 images are new: 'even/012.png', 'even/014.png', 'even/016.png', ...",
+        "1 images are gone: 'odd/003.png'",
+    ]
+    assert advice.endswith(f"label only what is new: the same command with another STORE and --reuse {old}")
+    StoreWriter(old, StoreReader(old).manifest).retract(2)
+    lines = refused(str(folder), old, make_teacher(record={"name": "another"}), samples_per_shard=4)
+    assert lines[0] == "teacher.name: 'by hand' != 'another'"
+    assert lines[1].startswith("9 images are new or in its 1 unpublished shards: ")
+    assert "--reuse" not in lines[-1]
+    # The same images in shards of another size.
+    generate(str(folder), tmp_path / "b", make_teacher(), options(samples_per_shard=4))
+    assert any(
+        line.startswith("data.rows_per_shard: 4 != 5")
+        for line in refused(str(folder), tmp_path / "b", samples_per_shard=5)
+    )
+
+
+def test_a_changed_list_of_tars_says_what_moved_and_unlisted_which_tars_changed(tmp_path):
+    tars = tmp_path / "tars"
+    images = generating.write_tars(tars, (3, 3))
+    generate(images, tmp_path / "listed", make_teacher(), options())
+    generate(images, tmp_path / "unlisted", make_teacher(), options(samples_per_shard=9))
+    (tars / "part-00.tar").unlink()
+    write_tar(tars / "part-01.tar", samples([4, 3, 0, 5]))
+    write_tar(tars / "part-02.tar", samples([1, 6, 2]))
+    assert refused(images, tmp_path / "listed")[:-1] == [
+        "1 images are new: 'even/006'",
+        "3 images are in another tar: 'even/000', 'odd/001', 'even/002'",
+    ]
+    assert refused(images, tmp_path / "unlisted", samples_per_shard=9)[:-1] == [
+        "1 tars are new: 'part-02.tar'",
+        "1 tars are gone: 'part-00.tar'",
+    ]
+    write_tar(tars / "part-01.tar", samples([3, 4, 5]))
+    write_tar(tars / "part-02.tar", samples([2, 1, 0]))
+    (tars / "part-02.tar").rename(tars / "part-00.tar")
+    assert refused(images, tmp_path / "listed")[:-1] == ["the same images are in another order"]
+
+
 def test_a_command_copies_and_says_how_many(folder, old, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     command = ["generate", folder, "--teacher", "generating:SlowTeacher", "--device", "cpu", "--planes", 3]
