@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from relabel.manifest import ClassSpaces, Manifest
 from relabel.store import FAILED, LABELED, StoreReader
 
-_SAMPLE = 2048
+_SAMPLE, _SAMPLE_BYTES = 2048, 1 << 26
+"""Images, fewer where their maps are larger than any usual one's."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,7 +65,8 @@ def summarise(store: str | Path) -> StoreSummary:
         failed += int((table.statuses == FAILED).sum())
     every = np.concatenate([np.empty(0, np.int64), *rows])
     truth = np.concatenate([np.empty(0, np.int32), *truths])
-    chosen = np.linspace(0, len(every) - 1, min(_SAMPLE, len(every))).astype(np.int64)
+    most = min(_SAMPLE, max(1, _SAMPLE_BYTES // reader.manifest.scores.map_bytes))
+    chosen = np.linspace(0, len(every) - 1, min(most, len(every))).astype(np.int64)
     spaces = reader.manifest.class_spaces(int(truth.max(initial=-1)))
     unstored, agreement, firsts = _sampled(reader, every[chosen], truth[chosen])
     return StoreSummary(

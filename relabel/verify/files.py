@@ -144,15 +144,19 @@ def _index_faults(index: NDArray[np.uint64], size: int) -> tuple[NDArray[np.bool
     inside = ~absent.any(axis=1) & (length <= limit) & (offset <= limit - np.minimum(length, limit))
     outside = np.flatnonzero(~absent.any(axis=1) & ~inside)
     faults += [(row, "its entry points outside the file") for row in outside.tolist()]
-    spans: Sequence[Sequence[int]] = index[inside][np.argsort(offset[inside], kind="stable")].tolist()
-    end, unclaimed, shared = 0, 0, False
-    for start, count in spans:
+    rows = np.flatnonzero(inside)[np.argsort(offset[inside], kind="stable")]
+    spans: Sequence[Sequence[int]] = index[rows].tolist()
+    end, unclaimed = 0, 0
+    shared: list[int] = []
+    for row, (start, count) in zip(rows.tolist(), spans, strict=True):
         unclaimed += max(0, start - end)
-        shared |= start < end
+        shared += [row] if start < end else []
         end = max(end, start + count)
     unclaimed += size - end
     if unclaimed:
         faults.append((-1, f"{unclaimed} bytes of the file belong to no row"))
     if shared:
         faults.append((-1, "two rows share bytes of the file"))
+        # Not read once more for each row that claims them: a thousand may claim what takes long to decode.
+        inside[shared] = False
     return inside, faults

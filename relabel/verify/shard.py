@@ -18,7 +18,7 @@ from relabel.verify.files import ScoreFile, found_digest, read_column
 from relabel.verify.keys import shard_rows
 from relabel.verify.rows import Columns, row_findings
 
-_BATCH = 128
+_BATCH, _BATCH_BYTES = 128, 1 << 24
 """Rows whose scores are looked at together: few enough for a core's cache."""
 _FOREIGN = (
     "each file is whole, and they do not belong together, or not to this shard of this store: its digest says "
@@ -114,8 +114,9 @@ def _map_findings(
     for row in np.flatnonzero(labeled != file.claimed).tolist():
         yield row, "its status and its score map disagree: one says labelled, one not"
     stored = np.flatnonzero(file.stored)
-    for start in range(0, len(stored), _BATCH):
-        rows = stored[start : start + _BATCH]
+    batch = max(1, min(_BATCH, _BATCH_BYTES // reader.manifest.scores.map_bytes))
+    for start in range(0, len(stored), batch):
+        rows = stored[start : start + batch]
         scores, carried, faults = file.read(rows)
         yield from ((int(rows[i]), what) for i, what in faults)
         sound = labeled[rows]
