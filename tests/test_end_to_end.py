@@ -6,6 +6,7 @@ y, so a label says where the teacher believes its crop to be, and that must be w
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -67,6 +68,8 @@ def batches(photos: Path, store: Path, pipeline: str, epochs: int) -> list[tuple
     dataset = relabel.LabeledCrops(ImageFolder(photos), relabel.open(store), PIPELINES[pipeline]())
     loader = DataLoader(dataset, batch_size=16, shuffle=True, collate_fn=relabel.collate)
     torch.manual_seed(0)
+    # timm draws its crops by Python's own.
+    random.seed(0)
     return [batch for _ in range(epochs) for batch in loader]
 
 
