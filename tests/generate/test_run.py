@@ -496,7 +496,7 @@ def test_a_limit_for_tars_skips_the_listing(tars, tmp_path, monkeypatch, limit):
     def listing(*_: object, **__: object) -> None:
         raise AssertionError("listed all the same")
 
-    monkeypatch.setattr("relabel.images.tars.TarSource._parts", listing)
+    monkeypatch.setattr("relabel.images.tars.TarSource._listing", listing)
     summary = generate(tars, tmp_path / "store", make_teacher(), options(samples_per_shard=limit))
     monkeypatch.undo()
     assert (summary.images, summary.is_good) == (TOTAL, True)
