@@ -105,12 +105,20 @@ class ScoreFile:
         return maps, carried, []
 
     def _decode(self, rows: NDArray[np.intp], into: NDArray[Any]) -> list[int]:
-        most = self._spec.most_chunk_bytes() + 1
-        chunks = [self._file.read(min(length, most), offset) for offset, length in self._index[rows].tolist()]
+        chunks = self._chunks(self._index[rows].tolist())
         for chunk in chunks:
             self._spec.codec.check(chunk)
         self._spec.codec.decode(chunks, into)
         return list(map(codecs.checksum_of, chunks))
+
+    def _chunks(self, entries: list[list[int]]) -> list[bytes]:
+        """The bytes at (offset, length); in one read where they lie one behind another, as they were written."""
+        most = self._spec.most_chunk_bytes() + 1
+        first, end = entries[0][0], sum(entries[-1])
+        if end - first == sum(length for _, length in entries) <= most * len(entries):
+            data = self._file.read(end - first, first)
+            return [data[offset - first : offset - first + length] for offset, length in entries]
+        return [self._file.read(min(length, most), offset) for offset, length in entries]
 
 
 def _unread(file: str, error: OSError) -> StoreError:
@@ -125,7 +133,8 @@ def _file(spec: ArraySpec, shard: int) -> str:
 
 def _strings(data: bytes, rows: int) -> NDArray[np.object_]:
     values = codecs.decode_strings(data, rows)
-    if codecs.encode_strings(values.tolist()) != data:
+    # Each was found by its length and is UTF-8, so that there can only be more behind them.
+    if 4 + 4 * rows + len("".join(values.tolist()).encode()) != len(data):
         raise ValueError("its strings are not encoded as vlen-utf8 says")
     return values
 

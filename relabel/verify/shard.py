@@ -124,9 +124,10 @@ def _map_findings(
         if "checksum" in columns:
             for row in rows[sound & (carried != columns["checksum"][rows])].tolist():
                 yield row, "its map carries another checksum than `checksum` holds of it: it is another row's or run's"
-        rows = rows[sound]
+        if not sound.all():
+            rows, scores = rows[sound], scores[sound]
         maps = Maps(
-            scores=scores[sound], classes=_some(columns, "classes", rows), profile=_some(columns, "profile", rows)
+            scores=scores, classes=_some(columns, "classes", rows), profile=_some(columns, "profile", rows)
         )
         for i, what in content_findings(maps, reader.manifest.scores, reader.manifest.class_names):
             yield int(rows[i]), what
