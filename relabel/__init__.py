@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from relabel.teacher import EnsembleSpec as EnsembleSpec
     from relabel.teacher import TeacherSpec as TeacherSpec
     from relabel.tracking import TrackedTransform as TrackedTransform
+    from relabel.verify import ShardsOptions as ShardsOptions
     from relabel.verify import verify_shards as verify_shards
     from relabel.worth import LabelsOptions as LabelsOptions
     from relabel.worth import RerunOptions as RerunOptions

@@ -126,9 +126,7 @@ def _map_findings(
                 yield row, "its map carries another checksum than `checksum` holds of it: it is another row's or run's"
         if not sound.all():
             rows, scores = rows[sound], scores[sound]
-        maps = Maps(
-            scores=scores, classes=_some(columns, "classes", rows), profile=_some(columns, "profile", rows)
-        )
+        maps = Maps(scores=scores, classes=_some(columns, "classes", rows), profile=_some(columns, "profile", rows))
         for i, what in content_findings(maps, reader.manifest.scores, reader.manifest.class_names):
             yield int(rows[i]), what
         advance(len(sound))
