@@ -250,6 +250,8 @@ def test_another_archive_or_other_options_are_refused_with_the_difference(lists,
     said = imported("relabel", archive, store, code=2)
     assert "imported.digest" in said
     assert "scores." not in said
+    make_archive(archive, "relabel", ["n09/new"], Lists(lists.scores[:1], lists.ids[:1]))
+    assert "1 images are new: 'n09/new.JPEG'" in imported("relabel", archive, store, code=2)
     assert contents(store) == before
 
 
