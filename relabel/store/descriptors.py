@@ -16,6 +16,7 @@ _Made = TypeVar("_Made")
 MOST_MAPPED = 4096
 """Shards. Each takes 4 mappings, so all take a quarter of what Linux gives a process (vm.max_map_count, 65,530)."""
 _MOST_OPENED = 512
+_HAVE_PREAD = hasattr(os, "pread")
 _seeking = threading.Lock()
 
 
@@ -27,7 +28,7 @@ class OpenFile:
 
     def read(self, length: int, offset: int) -> bytes:
         """Some bytes, fewer where the file ends; for threads at once."""
-        if hasattr(os, "pread"):
+        if _HAVE_PREAD:
             return os.pread(self.descriptor, length, offset)
         # Windows: a descriptor has one place. The lock is never copied locked, for nothing forks there.
         with _seeking:

@@ -241,33 +241,36 @@ class StoreReader:
         scores = np.empty((len(rows), *spec.tail), spec.little)
         slab = np.empty((min(len(rows), 1 + _SLAB_BYTES // spec.row_bytes()), *spec.tail), spec.little)
         chunks = itertools.chain.from_iterable(map(self._chunks, groups))
+        ends: list[bytes] = []
         for start in range(0, len(rows), len(slab) or 1):
             places = order[start : start + len(slab)]
             decoded, some = slab[: len(places)], list(itertools.islice(chunks, len(places)))
             self._decode(some, rows[places], decoded)
-            self._require_own(some, rows[places], checksums[places])
             scores[places] = decoded
+            ends += [chunk[-4:] for chunk in some]
+        self._require_own(b"".join(ends), rows[order], checksums[order])
         return scores.astype(spec.dtype, copy=False)
 
     def _chunks(self, group: _Group) -> Iterator[bytes]:
         """The inner chunks of a group's rows, one after the other; empty where there is none."""
-        index, most = self._open.map(group.shard).index[group.rows].tolist(), self.arrays["scores"].most_chunk_bytes()
+        index, most = self._open.map(group.shard).index[group.rows], self.arrays["scores"].most_chunk_bytes()
+        # A chunk that claims more is damaged, and so is what is read of it.
+        lengths = np.minimum(index[:, 1], np.uint64(most + 1)).tolist()
         file = self._open.file(group.shard)
         try:
-            for offset, length in index:
-                # A chunk that claims more is damaged, and so is what is read of it.
-                yield file.read(min(length, most + 1), offset) if offset != ABSENT else b""
+            for offset, length in zip(index[:, 0].tolist(), lengths, strict=True):
+                yield file.read(length, offset) if offset != ABSENT else b""
         except OSError as error:
             # A file that was taken away on a network file system is a stale one.
             self._belonging.check(group.shard)
             raise self._shard_files.unreadable("scores", group.shard, error) from error
 
-    def _require_own(self, chunks: list[bytes], rows: NDArray[np.int64], checksums: NDArray[np.uint32]) -> None:
-        """Refuse chunks, each of them whole, whose checksums are not those of their rows."""
-        found = np.frombuffer(b"".join([chunk[-4:] for chunk in chunks]), "<u4")
-        foreign = np.flatnonzero(found != checksums)
-        if len(foreign):
-            shard, inside = divmod(int(rows[foreign[0]]), self.rows_per_shard)
+    def _require_own(self, ends: bytes, rows: NDArray[np.int64], checksums: NDArray[np.uint32]) -> None:
+        """Refuse inner chunks, each of them whole, whose last four bytes are not the checksums of their rows."""
+        told = checksums.astype("<u4")
+        if ends != told.tobytes():
+            row = rows[np.frombuffer(ends, "<u4") != told][0]
+            shard, inside = divmod(int(row), self.rows_per_shard)
             raise self._shard_files.damaged("scores", shard, f"row {inside}: its map is that of another row or run")
 
     def _decode(self, chunks: list[bytes], rows: NDArray[np.int64], into: NDArray[Any]) -> None:
