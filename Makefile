@@ -14,7 +14,7 @@ ALONGSIDE := -n auto --maxprocesses 8 --dist loadfile
 room = $(wildcard tests/$(ROOM) tests/test_$(ROOM).py tests/test_$(ROOM)_*.py relabel/$(ROOM) relabel/$(ROOM).py)
 
 .DEFAULT_GOAL := help
-.PHONY: help install check test test-gpu test-oldest demo bench edits faults damage fuzz fixture
+.PHONY: help install check test test-gpu test-oldest demo bench edits faults damage fuzz replaced fixture
 
 help: ## Show this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -61,6 +61,9 @@ damage: $(STAMP) ## 3,000 damages to stores: each is found, none is served, all 
 fuzz: $(STAMP) ## A million hostile inputs against every door, for an hour; and stores that mean harm
 	OMP_NUM_THREADS=1 $(BIN)/python -m bench.hostile
 	OMP_NUM_THREADS=1 $(BIN)/python -m bench.fuzz
+
+replaced: $(STAMP) ## Stores replaced, labelled again and deleted under their readers; and one of 25,000 shards
+	OMP_NUM_THREADS=1 $(BIN)/python -m bench.replaced --shards 2000 --workers 8 --many 25000
 
 fixture: $(STAMP) ## Freeze a new store fixture; see CONTRIBUTING.md first
 	$(BIN)/python tests/make_fixture.py

@@ -173,6 +173,17 @@ def test_a_clean_store_is_told_so(store: Path) -> None:
     assert result.stderr == ""
 
 
+def test_a_digest_is_printed_and_compared(store: Path) -> None:
+    digest = run("inspect", store, "--digest").stdout.strip()
+    assert re.fullmatch("[0-9a-f]{64}", digest)
+    assert json.loads(run("inspect", store, "--json").stdout)["digest"] == digest
+    assert f"digest         {digest}" in run("inspect", store).stdout
+    assert run("verify", "shards", store, "--quiet", "--digest", digest).exit_code == 0
+    other = run("verify", "shards", store, "--quiet", "--digest", "0" * 64)
+    assert (other.exit_code, f"its digest is {digest}, and not 000" in other.stdout) == (1, True)
+    assert run("verify", "shards", store, "--digest", "x").exit_code == 2
+
+
 def test_each_finding_is_a_line_and_the_exit_code_1(store: Path) -> None:
     group = zarr.open_group(store, mode="r+")
     group["label"][0, 1] = -7

@@ -15,6 +15,7 @@ from stores import make_store, random_logits
 import relabel
 from relabel.errors import LabelError, StoreError
 from relabel.geometry import WHOLE
+from relabel.store import StoreReader
 from relabel.store.keys import KeyIndex
 
 KEYS = [["a/0.jpg", "a/1.jpg", "b/2.jpg"], ["b/ü.jpg", "c/4.jpg"]]
@@ -142,6 +143,21 @@ def test_a_pickled_store_brings_its_keys_and_no_mapped_files(store: Path) -> Non
     assert again.rows(EVERY).tolist() == maps.rows(EVERY).tolist()
     assert torch.equal(again[[0]].planes, maps[[0]].planes)
     assert len(pickle.dumps(maps)) < 20_000
+
+
+def test_labels_of_a_store_that_took_its_place_are_refused(store: Path, tmp_path: Path) -> None:
+    digest = StoreReader(store).digest()
+    maps = relabel.open(store, digest=digest)
+    rows, whole = maps.rows(EVERY[:4]), maps[[0]]
+    make_store(tmp_path / "new.zarr", KEYS, random_logits(5, 12, (3, 4), seed=1), failed=frozenset({"c/4.jpg"}))
+    store.rename(tmp_path / "old.zarr")
+    (tmp_path / "new.zarr").rename(store)
+    assert torch.equal(maps[[0]].planes, whole.planes)
+    for each in (maps, pickle.loads(pickle.dumps(maps))):
+        with pytest.raises(relabel.ReplacedStoreError, match="the store was made anew"):
+            each[rows[3:]]
+    with pytest.raises(StoreError, match=f"its digest is .*, and not {digest}"):
+        relabel.open(store, digest=digest)
 
 
 @given(st.lists(st.lists(st.text(max_size=8), max_size=6), max_size=4), st.lists(st.text(max_size=8), max_size=6))

@@ -5,13 +5,14 @@ from __future__ import annotations
 import pickle
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import fsspec
 import pytest
 from store.samples import Sample, assert_maps, assert_tables, sample, write
 
-from relabel.errors import DamagedStoreError, StoreError
+from relabel.errors import DamagedStoreError, ReplacedStoreError, StoreError
 from relabel.store import StoreReader, read_manifest
 from relabel.store.files import store_files
 
@@ -46,6 +47,11 @@ def _assert_whole(reader: StoreReader, data: Sample) -> None:
     assert_maps(reader.read(data.labeled), data.maps(data.labeled))
     for shard in range(reader.num_shards):
         assert_tables(reader.table(shard), data.table(shard, whole=True))
+
+
+def _assert_rows(reader: StoreReader, data: Sample, shard: int) -> None:
+    rows = shard * reader.rows_per_shard + data.rows(shard)
+    assert_maps(reader.read(rows), data.maps(rows))
 
 
 def test_rows_come_from_memory_and_from_file_urls(tmp_path, upload):
@@ -87,6 +93,23 @@ def test_another_store_in_the_place_of_the_first_is_not_mistaken_for_it(upload):
     first, second = sample(seed=1), sample(seed=2, num_classes=51)
     _assert_whole(StoreReader(upload(first)), first)
     _assert_whole(StoreReader(upload(second)), second)
+
+
+def test_another_store_is_not_mixed_with_the_copies_of_the_first(upload):
+    first = sample(seed=1)
+    reader = StoreReader(upload(first))
+    assert reader.keys(0) == first.arrays["key"][0].tolist()
+    _assert_rows(reader, first, 1)
+    upload(sample(seed=2, num_classes=51))
+    with pytest.raises(ReplacedStoreError, match="the store was replaced by another"):
+        reader.read([0])
+    _assert_rows(reader, first, 1)
+    # One that says the same has the copies of the first, and what is copied now does not belong to these.
+    reader = StoreReader(upload(first))
+    reader.keys(0)
+    upload(replace(sample(seed=3), manifest=first.manifest))
+    with pytest.raises(DamagedStoreError, match=r"shard 0 do not belong together.* If the store itself"):
+        reader.read([0])
 
 
 def test_shards_published_later_are_seen(tmp_path, upload):
