@@ -99,6 +99,10 @@ class Case:
         try:
             os.dup2(os.open(said, os.O_WRONLY | os.O_CREAT | os.O_APPEND), 2)
             os.dup2(2, 1)
+            # A campaign in the background, or under nohup, has some ignored, and its runs would never hear of them.
+            for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
+                signal.signal(number, signal.SIG_DFL)
+            signal.signal(signal.SIGINT, signal.default_int_handler)
             from relabel.cli import main
 
             faults()
@@ -349,7 +353,7 @@ def _judge(case: Case) -> None:
     beside = {path.name for path in case.store.parent.iterdir()} - {"store"} if case.store.parent.is_dir() else set()
     case.wrong += [f"{name} lies beside the store" for name in beside]
     if "Traceback" in (case.folder / "said").read_text(errors="replace"):
-        case.wrong.append("a traceback")
+        case.wrong.append("a traceback: " + (case.folder / "said").read_text(errors="replace")[-1500:])
 
 
 def _published(store: Path) -> Iterator[str]:
