@@ -94,7 +94,7 @@ def _mass_findings(nats: NDArray[np.float32], profile: NDArray[Any] | None, reco
         nats = np.minimum(nats, 1)
     rounding = _HALF_ROUNDING if record.step is None else record.step / 2
     most = math.exp(rounding) + _SLACK
-    each = np.exp(nats).reshape(*nats.shape[:2], -1)
+    each = np.exp(nats).reshape(*nats.shape[:2], math.prod(nats.shape[2:]))
     # A product with ones is a sum that takes half the time.
     mass = np.matmul(np.ones((1, each.shape[1] - 1), np.float32), each[:, :-1])[:, 0]
     above = any_cell(mass > most)
@@ -116,7 +116,7 @@ def _mass_findings(nats: NDArray[np.float32], profile: NDArray[Any] | None, reco
 def _pooled_mass(nats: NDArray[np.float32], profile: NDArray[Any], record: ScoreRecord) -> NDArray[np.float32]:
     """(n,) what the label of the whole map sums to before it is normalised; 0 where clamping may have raised it."""
     others = record.num_classes - record.planes - record.profile
-    flat = nats.reshape(*nats.shape[:2], -1)
+    flat = nats.reshape(*nats.shape[:2], math.prod(nats.shape[2:]))
     means = flat @ np.full(flat.shape[-1], 1 / flat.shape[-1], np.float32)
     offsets = means[:, -1:] + profile * np.float32(OFFSET_STEP)
     weights = np.array([1] * record.profile + [others], np.float32)
