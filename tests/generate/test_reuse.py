@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import generating
@@ -33,9 +34,12 @@ def counting(seen: Seen, forward: Callable[[Tensor], Tensor] = answer, **given: 
     return make_teacher(noting, **given)
 
 
-def shown(*numbers: int, fit: str = "squash") -> Seen:
+CENTRE = replace(make_teacher().preprocessing, fit="center", crop=0.5)
+
+
+def shown(*numbers: int, **of_teacher: object) -> Seen:
     """What a teacher is shown of some pictures."""
-    teacher, seen = counting(seen := set(), fit=fit), seen
+    teacher, seen = counting(seen := set(), **of_teacher), seen
     for number in numbers:
         (decoded,) = decode_and_fit(picture(number), [teacher.preprocessing])
         teacher(decoded.pixels[None])
@@ -44,7 +48,7 @@ def shown(*numbers: int, fit: str = "squash") -> Seen:
 
 def grown(images: str, store: Path, old: Path | str, seen: Seen | None = None, **given: object) -> GenerateSummary:
     """A run that may copy from `old`; the store is then the same as one of a run that copies nothing."""
-    of_teacher = {name: given.pop(name) for name in ("fit", "forward") if name in given}
+    of_teacher = {name: given.pop(name) for name in ("preprocessing",) if name in given}
     scratch = {name: value for name, value in given.items() if name not in ("retry_failed", "batch_size")}
     summary = generate(
         images, store, counting(set() if seen is None else seen, **of_teacher), options(reuse=str(old), **given)
@@ -66,13 +70,17 @@ def old(folder: Path, tmp_path: Path) -> Path:
     return tmp_path / "old"
 
 
-@pytest.mark.parametrize(("fit", "given"), [("squash", {}), ("center", {"dtype": "float16", "compression": "none"})])
-def test_of_a_data_set_that_grew_only_new_images_meet_the_teacher(folder, tmp_path, fit, given):
-    generate(str(folder), tmp_path / "old", make_teacher(fit=fit), options(samples_per_shard=4, **given))
+@pytest.mark.parametrize(
+    ("of_teacher", "given"),
+    [({}, {}), ({"preprocessing": CENTRE}, {"dtype": "float16", "compression": "none"})],
+    ids=["whole", "centre"],
+)
+def test_of_a_data_set_that_grew_only_new_images_meet_the_teacher(folder, tmp_path, of_teacher, given):
+    generate(str(folder), tmp_path / "old", make_teacher(**of_teacher), options(samples_per_shard=4, **given))
     write_folder(folder, 17)
     seen: Seen = set()
-    summary = grown(str(folder), tmp_path / "new", tmp_path / "old", seen, samples_per_shard=5, fit=fit, **given)
-    assert seen == shown(*range(12, 17), fit=fit)
+    summary = grown(str(folder), tmp_path / "new", tmp_path / "old", seen, samples_per_shard=5, **of_teacher, **given)
+    assert seen == shown(*range(12, 17), **of_teacher)
     assert (summary.images, summary.copied, summary.shards_published) == (17, 12, 4)
 
 
