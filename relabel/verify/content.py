@@ -43,6 +43,8 @@ class Maps:
 
 def content_findings(maps: Maps, record: ScoreRecord, class_names: Sequence[str] | None = None) -> _Found:
     """(number in the batch, what is wrong) for every broken promise of the maps of labelled rows; classes by name."""
+    if not len(maps.scores):
+        return
     if maps.classes is not None:
         yield from _class_findings(maps.classes, record, class_names)
     nats, missing = _decoded(maps.scores, record.step or STEP)
