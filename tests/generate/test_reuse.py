@@ -90,7 +90,7 @@ def test_images_that_moved_between_tars_and_changed_their_class_are_copied(tmp_p
     tars = tmp_path / "tars"
     tars.mkdir()
     # Image 3 is gone, 12 is new; and classes are called otherwise.
-    write_tar(tars / "a.tar", samples([11, 0, 12]))
+    write_tar(tars / "a.tar", samples([12, 11, 0]))
     write_tar(
         tars / "b.tar", [(n, d + b"0" if n.endswith("cls") else d) for n, d in samples([1, 2, 4, 5, 6, 7, 8, 9, 10])]
     )
