@@ -34,7 +34,7 @@ PLANES, PROFILE = 16, 64
 """K and M where nothing else is said."""
 STEP, LEAST_STEP, MOST_STEP = 1 / 4, 1 / 16, 1.0
 """Nats per code: the default and the bounds. Finer codes end before -16 nats, coarser ones tell too little."""
-_MOST_CLASSES, _MOST_SIDE, _MOST_ROWS, _MOST_SHARDS = 1 << 20, 1 << 9, 1 << 22, 1 << 20
+_MOST_CLASSES, _MOST_SIDE, _MOST_ROWS, _MOST_SHARDS = 1 << 20, 1 << 9, 1 << 22, 1 << 18
 _MOST_PIXELS = 1 << 24
 MOST_MAP_BYTES, MOST_SHARD_BYTES = 1 << 26, 1 << 29
 """Bounds far above any real store's: a number beyond them is damage, and would be taken for a size of memory.

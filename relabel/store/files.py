@@ -17,7 +17,7 @@ from relabel.paths import expanded, read_regular
 from relabel.store.locks import HAVE_LOCKS, lock_file
 
 MOST_METADATA_BYTES = 1 << 25
-"""Of a zarr.json: the names and counts of half a million tars. Parsed, it may take thirty times as much memory."""
+"""Of a zarr.json: twice what all shards that a store may have take. Parsed, it may take thirty times as much memory."""
 _COPY_SECONDS = 600.0
 _SCARCE = {
     errno.EMFILE: "Raise `ulimit -n`",
