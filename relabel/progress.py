@@ -45,8 +45,9 @@ class Progress:
             )
         elif shown:
             self._bar = _Lines(what, total, f" {unit}")
+        self._ticker = threading.Thread(target=self._tick, name="progress", daemon=True)
         if self._bar is not None:
-            threading.Thread(target=self._tick, name="progress", daemon=True).start()
+            self._ticker.start()
 
     def advance(self, count: int, note: str = "") -> None:
         """Count `count` more; `note` stands behind the bar."""
@@ -71,8 +72,8 @@ class Progress:
     def __exit__(self, *_: object) -> None:
         self._closed.set()
         if self._bar is not None:
-            with self._lock:
-                self._bar.close()
+            self._ticker.join()
+            self._bar.close()
 
     def _say(self, bar: tqdm[Any] | _Lines, note: str = "") -> None:
         self._note = note or self._note
