@@ -197,7 +197,8 @@ def test_each_finding_is_a_line_and_the_exit_code_1(store: Path) -> None:
         "-      -    -      the keys are not those that the manifest's fingerprint was made of",
         "0      1    b.jpg  label -7 is neither a class nor -1 (unknown)",
     ]
-    assert result.stdout.splitlines()[-1] == "2 findings"
+    assert result.stdout.splitlines()[-2] == "2 findings"
+    assert result.stdout.splitlines()[-1].startswith("shard 0 damaged: run this again with --repair")
     report = parsed(run("verify", "shards", store, "--quiet", "--json").stdout)
     assert [(f["shard"], f["row"], f["key"]) for f in report["findings"]] == [(-1, -1, ""), (0, 1, "b.jpg")]
 
@@ -304,7 +305,15 @@ def test_control_characters_of_data_files_never_reach_the_terminal(store: Path, 
 def test_twenty_findings_of_a_kind_are_enough_for_a_person() -> None:
     findings = tuple(Finding(0, row, "", f"wrong by {row}") for row in range(1002))
     report = ShardsReport(
-        shards=1, images=1002, labeled=1002, failed=0, images_compared=0, seconds=1.0, findings=findings
+        shards=1,
+        shards_in_store=1,
+        images=1002,
+        labeled=1002,
+        failed=0,
+        images_compared=0,
+        seconds=1.0,
+        findings=findings,
+        damaged=(),
     )
     lines = shards_text(report).splitlines()
     assert sum("wrong" in line for line in lines) == 21

@@ -132,7 +132,7 @@ def test_what_is_no_store_is_refused(tmp_path, made, said):
 
 def test_a_file_that_cannot_be_read_is_not_called_missing(tmp_path):
     (tmp_path / "zarr.json").symlink_to("zarr.json")
-    with pytest.raises(StoreError, match=r"cannot read .*zarr.json: Too many levels of symbolic links"):
+    with pytest.raises(StoreError, match=r"zarr.json is damaged: Too many levels of symbolic links"):
         StoreReader(tmp_path)
 
 
