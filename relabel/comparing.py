@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,7 +14,6 @@ from torch import Tensor
 from relabel.findings import class_text
 from relabel.geometry import WHOLE
 from relabel.geometry.frames import undoing
-from relabel.manifest import Manifest
 from relabel.progress import Progress
 from relabel.score_map import ScoreMap
 from relabel.store import LABELED, NO_IMAGE, RowBatch, RowTable, StoreReader
@@ -46,6 +44,7 @@ class StoreDiff:
     Attributes:
         differences: of the manifests, a line each, but for which images there are and how they are cut.
         images: of the first and of the second, as far as their shards are published.
+        unpublished: shards of each that are not; stores that are not finished are not alike.
         only_first, only_second: keys that the other lacks.
         other_bytes: images of the same key whose encoded bytes are others; where both stores know them.
         other_status: images that one store could label and the other could not.
@@ -62,6 +61,7 @@ class StoreDiff:
 
     differences: tuple[str, ...]
     images: tuple[int, int]
+    unpublished: tuple[int, int]
     only_first: Unlike
     only_second: Unlike
     other_bytes: Unlike
@@ -92,7 +92,8 @@ class StoreDiff:
     @property
     def _are_of_one(self) -> bool:
         others = (self.only_first, self.only_second, self.other_bytes, self.other_status, self.other_truth)
-        return not self.differences and not any(found.count for found in (*others, self.other_footprint))
+        is_other = self.differences or any(found.count for found in (*others, self.other_footprint))
+        return not is_other and self.unpublished == (0, 0)
 
 
 def diff(first: str | Path, second: str | Path, *, show_progress: bool = True) -> StoreDiff:
@@ -190,9 +191,11 @@ class _Compared:
 
     def report(self, images_second: int, seconds: float) -> StoreDiff:
         """All of it."""
+        first, second = self._readers
         kl = torch.cat(self._kl) if self._kl else torch.tensor([torch.nan])
         return StoreDiff(
-            differences=tuple(_differences(*(reader.manifest for reader in self._readers))),
+            differences=tuple(first.manifest.difference(second.manifest, besides=("data",))),
+            unpublished=(first.num_shards - len(first.published), second.num_shards - len(second.published)),
             images=(self.images, images_second),
             only_first=self.only_first.told(),
             only_second=self.only_second.told(),
@@ -269,8 +272,3 @@ class _Compared:
             self._apart += float(apart.sum())
             self._largest = max(self._largest, float(apart.max()))
             self._scores += len(apart)
-
-
-def _differences(first: Manifest, second: Manifest) -> Iterator[str]:
-    """Which images there are and how they are cut is compared by the images themselves."""
-    return (line for line in first.difference(second) if not line.startswith("data."))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -14,10 +13,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from relabel.errors import InvalidValueError, ManifestMismatchError
+from relabel.errors import InvalidValueError, ManifestMismatchError, StoreError
 from relabel.findings import class_text
 from relabel.manifest import DataRecord, Manifest, fingerprint
-from relabel.paths import expanded
+from relabel.paths import located
 from relabel.plan import ShardTask
 from relabel.progress import Progress
 from relabel.store import NO_IMAGE, StoreReader, StoreWriter, create_or_open, remaining
@@ -60,9 +59,11 @@ def merge(stores: Sequence[str | Path], out: str | Path, *, show_progress: bool 
         StoreError: one of them is no store or not finished, or the new one cannot be written.
         DamagedStoreError: files of one are missing, or do not belong there.
     """
-    started, path = time.perf_counter(), Path(os.path.realpath(expanded(out)))
-    if len(stores) < 2 or path in {Path(os.path.realpath(expanded(str(store)))) for store in stores}:
+    started, path = time.perf_counter(), located(out)
+    if len(stores) < 2 or path in map(located, stores):
         raise InvalidValueError(f"a merge takes two stores or more, and a new one that is none of them; got {out}")
+    if "://" in str(out):
+        raise StoreError(f"{out} is a URL, and merge makes local folders. Copy the store there afterwards")
     readers = [StoreReader(store) for store in stores]
     _refuse_others(readers)
     parts = [_Part(reader, shard) for reader in readers for shard in range(reader.num_shards)]
@@ -102,7 +103,7 @@ class _Part:
 def _refuse_others(readers: Sequence[StoreReader]) -> None:
     first = readers[0]
     for reader in readers[1:]:
-        differences = first.manifest.difference(replace(reader.manifest, data=first.manifest.data))
+        differences = first.manifest.difference(reader.manifest, besides=("data",))
         if differences:
             raise ManifestMismatchError(
                 f"{reader.files.where} was not made as {first.files.where} was, so their labels do not belong together "
@@ -157,15 +158,18 @@ def _data(parts: Sequence[_Part], bar: Progress) -> DataRecord:
 
 
 def _class_names(parts: Sequence[_Part]) -> tuple[str, ...] | None:
-    each = {part.reader.files.where: part.reader.manifest.data.class_names for part in parts}
-    if None in each.values() and len(set(each.values())) > 1:
-        numbers = next(where for where, names in each.items() if names is None)
-        raise ManifestMismatchError(
-            f"the classes of {numbers} are numbers, and those of another store have names, so labels of one would be "
-            "read wrongly. Label its images again, from folders or with names in both"
-        )
-    named = {name for names in each.values() for name in names or ()}
-    return tuple(sorted(named)) if named else next(iter(each.values()))
+    each = {part.reader.manifest.data.class_names: part for part in parts}
+    if None not in each:
+        return tuple(sorted({name for names in each for name in names or ()}))
+    named = sorted({name for names in each for name in names or ()})
+    for part in parts if named else ():
+        # Without any label there is none to be read wrongly.
+        if part.reader.manifest.data.class_names is None and (part.reader.table(part.shard).labels >= 0).any():
+            raise ManifestMismatchError(
+                f"the classes of {part.reader.files.where} are numbers, and those of another store have names, so its "
+                "labels would be read wrongly. Label its images again, from folders or with names in both"
+            )
+    return tuple(named) or None
 
 
 def _refuse_twice(parts: Sequence[_Part], bar: Progress) -> None:

@@ -35,6 +35,11 @@ def expanded(path: str | Path) -> Path:
     return Path(path)
 
 
+def located(path: str | Path) -> Path:
+    """Where a path leads: absolute, without ``~`` and links, so that two ways to one place are equal."""
+    return Path(os.path.realpath(expanded(path)))
+
+
 def open_regular(path: str | Path, buffering: int = -1) -> BinaryIO:
     """Open a file to read it; nothing that is no regular file is opened, or waited for.
 

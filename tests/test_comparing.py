@@ -95,6 +95,16 @@ def test_images_that_differ_are_counted_and_named(tmp_path):
     assert not found.is_alike
 
 
+def test_what_is_not_published_is_not_alike(tmp_path):
+    _stores(tmp_path, cut=((0, 5), (5, 7)))
+    for store in ("a", "b"):
+        for file in (tmp_path / store / "status").glob("c.1.*"):
+            file.unlink()
+    found = diff(tmp_path / "a", tmp_path / "b", show_progress=False)
+    assert (found.unpublished, found.compared, found.equal) == ((1, 1), 5, 5)
+    assert not found.is_alike
+
+
 def test_ground_truths_are_compared_by_name(tmp_path):
     names = [f"class {i}" for i in range(12)]
     for store, order in (("a", names), ("b", names), ("c", names[1:] + names[:1])):

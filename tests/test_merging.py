@@ -89,6 +89,20 @@ def test_folders_of_other_classes_are_one_list_and_labels_go_by_name(tmp_path):
             assert torch.equal(getattr(maps[maps.rows(own)], name), getattr(part[part.rows(own)], name))
 
 
+def test_a_store_of_no_ground_truth_joins_one_of_named_classes(tmp_path):
+    write_tar(tmp_path / "a.tar", [(n, {b"0": b"even", b"1": b"odd"}.get(d, d)) for n, d in samples(range(3))])
+    write_tar(tmp_path / "b.tar", [(n, d) for n, d in samples(range(3, 5)) if n.endswith("png")])
+    write_tar(tmp_path / "c.tar", samples(range(5, 7)))
+    for name in "abc":
+        _labelled(str(tmp_path / f"{name}.tar"), tmp_path / name)
+    merge([tmp_path / "a", tmp_path / "b"], tmp_path / "out", show_progress=False)
+    assert zarr.open_group(tmp_path / "out", mode="r")["label"][:].tolist() == [[0, 1, 0], [-1, -1, -1]]
+    with pytest.raises(ManifestMismatchError, match=r"the classes of .*c are numbers"):
+        merge([tmp_path / "a", tmp_path / "c"], tmp_path / "wrong", show_progress=False)
+    with pytest.raises(StoreError, match="memory://x is a URL"):
+        merge([tmp_path / "a", tmp_path / "b"], "memory://x")
+
+
 @pytest.mark.parametrize("kind", [{}, {"dtype": "float16", "compression": "none"}, {"footprint": "each"}])
 def test_maps_of_every_kind_are_copied_bit_for_bit(tmp_path, kind):
     logits = random_logits(7, 12, (3, 3))

@@ -71,6 +71,7 @@ def diff(first: str, second: str, as_json: bool, quiet: bool) -> None:
 def _diff_text(report: StoreDiff) -> str:
     facts = {
         "images": "{} and {}".format(*report.images),
+        "shards not published": "{} and {}".format(*report.unpublished),
         "only in the first": _unlike(report.only_first),
         "only in the second": _unlike(report.only_second),
         "other bytes": _unlike(report.other_bytes),

@@ -5,9 +5,8 @@ from __future__ import annotations
 import contextlib
 import itertools
 import logging
-import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +17,7 @@ from relabel.generate.doubts import tell_of_change
 from relabel.geometry import Footprint
 from relabel.images import EncodedImage, Listing
 from relabel.manifest import Manifest
-from relabel.paths import expanded
+from relabel.paths import expanded, located
 from relabel.plan import ShardTask
 from relabel.progress import Progress
 from relabel.store import LABELED, Row, RowBatch, StoreReader
@@ -58,14 +57,14 @@ class OldStore:
 
     def __init__(self, path: str, manifest: Manifest, store: Path) -> None:
         where = path if "://" in path else expanded(path)
-        if isinstance(where, Path) and os.path.realpath(where) == os.path.realpath(store):
+        if isinstance(where, Path) and located(where) == located(store):
             raise InvalidValueError(
                 f"the older store and the new one are both {store}. Give another STORE: the older one stays as it is "
                 "until you delete it"
             )
         self._reader = StoreReader(where, partial=True)
         theirs = self._reader.manifest
-        if differences := replace(theirs, data=manifest.data).difference(manifest):
+        if differences := theirs.difference(manifest, besides=("data",)):
             raise ManifestMismatchError(
                 f"{path} was made otherwise, so its labels cannot be copied (its value != this run's):"
                 + "".join(f"\n  {line}" for line in differences)

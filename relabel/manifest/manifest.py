@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from importlib import metadata
 from typing import Any, Literal
@@ -154,10 +154,11 @@ class Manifest:
         """Whether labels and ground truth, whose largest number is `most_truth` (-1: none), are of the same classes."""
         return class_spaces(self.class_names, self.scores.num_classes, self.data.class_names, most_truth)
 
-    def difference(self, other: Manifest) -> list[str]:
+    def difference(self, other: Manifest, *, besides: Collection[str] = ()) -> list[str]:
         """One readable line for each field that differs from `other`, identity only; empty when they agree.
 
         Each line reads ``field: <self's value> != <other's value>``; of two long lists, the first item that differs.
+        `besides` are fields that are left out, ``data.counts``, or whole records, ``data``.
 
         >>> from dataclasses import replace
         >>> scores = ScoreRecord(num_classes=1000, planes=16, profile=64, grid_hw=(15, 15))
@@ -171,7 +172,7 @@ class Manifest:
         ['data.counts: [9, 5] != [9, 6]']
         """
         mine, theirs = (_leaves({**manifest._plain(), "versions": None}) for manifest in (self, other))
-        names = dict.fromkeys([*mine, *theirs])
+        names = [n for n in dict.fromkeys([*mine, *theirs]) if n not in besides and n.partition(".")[0] not in besides]
         return [_unlike(name, mine.get(name), theirs.get(name)) for name in names if mine.get(name) != theirs.get(name)]
 
 

@@ -35,7 +35,7 @@ PLANES, PROFILE = 16, 64
 STEP, LEAST_STEP, MOST_STEP = 1 / 4, 1 / 16, 1.0
 """Nats per code: the default and the bounds. Finer codes end before -16 nats, coarser ones tell too little."""
 _MOST_CLASSES, _MOST_SIDE, _MOST_ROWS, _MOST_SHARDS = 1 << 20, 1 << 9, 1 << 22, 1 << 18
-_MOST_PIXELS = 1 << 24
+_MOST_PIXELS, _MOST_ROWS_IN_ALL = 1 << 24, 1 << 30
 MOST_MAP_BYTES, MOST_SHARD_BYTES = 1 << 26, 1 << 29
 """Bounds far above any real store's: a number beyond them is damage, and would be taken for a size of memory.
 
@@ -253,6 +253,10 @@ class DataRecord:
             )
         if len(self.shards) > _MOST_SHARDS:
             raise InvalidValueError(f"a store has at most {_MOST_SHARDS} shards; got {len(self.shards)}")
+        if len(self.shards) * self.rows_per_shard > _MOST_ROWS_IN_ALL:
+            raise InvalidValueError(
+                f"a store has at most {_MOST_ROWS_IN_ALL} rows; got {len(self.shards)} shards of {self.rows_per_shard}"
+            )
         if self.counts and len(self.counts) != len(self.shards):
             raise InvalidValueError(f"{len(self.shards)} shards need as many counts; got {len(self.counts)}")
         if not all(0 <= count <= self.rows_per_shard for count in self.counts):

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from relabel.errors import DamagedStoreError, ManifestMismatchError, ReplacedStoreError, StoreBusyError, StoreError
 from relabel.manifest import Manifest
-from relabel.paths import expanded
+from relabel.paths import located
 from relabel.store.belonging import Belonging
 from relabel.store.changes import list_changes
 from relabel.store.disk import disk_errors, make_way, sync
@@ -48,7 +48,7 @@ def create_or_open(path: Path, manifest: Manifest, keys: Iterable[str] = (), *, 
     """
     check_locks()
     # Behind a link: the draft must be beside the folder that it becomes.
-    path = Path(os.path.realpath(expanded(path)))
+    path = located(path)
     with disk_errors(path):
         if not _is_taken(path):
             _create(path, manifest)
@@ -128,10 +128,9 @@ def _is_taken(path: Path) -> bool:
 def _mismatch(
     writer: StoreWriter, manifest: Manifest, changes: Sequence[str], reuse_option: str
 ) -> ManifestMismatchError:
-    differences, path = writer.manifest.difference(manifest), writer.path
-    is_list_alone = all(line.startswith("data.") for line in differences)
-    if changes:
-        differences = [line for line in differences if not line.startswith(_OF_LIST)] + [*changes]
+    path = writer.path
+    is_list_alone = not writer.manifest.difference(manifest, besides=("data",))
+    differences = [*writer.manifest.difference(manifest, besides=_OF_LIST if changes else ()), *changes]
     more = f"\n  and {len(differences) - _SHOWN} more" if len(differences) > _SHOWN else ""
     return ManifestMismatchError(
         f"{path} was made otherwise, so this run must not add to it (the store's value != this run's):"

@@ -10,7 +10,7 @@ from pathlib import Path
 from relabel.errors import DamagedStoreError, ManifestMismatchError, StoreBusyError, StoreError
 from relabel.findings import Finding
 from relabel.manifest import Manifest
-from relabel.paths import expanded
+from relabel.paths import located
 from relabel.store import ShardWriter, StoreReader, StoreWriter, read_manifest
 from relabel.store.create import remake, restore_manifest, sweep_beside
 from relabel.store.digest import shard_digest
@@ -166,7 +166,7 @@ def _copy_of(manifest: Manifest, copy: str) -> StoreReader:
 def _local(store: str | Path) -> Path:
     if "://" in str(store):
         raise StoreError(f"{store} is a URL, and a repair changes files: give the local folder it was copied from")
-    return Path(os.path.realpath(expanded(store)))
+    return located(store)
 
 
 def _nothing(_: int) -> None:
