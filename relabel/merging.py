@@ -78,6 +78,8 @@ def merge(stores: Sequence[str | Path], out: str | Path, *, show_progress: bool 
         for task in left.tasks:
             _copy(parts[task.shard], writer, task.shard, again=task.shard in left.again)
             bar.advance(parts[task.shard].count)
+    for failure in left.blocked:
+        raise StoreError(f"{failure.reason}, and merge again. All shards but {len(left.blocked)} are published")
     return MergeSummary(
         stores=len(readers),
         shards=len(tasks),

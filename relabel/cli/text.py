@@ -65,18 +65,18 @@ def failure_lines(failures: Sequence[Failure], unlisted: int) -> list[str]:
     if not count:
         return []
     rows = [(f.shard, cut(f.key) or "(whole shard)", f.reason) for f in failures[:_SHOWN]]
-    lines = [f"{count} failures:", table(("shard", "key", "why"), rows)]
+    lines = [f"{_count(count, 'failure')}:", table(("shard", "key", "why"), rows)]
     return lines + [f"and {count - _SHOWN} more; the store's `error` array has them all"] * (count > _SHOWN)
 
 
 def run_text(summary: RunSummary, store: str, *, note: str = "", parts: Sequence[str] = (), again: str = "") -> str:
     """The end of a run that writes a store, with what only one kind of run has to say."""
     if summary.had_nothing_to_do:
-        lines = [f"{printable(store)}: nothing to do, all {summary.shards} shards were there already"]
+        lines = [f"{printable(store)}: nothing to do, all {_count(summary.shards, 'shard')} were there already"]
     else:
         lines = [
-            f"{printable(store)}: {summary.shards_published} shards published, {summary.shards_skipped} were there "
-            f"already, of {summary.shards}",
+            f"{printable(store)}: {_count(summary.shards_published, 'shard')} published, {summary.shards_skipped} were "
+            f"there already, of {summary.shards}",
             f"{summary.images} images in {summary.seconds:.1f} s, {summary.images_per_second:.1f} images/s{note}",
         ]
     if summary.broken:
@@ -117,19 +117,26 @@ def shards_text(report: ShardsReport) -> str:
     """Findings, a line each, and a summary."""
     lines = [line for text in findings_text(report.findings) for line in (text, "")]
     compared = f", {report.images_compared} compared with the images" if report.images_compared else ""
-    part = f" of {report.shards_in_store}" if report.not_checked else ""
+    shards = _count(report.shards_in_store, "shard")
+    part = f"{report.shards} of {shards}" if report.not_checked else shards
     lines.append(
-        f"{report.shards}{part} shards, {report.images} images: {report.labeled} labelled, {report.failed} failed"
+        f"{part}, {report.images} images: {report.labeled} labelled, {report.failed} failed"
         f"{compared}; {report.seconds:.1f} s"
     )
     lines += [f"not checked, for it takes all shards: {what}" for what in report.not_checked]
-    lines.append("clean" if report.is_clean else f"{len(report.findings)} findings")
+    if report.not_checked and not report.shards:
+        lines.append(f"nothing was looked at: no shard of the store's {report.shards_in_store} falls into that part")
+    elif report.is_clean:
+        lines.append("clean")
+    else:
+        lines.append(_count(len(report.findings), "finding"))
     if report.repair is not None:
         lines += repair_lines(report.repair)
     elif report.damaged:
         lines.append(
             f"{_shards(report.damaged)} damaged: run this again with --repair, which takes them out of the store, and "
-            "then what made the store, which labels them again; or with --repair --from COPY"
+            "then what made the store, which labels them again; or with --repair --from COPY (nothing else mends a "
+            "store that relabel.write made)"
         )
     return "\n".join(lines)
 
@@ -148,8 +155,20 @@ def repair_lines(repair: Repair) -> list[str]:
     if repair.left_alone:
         lines.append("next: verify again once nothing writes to the store")
     if repair.unmended:
-        lines.append(f"{len(repair.unmended)} findings are not mended, and labelling again mends none of them")
+        lines.append(
+            f"{_count(len(repair.unmended), 'finding')} not mended. What made the store labels again only what is "
+            "missing or broken, and with --retry-failed the shards that hold failed images"
+        )
+    if repair.still_damaged:
+        lines.append(
+            f"next: {_shards(repair.still_damaged)} cannot be had from that copy: give another, or run --repair "
+            "without --from and then what made the store, which labels them again"
+        )
     return lines or ["nothing to repair"]
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def _shards(numbers: Sequence[int]) -> str:

@@ -28,6 +28,7 @@ from relabel.manifest import PER_ROW
 from relabel.plan import Failure, ShardTask, missing, share
 from relabel.progress import Progress
 from relabel.store import StoreWriter, create_or_open, remaining
+from relabel.store.remaining import Remaining
 from relabel.teacher import Ensemble, EnsembleSpec, Teacher, TeacherSpec, load_ensemble
 from relabel.teacher.blame import first_line
 
@@ -90,11 +91,11 @@ def generate(
     everyone = listing.tasks if peers.are_shared else mine
     is_idle = not (left.tasks or options.retry_failed or missing(everyone, writer.published()))
     with _bar(peers.title("labelling"), source, shown=shown and not is_idle) as progress:
-        run = _Run(annotator, writer, peers, progress, left.again)
+        run = _Run(annotator, writer, peers, progress, left)
         summary = replace(
-            run.label(source, left.tasks, plan),
+            run.label(source, plan),
             shards=len(mine),
-            shards_skipped=len(mine) - len(left.tasks),
+            shards_skipped=len(mine) - len(left.tasks) - len(left.blocked),
             max_failures=options.max_failures,
             left_out=dict(listing.left_out),
             **left.earlier,
@@ -157,10 +158,10 @@ class _Run:
     """One process's share of a run: three stages, two batches between the device and the disk."""
 
     def __init__(
-        self, annotator: Annotator, writer: StoreWriter, peers: Peers, progress: Progress, again: frozenset[int]
+        self, annotator: Annotator, writer: StoreWriter, peers: Peers, progress: Progress, left: Remaining
     ) -> None:
         self._annotator, self._writer, self._peers, self._progress = annotator, writer, peers, progress
-        self._again = again
+        self._left = left
         self._waits, self._busy = StageSeconds(), StageSeconds()
         self._fallbacks = 0
         self._is_listed, self._has_asked = True, False
@@ -168,8 +169,9 @@ class _Run:
         self._doubts = Doubts(annotator.asked)
         self._in_flight: deque[tuple[OpenShard, DecodedBatch, PendingScores | AnnotatedBatch]] = deque()
 
-    def label(self, source: ImageSource, tasks: Sequence[ShardTask], plan: BatchPlan) -> GenerateSummary:
-        """Label the tasks' images and publish their shards."""
+    def label(self, source: ImageSource, plan: BatchPlan) -> GenerateSummary:
+        """Label the images of the tasks that are left, and publish their shards."""
+        tasks = self._left.tasks
         self._is_listed = bool(plan.fingerprints)
         self._peers.count(total=sum(task.count for task in tasks))
         started = time.perf_counter()
@@ -188,7 +190,7 @@ class _Run:
             shards_skipped=0,
             shards_published=publisher.published,
             images=publisher.images,
-            failures=(*unread, *publisher.failures),
+            failures=(*self._left.blocked, *unread, *publisher.failures),
             seconds=time.perf_counter() - started,
             waits=self._waits,
             busy=self._busy,
@@ -239,7 +241,7 @@ class _Run:
 
     def _open(self, task: ShardTask, publisher: Publisher) -> OpenShard:
         if self._shard is None or self._shard.task != task:
-            writer = self._writer.claim(task.shard, again=task.shard in self._again)
+            writer = self._writer.claim(task.shard, again=task.shard in self._left.again)
             self._shard = publisher.open(OpenShard(task, writer, self._writer.manifest.footprint == PER_ROW))
         return self._shard
 

@@ -18,7 +18,7 @@ from relabel.importers.result import layout_of, manifest_of
 from relabel.importers.shard import ImportedShard, ShardJob, files_of, import_shard
 from relabel.importers.workers import Workers
 from relabel.paths import expanded
-from relabel.plan import ShardTask
+from relabel.plan import Failure, ShardTask
 from relabel.progress import Progress
 from relabel.store import create_or_open, read_manifest, remaining
 
@@ -72,7 +72,7 @@ def import_archive(
         done = _imported(job, left.tasks, options)
     return ImportSummary(
         shards=len(rows.tasks),
-        shards_skipped=len(rows.tasks) - len(left.tasks),
+        shards_skipped=len(rows.tasks) - len(left.tasks) - len(left.blocked),
         seconds=time.perf_counter() - started,
         planes=layout.planes,
         classes_most=max(most for kind, most in found.most.items() if kind.shape == layout.shape),
@@ -83,7 +83,7 @@ def import_archive(
         orientation=options.orientation,
         max_failures=options.max_failures,
         **left.earlier,
-        **_totals(done),
+        **_totals(done, left.blocked),
     )
 
 
@@ -114,10 +114,10 @@ def _source(images: str | ImageSource | None, options: ImportOptions) -> ImageSo
     return None if images is None else open_source(images, options=options)
 
 
-def _totals(done: list[ImportedShard]) -> dict[str, Any]:
+def _totals(done: list[ImportedShard], blocked: Sequence[Failure]) -> dict[str, Any]:
     """The part of a summary that is of the shards of this run."""
     refusals = [shard.refusal for shard in done if shard.refusal is not None]
-    failures = refusals + [failure for shard in done for failure in shard.failures]
+    failures = [*blocked, *refusals] + [failure for shard in done for failure in shard.failures]
     return {
         "shards_published": len(done) - len(refusals),
         "images": sum(shard.images for shard in done),

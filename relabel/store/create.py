@@ -16,7 +16,7 @@ from relabel.paths import located
 from relabel.store.belonging import Belonging
 from relabel.store.changes import list_changes
 from relabel.store.disk import disk_errors, make_way, sync
-from relabel.store.files import MOST_METADATA_BYTES, store_files
+from relabel.store.files import MOST_METADATA_BYTES, ForbiddenError, StoreFiles, store_files
 from relabel.store.layout import arrays_of, create_arrays, published_shards
 from relabel.store.locks import check_locks, lock_file
 from relabel.store.metadata import array_faults, load_manifest
@@ -34,7 +34,8 @@ def create_or_open(path: Path, manifest: Manifest, keys: Iterable[str] = (), *, 
     """A writer of the store at `path`, which is created if it is not there.
 
     Left-over temporary files of writers that died are removed, and a zarr.json that is missing or was changed is made
-    anew: those of the arrays follow from the manifest; the manifest itself is this one if a finished shard says so.
+    anew: those of the arrays follow from the manifest; the manifest itself is this one if a finished shard says so, and
+    none says that it is the one that is there.
 
     Args:
         path: the store's folder.
@@ -59,6 +60,8 @@ def create_or_open(path: Path, manifest: Manifest, keys: Iterable[str] = (), *, 
             if not restore_manifest(path, manifest):
                 raise _no_store(path, error) from error
             theirs = manifest
+        if theirs.difference(manifest) and not owns_any(store_files(path), theirs) and restore_manifest(path, manifest):
+            theirs = manifest
         writer = StoreWriter(path, theirs)
         if theirs.difference(manifest):
             changes = () if theirs.data == manifest.data else list_changes(path, manifest.data, keys)
@@ -74,13 +77,19 @@ def restore_manifest(path: Path, manifest: Manifest) -> bool:
     Raises:
         StoreError: the folder cannot be written, or another process does the same.
     """
-    files = store_files(path)
+    if not owns_any(store_files(path), manifest):
+        return False
+    remake(path, manifest, ["zarr.json"])
+    return True
+
+
+def owns_any(files: StoreFiles, manifest: Manifest) -> bool:
+    """Whether a finished shard of a store belongs to this manifest, whatever its zarr.json is; by small reads."""
     shards = ShardFiles(files, arrays_of(manifest), manifest.data.rows_per_shard)
     bound = Belonging(shards, manifest, root=stamp_of(files.local("zarr.json")), lost=frozenset())
     for shard in sorted(published_shards(manifest, files.names("status"))):
-        with contextlib.suppress(DamagedStoreError, ReplacedStoreError):
+        with contextlib.suppress(DamagedStoreError, ReplacedStoreError, ForbiddenError):
             bound.check(shard)
-            remake(path, manifest, ["zarr.json"])
             return True
     return False
 

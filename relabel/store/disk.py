@@ -34,17 +34,27 @@ def make_way(path: Path) -> None:
     """Remove what is no file from where a store's own belongs: a link, never what it leads to; a pipe; an empty folder.
 
     Raises:
-        StoreError: a folder that holds something is there, which nobody may delete unseen.
+        StoreError: as `check_way`.
         OSError: it cannot be removed.
     """
+    check_way(path)
     with contextlib.suppress(FileNotFoundError):
         mode = path.lstat().st_mode
         if stat.S_ISDIR(mode):
-            if any(path.iterdir()):
-                raise StoreError(f"{path} is a folder that is not empty, where a file of a store belongs: move it away")
             path.rmdir()
         elif not stat.S_ISREG(mode):
             path.unlink()
+
+
+def check_way(path: Path) -> None:
+    """Whether `make_way` may make it; removes nothing.
+
+    Raises:
+        StoreError: a folder that holds something is there, which nobody may delete unseen.
+        OSError: it cannot be looked at.
+    """
+    if path.is_dir() and not path.is_symlink() and any(path.iterdir()):
+        raise StoreError(f"{path} is a folder that is not empty, where a file of a store belongs: move it away")
 
 
 @contextlib.contextmanager

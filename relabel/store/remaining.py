@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from relabel.errors import DamagedStoreError
+from relabel.errors import DamagedStoreError, StoreError
 from relabel.plan import Failure, ShardTask, missing
 from relabel.store.layout import FAILED, NO_IMAGE
 from relabel.store.reader import StoreReader
@@ -24,7 +24,7 @@ class Remaining:
     """The tasks to do; the images of the others, whose shards are there, and how many of them failed.
 
     Skipping a shard must not make its failures look mended. `again` are the tasks whose shard is there all the same,
-    and `broken` says of some of these what is wrong with it.
+    and `broken` says of some of these what is wrong with it. `blocked` are no tasks: their shards cannot be written.
     """
 
     tasks: tuple[ShardTask, ...]
@@ -32,6 +32,7 @@ class Remaining:
     failed_earlier: int
     again: frozenset[int]
     broken: tuple[Failure, ...]
+    blocked: tuple[Failure, ...]
 
     @property
     def earlier(self) -> dict[str, Any]:
@@ -51,6 +52,7 @@ def remaining(writer: StoreWriter, tasks: Sequence[ShardTask], *, retry_failed: 
     reader = StoreReader(writer.path, partial=True)
     found: dict[int, NDArray[np.uint8]] = {}
     broken: list[Failure] = []
+    blocked: list[Failure] = []
     for task in tasks:
         if task.shard in reader.published:
             try:
@@ -59,17 +61,25 @@ def remaining(writer: StoreWriter, tasks: Sequence[ShardTask], *, retry_failed: 
             except DamagedStoreError as error:
                 what = str(error).removeprefix(f"{writer.path}: ").removesuffix(reader.files.repair).rstrip()
                 broken.append(Failure(task.shard, "", what))
+    if retry_failed:
+        found = {shard: statuses for shard, statuses in found.items() if not (statuses == FAILED).any()}
+    for task in missing(tasks, found.keys()):
+        try:
+            writer.check_way(task.shard)
+        except StoreError as error:
+            blocked.append(Failure(task.shard, "", str(error)))
+    cannot = {failure.shard for failure in blocked}
+    broken = [failure for failure in broken if failure.shard not in cannot]
     if broken:
         _log.warning(
             "%d shards that were published are broken, and are labelled again; the first is shard %d: %s",
             *(len(broken), broken[0].shard, broken[0].reason),
         )
-    if retry_failed:
-        found = {shard: statuses for shard, statuses in found.items() if not (statuses == FAILED).any()}
     return Remaining(
-        missing(tasks, found.keys()),
+        missing(tasks, found.keys() | cannot),
         sum(int((statuses != NO_IMAGE).sum()) for statuses in found.values()),
         sum(int((statuses == FAILED).sum()) for statuses in found.values()),
         reader.published - found.keys(),
         tuple(broken),
+        tuple(blocked),
     )

@@ -8,6 +8,7 @@ writer that dies leaves nothing that a later one cannot tell from a finished sha
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,7 +22,7 @@ from relabel.geometry import Footprint
 from relabel.manifest import PER_ROW, Manifest
 from relabel.store import codecs
 from relabel.store.digest import shard_digest
-from relabel.store.disk import disk_errors, make_way, sync, write_all
+from relabel.store.disk import check_way, disk_errors, make_way, sync, write_all
 from relabel.store.files import store_files
 from relabel.store.layout import ABSENT, LABELED, ArraySpec, arrays_of, published_shards
 from relabel.store.locks import FileLock, lock_file
@@ -60,15 +61,15 @@ class StoreWriter:
             raise StoreBusyError(f"another process has published shard {shard} of {self.path}; run again")
         return ShardWriter(self, shard, lock)
 
-    def retract(self, shard: int) -> None:
-        """Make a shard one that is missing, whatever of it is there; `generate` labels it again.
+    def check_way(self, shard: int) -> None:
+        """Whether every file of a shard may be written, or removed; changes nothing.
 
         Raises:
-            StoreBusyError: another process is writing it.
-            StoreError: its files cannot be removed.
+            StoreError: a user's folder, which is not empty, is in a file's place.
         """
-        with self.claim(shard, again=True) as claimed:
-            claimed.retract()
+        with disk_errors(self.path):
+            for spec in self.arrays.values():
+                check_way(self._file(spec, shard))
 
     def temporary(self, spec: ArraySpec, shard: int) -> Path:
         """Where a shard's file of an array is written before it is renamed."""
@@ -132,11 +133,6 @@ class ShardWriter:
         self._manifest = store.manifest
         self._lock = lock
         self._maps: dict[int, bytes] = {}
-        self._columns: dict[str, NDArray[Any]] = {
-            spec.name: np.full(spec.shape(self._manifest)[1:], spec.fill, spec.little)
-            for spec in store.arrays.values()
-            if spec.dtype != "string" and not spec.is_sharded
-        }
 
     def __enter__(self) -> Self:
         return self
@@ -200,6 +196,8 @@ class ShardWriter:
             StoreError: as `publish`.
         """
         self._require_open()
+        # Before anything is taken away: what cannot be wholly replaced stays what it is.
+        self._store.check_way(self.shard)
         with disk_errors(self._store.path):
             others = [spec for spec in self._store.arrays.values() if spec.name != "status"]
             for spec in others:
@@ -211,8 +209,13 @@ class ShardWriter:
             self._publish_status(files["status"])
 
     def retract(self) -> None:
-        """Remove what is there of the shard, its status first: it is missing from then on, and readers are told so."""
+        """Remove what is there of the shard, its status first: it is missing from then on, and readers are told so.
+
+        Raises:
+            StoreError: its files cannot be removed.
+        """
         self._require_open()
+        self._store.check_way(self.shard)
         with disk_errors(self._store.path):
             self._store._unpublish(self.shard)
             for spec in self._store.arrays.values():
@@ -222,6 +225,15 @@ class ShardWriter:
         """Let go of the shard; what was not published leaves no temporary file behind."""
         if self._lock.is_held:
             self._store._let_go(self.shard, self._lock)
+
+    @functools.cached_property
+    def _columns(self) -> dict[str, NDArray[Any]]:
+        """Made when they are first filled: who only retracts or restores needs none."""
+        return {
+            spec.name: np.full(spec.shape(self._manifest)[1:], spec.fill, spec.little)
+            for spec in self._store.arrays.values()
+            if spec.dtype != "string" and not spec.is_sharded
+        }
 
     def _require_open(self) -> None:
         if not self._lock.is_held:

@@ -57,6 +57,7 @@ class ScoreFile:
         claimed: (R,) bool, whether the index has an entry for a row.
         stored: (R,) bool, whether it leads to bytes of the file.
         faults: (row, what is wrong) for everything that the index says wrongly; row -1 is the file as a whole.
+        is_broken: whether there are such, or a map that was read is damaged.
 
     Raises:
         DamagedStoreError: the file or its index cannot be read.
@@ -81,6 +82,7 @@ class ScoreFile:
         self.claimed = (self._index != ABSENT).any(axis=1)
         self.stored, faults = _index_faults(self._index, size)
         self.faults = [(row, f"the index of {self._name}: {what}") for row, what in faults]
+        self.is_broken = bool(faults)
 
     def read(self, rows: NDArray[np.intp]) -> tuple[NDArray[Any], NDArray[np.uint32], list[tuple[int, str]]]:
         """The maps (n, K + 1, H, W) of some stored rows, the checksums (n,) that they carry, and (number in `rows`,
@@ -101,6 +103,7 @@ class ScoreFile:
                     faults.append((i, str(what)))
                 except codecs.DECODING_ERRORS as error:
                     faults.append((i, f"its map in {self._name} is damaged: {error}"))
+            self.is_broken |= bool(faults)
             return maps, carried, faults
         return maps, carried, []
 

@@ -35,7 +35,8 @@ class ShardCheck:
         findings: what is wrong with it.
         images: (3,) its rows by status.
         rows: those with a key, as `shard_rows` has them; None where the keys could not be read.
-        is_damaged: whether what was found is of its files, so that labelling it again mends it.
+        is_damaged: whether its files are not those that were written, so that labelling it again mends it.
+        is_foreign: whether that is so although each of them is whole by its own checksum.
         is_published: whether it is there at all.
     """
 
@@ -43,6 +44,7 @@ class ShardCheck:
     images: NDArray[np.int64] = field(default_factory=lambda: np.zeros(3, np.int64))
     rows: NDArray[Any] | None = None
     is_damaged: bool = False
+    is_foreign: bool = False
     is_published: bool = True
 
 
@@ -60,40 +62,55 @@ def check_shard(reader: StoreReader, shard: int, advance: Callable[[int], None])
     check = ShardCheck()
     columns: dict[str, NDArray[Any]] = {}
 
-    def found(row: int, what: str, *, is_damage: bool = True) -> None:
+    unread: list[StoreError] = []
+    is_broken = False
+
+    def found(row: int, what: str) -> None:
         key = str(columns["key"][row]) if row >= 0 and "key" in columns else ""
         check.findings.append(Finding(shard, row, key, what))
-        check.is_damaged |= is_damage
-
-    def unread(error: StoreError) -> None:
-        found(-1, str(error), is_damage=not isinstance(error, ForbiddenError))
 
     for spec in reader.arrays.values():
         if not spec.is_sharded:
             try:
                 columns[spec.name] = read_column(reader, spec.name, shard)
             except (DamagedStoreError, ForbiddenError) as error:
-                unread(error)
+                unread.append(error)
+                found(-1, str(error))
     for row, what in row_findings(columns, reader.arrays, reader.manifest.fit):
         found(row, what)
     try:
         file = ScoreFile(reader, shard)
     except (DamagedStoreError, ForbiddenError) as error:
-        unread(error)
+        unread.append(error)
+        found(-1, str(error))
         advance(reader.rows_per_shard)
     else:
         for row, what in _map_findings(reader, file, columns, advance):
             found(row, what)
+        is_broken = file.is_broken
     if "status" in columns:
         status = columns["status"]
         check.images = np.bincount(status[status <= FAILED], minlength=3)
         for what in _count_findings(reader, shard, int((status != NO_IMAGE).sum())):
             found(-1, what)
-    # Of a shard that is damaged otherwise it is no news.
-    if not check.findings and (found_digest(reader, shard) != columns["digest"]).any():
-        found(-1, _FOREIGN)
+    if unread or not _is_as_written(reader, shard, columns["digest"]):
+        # A file that this user may not read may be whole.
+        check.is_damaged = not unread or any(not isinstance(error, ForbiddenError) for error in unread)
+        check.is_foreign = not unread and not is_broken
+        # Of a shard that is damaged otherwise it is no news.
+        if not check.findings:
+            found(-1, _FOREIGN)
     check.rows = shard_rows(columns, shard * reader.rows_per_shard)
     return check
+
+
+def _is_as_written(reader: StoreReader, shard: int, digest: NDArray[Any]) -> bool:
+    """Whether the files are those that the shard was published with: labelling it again would give the same ones."""
+    try:
+        return bool((found_digest(reader, shard) == digest).all())
+    except DamagedStoreError:
+        # The maps are read one by one, and a file that is far too long is never read whole.
+        return False
 
 
 def _count_findings(reader: StoreReader, shard: int, used: int) -> Iterator[str]:

@@ -15,11 +15,12 @@ from relabel.findings import Finding
 from relabel.images import ImageSource, open_source, stopping
 from relabel.progress import Progress
 from relabel.store import FAILED, LABELED, StoreReader
+from relabel.store.create import owns_any
 from relabel.verify.compare import compare_images
 from relabel.verify.keys import KeyTable
 from relabel.verify.metadata import metadata_findings
 from relabel.verify.options import ShardsOptions
-from relabel.verify.repair import Repair, Repairer, remake_metadata
+from relabel.verify.repair import OF_ANOTHER, Repair, Repairer, remake_metadata
 from relabel.verify.shard import ShardCheck, check_shard, not_published
 
 _UNSEEN = ("whether all keys together are those that the fingerprint was made of", "keys that stand twice elsewhere")
@@ -101,11 +102,13 @@ def verify_shards(
             findings = [finding for check in checks.values() for finding in check.findings]
             findings += [Finding(-1, -1, "", what) for _, what in remade]
             findings += [Finding(-1, -1, "", what) for what in metadata_findings(reader)]
-            damaged = tuple(shard for shard, check in checks.items() if check.is_damaged)
+            foreign = _foreign(reader, checks)
+            damaged = tuple(shard for shard, check in checks.items() if check.is_damaged and not foreign)
             if repairer is not None:
-                checks |= _mended(repairer, checks, threads)
+                checks |= _mended(repairer, checks, threads, retracts=not foreign)
             table = KeyTable(reader, [check.rows for check in checks.values()], is_part=options.is_part)
             of_all = [*table.findings(), *_unlike(store, options.digest)]
+            of_all += [] if repairer and repairer.done.restored else foreign
             if source is not None:
                 compared, differences = _compared(source, table, threads, show_progress)
                 of_all += differences
@@ -156,8 +159,18 @@ def _checked(reader: StoreReader, chosen: range, threads: Threads, show_progress
         return dict(zip(chosen, threads.pool.map(look, chosen), strict=True))
 
 
-def _mended(repairer: Repairer, checks: dict[int, ShardCheck], threads: Threads) -> dict[int, ShardCheck]:
+def _foreign(reader: StoreReader, checks: dict[int, ShardCheck]) -> list[Finding]:
+    """One if shards are whole, and none of all that are published belongs to the manifest: that is what is wrong."""
+    if any(check.is_foreign for check in checks.values()) and not owns_any(reader.files, reader.manifest):
+        return [Finding(-1, -1, "", OF_ANOTHER)]
+    return []
+
+
+def _mended(
+    repairer: Repairer, checks: dict[int, ShardCheck], threads: Threads, *, retracts: bool
+) -> dict[int, ShardCheck]:
     """The shards that something was found of, after the repair."""
+    repairer.retracts &= retracts
     repairer.sweep()
     wrong = [shard for shard, check in checks.items() if check.findings]
     return dict(zip(wrong, threads.pool.map(lambda shard: repairer.mend(shard, checks[shard]), wrong), strict=True))

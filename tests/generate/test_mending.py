@@ -7,14 +7,15 @@ import shutil
 import socket
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from generating import make_teacher, options, write_tars
 from store.samples import contents
 
-from relabel.errors import StoreError
+from relabel.errors import ManifestMismatchError, StoreError
 from relabel.generate import GenerateSummary, generate
-from relabel.verify import verify_shards
+from relabel.verify import ShardsOptions, verify_shards
 
 COUNTS = (3, 2, 3, 1)
 
@@ -138,11 +139,48 @@ def test_the_metadata_of_a_store_that_is_none_of_this_run_is_left_alone(made: tu
     assert contents(store) == before
 
 
+@pytest.mark.parametrize("other", [{"record": {"name": "another"}}, {"planes": 2}])
+def test_a_manifest_of_another_run_costs_no_label(made: tuple[str, Path], store: Path, other: dict[str, Any]) -> None:
+    theirs = store.with_name("theirs")
+    given = {name: value for name, value in other.items() if name != "record"}
+    generate(made[0], theirs, make_teacher(record=other.get("record", {})), options(**given))
+    shutil.copy(theirs / "zarr.json", store)
+    before = contents(store)
+    for copy in (None, theirs):
+        if copy is None or given:
+            mend = ShardsOptions(repair=True, copy=None if copy is None else str(copy))
+            try:
+                report = verify_shards(store, options=mend, show_progress=False, workers=1)
+                assert report.repair.retracted == []
+                told = [finding.what for finding in report.repair.unmended]
+            except StoreError as error:
+                told = [str(error)]
+            assert any("no shard belongs to this zarr.json" in what for what in told)
+            assert contents(store) == before
+    # Its own copy restores it, and so does the command that made it.
+    mine = ShardsOptions(repair=True, copy=str(made[1]))
+    assert verify_shards(store, options=mine, show_progress=False, workers=1).is_good
+    assert contents(store) == contents(made[1])
+    shutil.copy(theirs / "zarr.json", store)
+    assert again(made, store).had_nothing_to_do
+    # Where a shard is theirs, the store is.
+    with pytest.raises(ManifestMismatchError):
+        generate(made[0], theirs, make_teacher(), options())
+
+
 def test_a_folder_that_is_not_empty_is_named_and_never_deleted(made: tuple[str, Path], store: Path) -> None:
     a_folder(store / "scores/c.1.0.0.0.0")
     (store / "scores/c.1.0.0.0.0/mine.txt").write_text("mine")
-    with pytest.raises(StoreError, match=r"c\.1\.0\.0\.0\.0 is a folder that is not empty.*move it away"):
-        generate(made[0], store, make_teacher(), options())
+    lost(store / "label/c.2.0")
+    before = contents(store)
+    report = verify_shards(store, options=ShardsOptions(repair=True), show_progress=False, workers=1)
+    assert report.repair.retracted == [2]
+    assert any("is a folder that is not empty" in found.what for found in report.repair.unmended)
+    summary = generate(made[0], store, make_teacher(), options())
+    (failure,) = summary.failures
+    assert (failure.shard, failure.key, summary.is_good, summary.shards_published) == (1, "", False, 1)
+    assert "c.1.0.0.0.0 is a folder that is not empty" in failure.reason
+    assert before.items() <= contents(store).items()
     assert (store / "scores/c.1.0.0.0.0/mine.txt").read_text() == "mine"
     shutil.rmtree(store / "scores/c.1.0.0.0.0")
     again(made, store)

@@ -162,7 +162,8 @@ def test_a_run_that_copies_and_was_stopped_goes_on_in_processes_too(folder, old,
 
 def test_shards_that_an_unfinished_store_has_are_copied_also_from_a_url(folder, old, tmp_path, monkeypatch):
     monkeypatch.setenv("RELABEL_CACHE", str(tmp_path / "cache"))
-    StoreWriter(old, StoreReader(old).manifest).retract(1)
+    with StoreWriter(old, StoreReader(old).manifest).claim(1, again=True) as claimed:
+        claimed.retract()
     seen: Seen = set()
     assert grown(str(folder), tmp_path / "new", f"file://{old}", seen).copied == 8
     assert seen == shown(8, 10, 1, 3)
@@ -223,7 +224,8 @@ def test_a_changed_list_says_which_images_are_new_or_gone_and_what_to_do(folder,
         "1 images are gone: 'odd/003.png'",
     ]
     assert advice.endswith(f"label only what is new: the same command with another STORE and --reuse {old}")
-    StoreWriter(old, StoreReader(old).manifest).retract(2)
+    with StoreWriter(old, StoreReader(old).manifest).claim(2, again=True) as claimed:
+        claimed.retract()
     lines = refused(str(folder), old, make_teacher(record={"name": "another"}), samples_per_shard=4)
     assert lines[0] == "teacher.name: 'by hand' != 'another'"
     assert lines[1].startswith("9 images are new or in its 1 unpublished shards: ")

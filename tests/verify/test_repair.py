@@ -116,6 +116,52 @@ def test_nothing_is_retracted_for_what_labelling_does_not_mend(store: Path, tmp_
     assert contents(store) == before
 
 
+def test_a_store_that_nothing_can_make_again_is_only_restored(store: Path, copy: Path) -> None:
+    for one in (store, copy):
+        change_manifest(one, data__kind="written")
+    flip(store / "label/c.1.0")
+    (store / "status/c.0.0").unlink()
+    before = contents(store)
+    report = repaired(store)
+    done = report.repair
+    assert (done.retracted, done.missing, report.is_good, contents(store) == before) == ([], [], False, True)
+    assert any("nothing labels a store again that relabel.write made" in found.what for found in done.unmended)
+    shown = run("verify", "shards", store, "--quiet", "--repair").stdout
+    assert "retracted" not in shown
+    assert "next:" not in shown
+    assert repaired(store, copy).repair.restored == [0, 1]
+    assert contents(store) == contents(copy)
+
+
+def test_content_that_was_written_so_is_told_and_not_retracted(store: Path, edit: Callable[..., None]) -> None:
+    edit(store, "label", (1, 0), -5)
+    before = contents(store)
+    report = repaired(store)
+    assert "label -5 is neither" in report.findings[0].what
+    assert (report.damaged, report.repair.retracted, report.is_good) == ((), [], False)
+    assert report.repair.unmended == list(report.findings)
+    assert contents(store) == before
+    # The same content where the digest says otherwise is no longer what was written.
+    other = Path(shutil.copytree(store, store.with_name("other.zarr")))
+    edit(other, "label", (1, 0), -6)
+    shutil.copy(other / "label/c.1.0", store / "label/c.1.0")
+    assert repaired(store).repair.retracted == [1]
+
+
+def test_damage_everywhere_is_retracted_and_a_manifest_that_owns_nothing_is_not_believed(store: Path) -> None:
+    other = Path(shutil.copytree(store, store.with_name("other.zarr")))
+    change_manifest(other, teacher__name="another")
+    whole = Path(shutil.copytree(store, store.with_name("whole.zarr")))
+    shutil.copy(other / "zarr.json", store)
+    flip(store / "label/c.1.0")
+    before = contents(store)
+    assert (repaired(store).repair.retracted, contents(store) == before) == ([], True)
+    assert repaired(store, subset="1/2").repair.retracted == []
+    for shard in (0, 1):
+        flip(whole / f"label/c.{shard}.0")
+    assert repaired(whole).repair.retracted == [0, 1]
+
+
 @pytest.mark.parametrize("code", [errno.EMFILE, errno.ENOMEM, errno.EACCES])
 def test_want_of_descriptors_memory_or_permission_is_no_damage(
     store: Path, code: int, monkeypatch: pytest.MonkeyPatch
@@ -173,6 +219,12 @@ def test_the_command_says_what_it_did_and_what_to_do_next(store: Path, copy: Pat
     assert "next: run what made the store again (generate or import), which labels shard 1" in again.stdout
     restored = run("verify", "shards", store, "--quiet", "--repair", "--from", copy)
     assert (restored.exit_code, "restored from the copy: shard 1" in restored.stdout) == (0, True)
+    flip(store / "label/c.1.0")
+    itself = run("verify", "shards", store, "--quiet", "--repair", "--from", store).stdout
+    assert "next: shard 1 cannot be had from that copy: give another, or run --repair without --from" in itself
+    assert "\n1 finding\n" in itself
+    none = run("verify", "shards", store, "--quiet", "--subset", "5/9").stdout
+    assert ("no shard of the store's 2 falls into that part" in none, "clean" in none) == (True, False)
     part = run("verify", "shards", store, "--quiet", "--shards", "0:1")
     assert (part.exit_code, "1 of 2 shards, 3 images" in part.stdout, "not checked" in part.stdout) == (0, True, True)
     for wrong in (["--from", copy], ["--shards", "0:1", "--subset", "1/2"]):
