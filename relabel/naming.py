@@ -14,7 +14,7 @@ IMAGE_SUFFIXES = frozenset(
 nobody asks for costs little, and one that is missing stops a training."""
 
 HIDDEN, NO_SUFFIX, OTHER, LINKS = "hidden files", "files without a suffix", "other files", "links, pipes and devices"
-DANGLING, NO_CLASS = "links that lead nowhere", "images outside the class folders, labelled without a ground truth"
+DANGLING, NO_CLASS = "links that lead nowhere", "images outside the class folders"
 _LONGEST_SUFFIX = 8
 """Characters: behind a longer one's dot is a part of a name."""
 

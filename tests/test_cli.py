@@ -215,8 +215,8 @@ def test_inspect_prints_what_a_store_is(store: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["inspect", "{}/absent"], "is not a relabel store"),
-        (["verify", "shards", "{}/absent"], "is not a relabel store"),
+        (["inspect", "{}/absent"], "absent is not there. Give the folder"),
+        (["verify", "shards", "{}"], "is not a relabel store"),
         (["verify", "shards", "{}/labels.zarr", "--images", "{}/absent.tar"], "no such file"),
         (["generate", "{}/absent", "{}/new.zarr", "--teacher", "test_resnet"], "no such file"),
         (

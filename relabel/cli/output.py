@@ -20,7 +20,8 @@ quiet = click.option("--quiet", cls=Shown, is_flag=True, help="No progress bars.
 
 def plain(report: Any, **otherwise: object) -> dict[str, Any]:
     """A report for a machine: its fields and properties, null for a number that is not known, or infinite."""
-    derived = [name for name, _ in inspect.getmembers_static(type(report), lambda value: isinstance(value, property))]
+    found = inspect.getmembers_static(type(report), lambda value: isinstance(value, property))
+    derived = [name for name, _ in found if not name.startswith("_")]
     values = asdict(report) | {name: getattr(report, name) for name in derived} | otherwise
     return {name: _finite(value) for name, value in values.items()}
 

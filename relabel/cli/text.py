@@ -104,13 +104,18 @@ def left_out_lines(left_out: Mapping[str, int]) -> list[str]:
     """The files below IMAGES that no row, or no ground truth, was made of, and what to do if that is wrong."""
     if not left_out:
         return []
+    outside = left_out.get(NO_CLASS, 0)
+    lines = [f"without a ground truth: {outside} {NO_CLASS}; {_ADVICE[NO_CLASS]}"] if outside else []
+    left_out = {kind: count for kind, count in left_out.items() if kind != NO_CLASS}
+    if not left_out:
+        return lines
     most = sorted(left_out.items(), key=lambda item: (-item[1], item[0]))
     told = ", ".join(f"{count} {kind}" for kind, count in most[:_MOST_KINDS])
     more = f" and {len(most) - _MOST_KINDS} kinds more" if len(most) > _MOST_KINDS else ""
     advice = [what for kind, what in _ADVICE.items() if kind in left_out]
     if any(kind.startswith(".") and kind not in _ADVICE for kind in left_out):
         advice.append(f"an image ends in one of {', '.join(sorted(IMAGE_SUFFIXES))}: rename or convert what is one")
-    return ["; ".join([f"left out: {printable(told)}{more}", *advice])]
+    return [*lines, "; ".join([f"left out: {printable(told)}{more}", *advice])]
 
 
 def shards_text(report: ShardsReport) -> str:

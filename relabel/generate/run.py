@@ -67,14 +67,14 @@ def generate(
     shown = options.show_progress and peers.leads
     listing = listed(source, options, title=peers.title("listing images"), shown=shown)
     manifest = manifest_of(ensemble, listing.record, options)
-    if peers.leads:
-        tell_of_classes(manifest.class_spaces(listing.most_label))
     reuse = None if options.reuse is None else OldStore(options.reuse, manifest, Path(store))
     writer = create_or_open(Path(store), manifest, listing.keys(), reuse_option="--reuse")
     mine = share(listing.tasks, options.rank, options.world_size)
     left = remaining(writer, mine, retry_failed=options.retry_failed)
     if left.tasks and peers.leads:
         tell_of_change("the store", writer.manifest.versions, manifest.versions)
+        if not writer.published():
+            tell_of_classes(manifest.class_spaces(listing.most_label))
     listing = _looked_up(reuse, listing, left.tasks, shown=shown)
     annotator = Annotator(ensemble, writer.manifest.scores)
     plan = BatchPlan(

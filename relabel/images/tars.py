@@ -41,7 +41,7 @@ class TarSource:
         self._reads = Reads(options)
         names = [_name(location) for location in locations]
         self._locations = dict(zip(names, locations, strict=True))
-        self._listed = False
+        self._listed = self._skipped = False
         self._numbers: Mapping[str, int] | None = None
         if len(self._locations) != len(locations):
             twice = [name for name, n in Counter(names).items() if n > 1]
@@ -66,6 +66,7 @@ class TarSource:
         """See `ImageSource.listing`; of a tar that is a local file, only the headers and the classes are read."""
         if rows_per_shard is None:
             return self._listing(workers, progress)
+        self._skipped = True
         shards = tuple(self._locations)
         tasks = plan([(name, rows_per_shard) for name in shards])
         record = DataRecord(
@@ -134,11 +135,13 @@ class TarSource:
 
         def listed(name: str) -> SourcePart | str:
             keys: list[str] = []
-            left_out.append(Counter())
+            mine: Counter[str] = Counter()
+            left_out.append(mine)
             try:
-                for sample in self._samples(name, read=False, left_out=left_out[-1]):
+                for sample in self._samples(name, read=False, left_out=mine):
                     keys.append(sample.key)
-                    where.setdefault(sample.class_text, name)
+                    if sample.class_text not in where:
+                        where[sample.class_text] = f"the sample {sample.key!r} of {name}"
                     advance(1)
             except SourceError as error:
                 return f"{error} ({len(keys)} images before that)"
@@ -166,6 +169,11 @@ class TarSource:
         try:
             return label_of(sample.class_text, self._numbers)
         except KeyError:
+            if self._skipped:
+                raise SourceError(
+                    f"{part}: {sample.key!r} is of the class {sample.class_text!r}, and only a listing of all tars can "
+                    "number names: leave --samples-per-shard out"
+                ) from None
             if not self._listed:
                 return -1
             raise SourceError(

@@ -96,10 +96,9 @@ def read_json(files: StoreFiles, name: str) -> dict[str, Any]:
         value = json.loads(read_bytes(files, name, MOST_METADATA_BYTES))
     except (FileNotFoundError, NotADirectoryError) as error:
         if name == "zarr.json":
-            raise StoreError(
-                f"{files.where} is not a relabel store: it has no zarr.json. "
-                "Give the folder that `relabel generate` wrote"
-            ) from error
+            is_there = "://" in files.where or Path(files.where).exists()
+            what = "is not a relabel store: it has no zarr.json" if is_there else "is not there"
+            raise StoreError(f"{files.where} {what}. Give the folder that `relabel generate` wrote") from error
         raise DamagedStoreError(f"{files.where}: {name} is missing") from error
     except OSError as error:
         if error.errno in _NO_FILE:

@@ -59,13 +59,15 @@ def load_teacher(spec: TeacherSpec) -> Teacher:
             "may say little of where things are. Look at some before labelling many images",
             spec.name,
         )
-    num_classes, grid = _answer(forward, spec.name, images[:1])
+    with blaming(f"{spec.name} cannot be proved", fetched.way_out):
+        num_classes, grid = _answer(forward, spec.name, images[:1])
+        weights_digest = fetched.digest or _digest_of_answers(forward, images)
     record = TeacherRecord(
         source=spec.source,
         name=spec.name,
         weights=_weights(spec),
         seed=spec.random_weights,
-        weights_digest=fetched.digest or _digest_of_answers(forward, images),
+        weights_digest=weights_digest,
         head=proof.kind,
         precision=precision,
     )
@@ -121,13 +123,15 @@ def _dense(fetched: Fetched, name: str, images: Tensor) -> tuple[nn.Module, Proo
     with blamed, torch.inference_mode(), _whole_patches(model):
         answer: object = model(images)
     is_classifier = isinstance(answer, Tensor) and answer.ndim == 2 and len(answer) == len(images)
-    if is_classifier and not isinstance(model, _InOrder):
-        return dense_of(model, name, images, fetched.place)
-    model = model if isinstance(model, _InOrder) else _InOrder(model)
-    _answer(model, name, images)
-    if fetched.place:
-        raise TeacherError(f"{name} answers maps by itself: leave @{fetched.place} out")
-    return model, Proof("given", 0.0, 0.0, localises(model, name, images[:1]))
+    # It may well fail, or answer otherwise, at a later call.
+    with blaming(f"{name} cannot be proved", fetched.way_out):
+        if is_classifier and not isinstance(model, _InOrder):
+            return dense_of(model, name, images, fetched.place)
+        model = model if isinstance(model, _InOrder) else _InOrder(model)
+        _answer(model, name, images)
+        if fetched.place:
+            raise TeacherError(f"{name} answers maps by itself: leave @{fetched.place} out")
+        return model, Proof("given", 0.0, 0.0, localises(model, name, images[:1]))
 
 
 class _InOrder(nn.Module):

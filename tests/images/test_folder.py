@@ -287,5 +287,5 @@ class TestLeftOut:
             "files without a suffix": 1,
             "other files": 2,
             "links that lead nowhere": 1,
-            "images outside the class folders, labelled without a ground truth": 1,
+            "images outside the class folders": 1,
         }

@@ -420,7 +420,14 @@ class TestClasses:
     def test_numbers_beside_names_are_refused(self, tmp_path: Path) -> None:
         put(tmp_path / "0.tar", of_classes(b"3"))
         put(tmp_path / "1.tar", of_classes(b"cat", first=1))
-        assert "a class is the number 3 in 0.tar and the name 'cat' in 1.tar" in refusal(f"{tmp_path}/*.tar")
+        said = "a class is the number 3 in the sample '0' of 0.tar and the name 'cat' in the sample '1' of 1.tar"
+        assert said in refusal(f"{tmp_path}/*.tar")
+
+    def test_a_name_that_no_listing_numbers_is_refused_by_a_run_that_skips_it(self, tmp_path: Path) -> None:
+        source = open_source(put(tmp_path / "x.tar", of_classes(b"cat")))
+        source.listing(9, workers=1, progress=lambda _: None)
+        with pytest.raises(SourceError, match=r"x\.tar: '0' is of the class 'cat', .* leave --samples-per-shard out"):
+            list(source.read("x.tar", 0, 9))
 
     @pytest.mark.parametrize(("before", "after"), [(b"cat", b"dog"), (b"1", b"cat"), (b"cat", b"1")])
     def test_a_class_that_nobody_listed_is_no_class(self, tmp_path: Path, before: bytes, after: bytes) -> None:

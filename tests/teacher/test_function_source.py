@@ -242,3 +242,32 @@ def test_channels_are_not_taken_for_places(load):
     torch.manual_seed(0)
     with pytest.raises(TeacherError):
         load(_Mixer)
+
+
+@pytest.mark.parametrize("good_calls", range(6))
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        (RuntimeError("boom"), "boom"),
+        (StopIteration(), "StopIteration"),
+        (SystemExit(0), "it ends the program by SystemExit"),
+    ],
+)
+def test_a_fault_at_any_call_of_the_proof_is_the_teachers(load, good_calls, fault, said):
+    calls = iter(range(99))
+
+    def answer(images):
+        if next(calls) >= good_calls:
+            raise fault
+        return nn.functional.avg_pool2d(images, STRIDE)
+
+    told = None
+    try:
+        load(lambda: answer, image_size_hw=(64, 96))
+    except TeacherError as error:
+        told = str(error)
+    if told is None:
+        assert next(calls) <= good_calls
+    else:
+        assert told.startswith("a_package:make")
+        assert said in told
