@@ -22,6 +22,7 @@ from relabel.score_map import ScoreMap
 from relabel.store import RowBatch
 from relabel.store.maps import coded_tensors
 from relabel.teacher import Ensemble
+from relabel.teacher.blame import first_line
 
 _log = logging.getLogger(__name__)
 
@@ -155,7 +156,7 @@ class Annotator:
         except (RuntimeError, MemoryError) as error:
             if not lacks_memory(error):
                 raise
-            self._refusal = str(error).partition("\n")[0].rstrip(". ")
+            self._refusal = first_line(error)
         # Not before the handler is left: the error holds the frames, and they the tensors, that memory is needed for.
         gc.collect()
         if self._copying is not None:
