@@ -321,7 +321,7 @@ def test_twenty_findings_of_a_kind_are_enough_for_a_person() -> None:
         "and 982 more: wrong by 0",
         "--json has them all",
         "",
-        "1 shards, 1002 images: 1002 labelled, 0 failed; 1.0 s",
+        "1 shard, 1002 images: 1002 labelled, 0 failed; 1.0 s",
         "1002 findings",
     ]
 
@@ -426,7 +426,7 @@ def test_a_share_from_the_environment_is_never_taken_unseen(photos: Path, tmp_pa
     alone = ("generate", photos, tmp_path / "labels.zarr", *TEACHER, "--samples-per-shard", 3, "--max-failures", 1)
     first = run(*alone, RANK="0", WORLD_SIZE="2")
     assert first.stderr == "process 0 of 2 (torchrun): labels its share of the shards\n"
-    assert "1 shards published, 0 were there already, of 1" in first.stdout
+    assert "1 shard published, 0 were there already, of 1" in first.stdout
     assert run("verify", "shards", tmp_path / "labels.zarr", "--quiet").exit_code == 1
     run(*alone, RANK="1", WORLD_SIZE="2")
     assert run("verify", "shards", tmp_path / "labels.zarr", "--quiet").exit_code == 0

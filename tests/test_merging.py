@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -52,6 +53,15 @@ def test_of_tars_the_merged_store_is_that_of_all_tars_byte_for_byte(tars, tmp_pa
 
 def test_a_merge_goes_on_where_it_stopped_and_mends_what_was_lost(tars, tmp_path):
     stores = [str(tars / "first.zarr"), str(tars / "second.zarr")]
+    merge(stores, tmp_path / "out", show_progress=False)
+    # A user's folder in a file's place hinders its shard alone.
+    for name in ("label/c.0.0", "label/c.1.0"):
+        (tmp_path / "out" / name).unlink()
+    (tmp_path / "out/label/c.0.0/mine").mkdir(parents=True)
+    with pytest.raises(StoreError, match=r"a folder that is not empty.*and merge again. All shards but 1"):
+        merge(stores, tmp_path / "out", show_progress=False)
+    assert (tmp_path / "out/label/c.1.0").exists()
+    shutil.rmtree(tmp_path / "out/label/c.0.0")
     merge(stores, tmp_path / "out", show_progress=False)
     (tmp_path / "out" / "status" / "c.1.0").unlink()
     (tmp_path / "out" / "key" / "c.2.0").unlink()

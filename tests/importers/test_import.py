@@ -79,7 +79,7 @@ def test_a_store_of_whole_images_gives_the_published_labels(kind, with_images, l
     store = tmp_path / "labels.zarr"
     given = ["--images", photos] if with_images else ["--extension", ".png"]
     printed = imported(kind, archive, store, *given, "--footprint", "whole")
-    assert f"{store}: 1 shards published, 0 were there already, of 1" in printed
+    assert f"{store}: 1 shard published, 0 were there already, of 1" in printed
     assert run("verify", "shards", store, *(given if with_images else []), "--quiet").exit_code == 0
     maps = relabel.open(store)
     assert (len(maps), maps.grid.size_hw, maps.manifest.footprint) == (4, (5, 6), WHOLE)
@@ -264,7 +264,7 @@ def test_files_that_change_meanwhile_leave_their_shard_unpublished(archive, stor
 
     monkeypatch.setattr(relabel.importers.run, "create_or_open", and_change)
     printed = imported("relabel", archive, store, "--samples-per-shard", 2, code=1)
-    assert "1 shards published" in printed
+    assert "1 shard published" in printed
     assert "(whole shard)  the archive's files changed while they were imported" in printed
     assert not list(store.rglob(".*"))
 
@@ -296,7 +296,7 @@ def test_an_image_that_cannot_be_read_is_one_failed_row(tokens, store, photos):
     (photos / KEYS[3]).unlink()
     (photos / KEYS[3]).symlink_to("gone")
     printed = imported("tokenlabeling", tokens, store, "--images", photos, code=1)
-    assert "1 shards published" in printed
+    assert "1 shard published" in printed
     assert re.search(rf"0 +{KEYS[3]} +cannot be read: No such file or directory", printed)
     assert run("verify", "shards", store, "--images", photos).exit_code == 0
 
