@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
 import numpy as np
@@ -43,6 +43,7 @@ class Belonging:
         count = len(manifest.data.shards)
         self._digests = np.zeros((count, 2, 32), np.uint8)
         self._stamps = np.zeros((count, len(self._places)), np.int64)
+        self._is_fresh = np.full(count, shards.files.cache is None)
         self.is_sound = np.zeros(count, np.bool_)
         """(S,) whether the checksums of a shard's mapped files were found right, be it by the parent of this process"""
 
@@ -63,8 +64,9 @@ class Belonging:
     def settled(self, shard: int, names: Sequence[str], get: Callable[[], _Read]) -> _Read:
         """What `get` reads of some of a shard's files, which are those that were checked; raises as `check` does."""
         if not self._stamps[shard].all():
-            if self._shards.files.are_copied and not set(names) & set(MAPPED):
+            if self._shards.files.cache is not None and not set(names) & set(MAPPED):
                 # Small reads of a shard are copies of the whole: that waits until the first of its maps is read.
+                self.refresh()
                 self._bind(shard, self._told(shard))
                 return get()
             self.check(shard)
@@ -83,24 +85,58 @@ class Belonging:
             self.check(shard)
         raise self._replaced(f"shard {shard} changes all the time")
 
+    def refresh(self, shards: Iterable[int] | None = None, *, anew: bool = False) -> None:
+        """Have some shards, or all, copied again from their URL if they are others there; each is asked for once.
+
+        Raises:
+            StoreError: the URL does not answer.
+        """
+        chosen = range(len(self._is_fresh)) if shards is None else shards
+        if stale := [shard for shard in chosen if anew or not self._is_fresh[shard]]:
+            self._is_fresh[stale] = self._shards.refresh(stale, anew=anew)
+
+    def is_kept(self, shard: int) -> bool:
+        """Whether the mapped files of a shard are those that were checked, as far as their names tell.
+
+        A name that is gone tells nothing, and what is mapped stays as it was; and copies are only ever renamed.
+        """
+        if self._shards.files.cache is not None:
+            return True
+        stamps = self._stamps[shard]
+        return all(self._shards.stamp(name, shard) in (0, stamps[self._places[name]]) for name in MAPPED)
+
     def digest(self) -> str:
         """The store's digest; every shard is bound to it from here on. Raises as `check` does."""
+        self.refresh()
         for shard in np.flatnonzero(~self._digests.any((1, 2))).tolist():
             self._bind(shard, self._told(shard))
         return store_digest(self._identity, self._digests)
 
     def _found(self, shard: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
         """A shard's digest, which says what its files are, and their stamps."""
-        before = None
+        before, cache, again = None, self._shards.files.cache, False
         for _ in range(_TRIES):
             digest = self._told(shard)
             try:
                 ends = {name: self._shards.ends(name, shard) for name in self._places}
             except LostFileError as error:
-                raise self._lacking(shard, error) from error
+                if cache is None:
+                    raise self._lacking(shard, error) from error
+                # A copy that another process just replaces.
+                continue
             files = [(name, end.length, end.data) for name, end in ends.items() if name != "digest"]
             if ends_digest(self._identity, shard, files) == digest[1].tobytes():
+                if again and self._digests[shard].any():
+                    # Its keys may have been read from them.
+                    raise self._replaced(f"the copies of shard {shard} in {cache} were of several stores")
                 return digest, np.array([end.stamp for end in ends.values()], np.int64)
+            if cache is not None and not again:
+                again = True
+                self._require_same_store()
+                self.refresh([shard], anew=True)
+                if self._digests[shard].any():
+                    self._bind(shard, self._told(shard))
+                continue
             if ends == before:
                 self._require_same_store()
                 raise self._shards.foreign(shard)
@@ -109,6 +145,7 @@ class Belonging:
 
     def _told(self, shard: int) -> NDArray[np.uint8]:
         """(2, 32): what a shard's `digest` says."""
+        self.refresh([shard])
         try:
             digest: NDArray[np.uint8] = self._shards.column("digest", shard)[0]
         except LostFileError as error:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -16,6 +17,8 @@ _Made = TypeVar("_Made")
 MOST_MAPPED = 4096
 """Shards. Each takes 4 mappings, so all take a quarter of what Linux gives a process (vm.max_map_count, 65,530)."""
 _MOST_OPENED = 512
+LOOK_SECONDS = 1.0
+"""Between two looks at whether a shard's files were written into, which are four `stat` calls."""
 _HAVE_PREAD = hasattr(os, "pread")
 _seeking = threading.Lock()
 
@@ -48,10 +51,14 @@ class OpenShards(Generic[_Mapped]):
     Args:
         mapped: maps a shard.
         opened: opens its file of score maps; both may raise `ScarceError`, and are called again once half is let go of.
+        is_kept: whether a shard's files are those that were checked when it was mapped.
     """
 
-    def __init__(self, mapped: Callable[[int], _Mapped], opened: Callable[[int], OpenFile]) -> None:
-        self._make_mapped, self._make_opened = mapped, opened
+    def __init__(
+        self, mapped: Callable[[int], _Mapped], opened: Callable[[int], OpenFile], is_kept: Callable[[int], bool]
+    ) -> None:
+        self._make_mapped, self._make_opened, self._is_kept = mapped, opened, is_kept
+        self._looked: dict[int, float] = {}
         self.mapped: dict[int, _Mapped] = {}
         self.opened: dict[int, OpenFile] = {}
         self.most_opened = _most_descriptors()
@@ -78,6 +85,26 @@ class OpenShards(Generic[_Mapped]):
             for held in (self.mapped, self.opened):
                 _drop(held, len(held) // 2 + 1)
             return make()
+
+    def forget_changed(self, shards: Iterable[int], *, at_once: bool = False) -> bool:
+        """Let go of those of some shards whose files are not what they were; answers whether there are any.
+
+        What is written into a file, as `cp` over it does, shows in its mapping and its descriptor. So it is asked after
+        the reading: of each shard again once `LOOK_SECONDS` have passed, or `at_once`.
+        """
+        now, changed = time.monotonic(), []
+        last = now if at_once else now - LOOK_SECONDS
+        for shard in shards:
+            if self._looked.get(shard, last) <= last:
+                if self._is_kept(shard):
+                    # Only now: until then another thread that has read of it looks for itself.
+                    self._looked[shard] = now
+                else:
+                    changed.append(shard)
+        for shard in changed:
+            self.mapped.pop(shard, None)
+            self.opened.pop(shard, None)
+        return bool(changed)
 
     def _added(self, held: dict[int, _Made], shard: int, most: int, make: Callable[[int], _Made]) -> _Made:
         if len(held) >= most:

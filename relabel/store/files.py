@@ -7,7 +7,7 @@ import errno
 import hashlib
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -50,8 +50,8 @@ class StoreFiles(Protocol):
         """What to do about a damaged file, for messages."""
 
     @property
-    def are_copied(self) -> bool:
-        """Whether a file is copied whole before any of it is read."""
+    def cache(self) -> Path | None:
+        """Where each file is copied to, whole, before any of it is read; None for a store in a folder."""
 
     def names(self, folder: str) -> set[str]:
         """The names of the files in a folder; empty if it is not there.
@@ -68,6 +68,21 @@ class StoreFiles(Protocol):
         Raises:
             DamagedStoreError: the file is not behind the URL, or is longer than `most` bytes.
             StoreError: it cannot be copied.
+        """
+
+    def refresh(self, shards: Sequence[Sequence[str]], most: int, *, anew: bool = False) -> list[bool]:
+        """Forget the copies of shards that are others by now; nothing for a store in a folder.
+
+        Args:
+            shards: names of the files of each, first the one that tells of the others; these are fetched together.
+            most: bytes that such a file may have.
+            anew: whether to forget all their copies.
+
+        Returns:
+            Whether it could be told, for each.
+
+        Raises:
+            StoreError: it could be told for none.
         """
 
     def size_bytes(self) -> int:
@@ -95,8 +110,8 @@ class _LocalFiles:
         return _REPAIR
 
     @property
-    def are_copied(self) -> bool:
-        return False
+    def cache(self) -> None:
+        return None
 
     def names(self, folder: str) -> set[str]:
         try:
@@ -108,6 +123,9 @@ class _LocalFiles:
 
     def local(self, name: str, most: int | None = None) -> Path:
         return self.root / name
+
+    def refresh(self, shards: Sequence[Sequence[str]], most: int, *, anew: bool = False) -> list[bool]:
+        return [True] * len(shards)
 
     def size_bytes(self) -> int:
         total = 0
@@ -134,10 +152,6 @@ class _RemoteFiles:
     def repair(self) -> str:
         return f"If the store itself is whole, its copy is not: delete {self.cache}. {_REPAIR}"
 
-    @property
-    def are_copied(self) -> bool:
-        return True
-
     def names(self, folder: str) -> set[str]:
         try:
             with _remote(self.url, f"list {self.url}/{folder}") as (system, root):
@@ -162,36 +176,86 @@ class _RemoteFiles:
         with _remote(self.url, f"measure {self.url}") as (system, root):
             return int(system.du(root))
 
+    def refresh(self, shards: Sequence[Sequence[str]], most: int, *, anew: bool = False) -> list[bool]:
+        with _remote(self.url, f"read {self.url}/{shards[0][0]}") as (system, root):
+            # Not `cat`, which takes brackets in a path for a pattern.
+            found = system.cat_ranges([f"{root}/{names[0]}" for names in shards], 0, most + 1)
+            told = [isinstance(each, FileNotFoundError) or not isinstance(each, Exception) for each in found]
+            if not any(told):
+                raise found[0]
+            for names, each, is_told in zip(shards, found, told, strict=True):
+                if is_told:
+                    self._replace(names, None if isinstance(each, FileNotFoundError) else bytes(each), anew)
+        return told
+
+    def _replace(self, names: Sequence[str], first: bytes | None, anew: bool) -> None:
+        """Forget the copies of some files, unless the first one's says what it should, which it does from then on."""
+        path, *others = (self.cache / name for name in names)
+        if not anew and _content(path) == first:
+            return
+        with _alone(path):
+            if not anew and _content(path) == first:
+                return
+            # In this order: what is cut off here is done again.
+            for other in others:
+                other.unlink(missing_ok=True)
+            if first is None:
+                path.unlink(missing_ok=True)
+                return
+            with _draft(path) as draft:
+                draft.write_bytes(first)
+
     def _copy(self, name: str, path: Path, system: Any, root: str) -> None:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        # The workers of a machine share the cache: one copies, the others wait (without locks, all copy), and none ever
-        # sees half a file.
-        marker = path.with_name(f".{path.name}.lock")
-        lock = lock_file(marker, patience_seconds=_COPY_SECONDS) if HAVE_LOCKS else None
-        try:
+        with _alone(path):
             if path.exists():
                 return
-            descriptor, draft = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".tmp")
-            os.close(descriptor)
-            try:
-                system.get_file(f"{root}/{name}", draft)
-                expected, copied = system.size(f"{root}/{name}"), Path(draft).stat().st_size
+            with _draft(path) as draft:
+                system.get_file(f"{root}/{name}", str(draft))
+                expected, copied = system.size(f"{root}/{name}"), draft.stat().st_size
                 if expected is not None and expected != copied:
                     raise OSError(f"got {copied} of {expected} bytes")
-                Path(draft).replace(path)
-            finally:
-                Path(draft).unlink(missing_ok=True)
-        finally:
-            if lock is not None:
-                marker.unlink(missing_ok=True)
-                lock.release()
+
+
+def _content(path: Path) -> bytes | None:
+    return path.read_bytes() if path.exists() else None
+
+
+@contextlib.contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Keep the other workers of a machine, which share the cache, from a file: one copies, they wait.
+
+    Without locks, all copy.
+    """
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    marker = path.with_name(f".{path.name}.lock")
+    lock = lock_file(marker, patience_seconds=_COPY_SECONDS) if HAVE_LOCKS else None
+    try:
+        yield
+    finally:
+        if lock is not None:
+            marker.unlink(missing_ok=True)
+            lock.release()
+
+
+@contextlib.contextmanager
+def _draft(path: Path) -> Iterator[Path]:
+    """A file to fill, which then gets its name: none ever sees half of it."""
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".tmp")
+    os.close(descriptor)
+    draft = Path(name)
+    try:
+        yield draft
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
 
 
 def store_files(path: str | Path) -> StoreFiles:
     """The files of a store given as a folder or a URL (``scheme://...``).
 
     A URL's files are cached below ``$RELABEL_CACHE``, else ``~/.cache/relabel``, in a folder that belongs to the URL
-    and the manifest that is there now: another store that takes the URL's place is not mistaken for the first.
+    and the manifest that is there now: another store that takes the URL's place is not mistaken for the first. One
+    with the same manifest is told by its shards' digests (`StoreFiles.refresh`).
 
     Raises:
         StoreError: the URL cannot be opened, or no store is there.

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -112,3 +113,19 @@ def coded_tensors(maps: ScoreMap, record: ScoreRecord) -> dict[str, Tensor]:
     else:
         profile = kept.profile if kept.profile.dtype == torch.int8 else encode_offsets(kept.profile)
     return {"classes": kept.classes, "scores": scores, "profile": profile}
+
+
+class Group(NamedTuple):
+    """Rows of one shard, and where they stand in a batch."""
+
+    shard: int
+    places: NDArray[np.intp]
+    rows: NDArray[np.int64]
+
+
+def groups_of(shards: NDArray[np.int64], inside: NDArray[np.int64], order: NDArray[np.intp]) -> list[Group]:
+    """A batch's rows by shard; `order` is that of their shards."""
+    ordered = shards[order]
+    changes = (np.flatnonzero(ordered[1:] != ordered[:-1]) + 1).tolist()
+    bounds = itertools.pairwise([0, *changes, len(order)]) if len(order) else ()
+    return [Group(int(ordered[start]), order[start:end], inside[order[start:end]]) for start, end in bounds]

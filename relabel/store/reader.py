@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +18,7 @@ from relabel.store.descriptors import OpenFile, OpenShards
 from relabel.store.digest import check_store_digest
 from relabel.store.files import StoreFiles, store_files
 from relabel.store.layout import ABSENT, FAILED, LABELED, arrays_of, published_shards
-from relabel.store.maps import RowBatch
+from relabel.store.maps import Group, RowBatch, groups_of
 from relabel.store.metadata import check_arrays, load_manifest
 from relabel.store.rows import ARRAYS, RowTable
 from relabel.store.shard import MAPPED, MappedShard, ShardFiles, stamp_of
@@ -32,8 +32,9 @@ class StoreReader:
 
     Picklable; safe in threads, and in forked and spawned workers. Whatever takes the place of the store or of a shard
     while it is open is never mixed with what was read before, in this process or in the one that it comes from. Files
-    are mapped: a published file may be replaced by another under its name, but one that is cut while a reader has it
-    open ends the reader's process (SIGBUS).
+    are mapped: a published file may be replaced by another under its name. One that is written over, as `cp` does, is
+    noticed within a second, and rows that are read in that second may be wrong; one that is cut ends the reader's
+    process (SIGBUS).
 
     Args:
         path: the store's folder, or a URL that fsspec opens.
@@ -72,7 +73,7 @@ class StoreReader:
         self._reset()
 
     def _reset(self) -> None:
-        self._open: OpenShards[MappedShard] = OpenShards(self._mapped, self._opened)
+        self._open: OpenShards[MappedShard] = OpenShards(self._mapped, self._opened, self._belonging.is_kept)
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name != "_open"}
@@ -91,6 +92,14 @@ class StoreReader:
         """
         self._require_published(shard)
         self._open.sparing(lambda: self._belonging.check(shard))
+
+    def refresh(self, shard: int) -> None:
+        """Have a shard copied again from a URL if it is another there, for one who reads files by their names.
+
+        Raises:
+            StoreError: the URL does not answer.
+        """
+        self._belonging.refresh([shard])
 
     def digest(self) -> str:
         """The store's digest, 64 hexadecimal digits, the same for two stores if all that they hold is.
@@ -116,7 +125,18 @@ class StoreReader:
         rows = self._checked(rows)
         shards, inside = np.divmod(rows, self.rows_per_shard)
         order = np.argsort(shards, kind="stable")
-        groups = _groups(shards, inside, order)
+        groups = groups_of(shards, inside, order)
+        try:
+            batch = self._read(rows, order, groups)
+        except DamagedStoreError:
+            if not self._open.forget_changed((group.shard for group in groups), at_once=True):
+                raise
+        else:
+            if not self._open.forget_changed(group.shard for group in groups):
+                return batch
+        return self._read(rows, order, groups)
+
+    def _read(self, rows: NDArray[np.int64], order: NDArray[np.intp], groups: list[Group]) -> RowBatch:
         beside = [name for name in ("classes", "profile", "checksum", "footprint") if name in self.arrays]
         out: dict[str, Any] = {
             name: np.empty((len(rows), *self.arrays[name].tail), self.arrays[name].dtype) for name in beside
@@ -177,6 +197,7 @@ class StoreReader:
             raise StoreError(
                 f"{self.files.where} is another store than the one that was asked for: its digest is {found}, and not "
                 f"{digest}. Get the store of that digest, or look at this one and use its own"
+                + (f". Its copies are in {self.files.cache}" if self.files.cache else "")
             )
 
     def _published(self, partial: bool) -> tuple[frozenset[int], frozenset[int]]:
@@ -234,7 +255,7 @@ class StoreReader:
         return self._belonging.settled(shard, ("scores",), lambda: self._shard_files.open(shard))
 
     def _read_scores(
-        self, groups: list[_Group], rows: NDArray[np.int64], order: NDArray[np.intp], checksums: NDArray[np.uint32]
+        self, groups: list[Group], rows: NDArray[np.int64], order: NDArray[np.intp], checksums: NDArray[np.uint32]
     ) -> NDArray[Any]:
         """(n, K + 1, H, W), decoded in small slabs: a buffer as large as a batch is new memory each time."""
         spec = self.arrays["scores"]
@@ -251,15 +272,16 @@ class StoreReader:
         self._require_own(b"".join(ends), rows[order], checksums[order])
         return scores.astype(spec.dtype, copy=False)
 
-    def _chunks(self, group: _Group) -> Iterator[bytes]:
+    def _chunks(self, group: Group) -> Iterator[bytes]:
         """The inner chunks of a group's rows, one after the other; empty where there is none."""
         index, most = self._open.map(group.shard).index[group.rows], self.arrays["scores"].most_chunk_bytes()
         # A chunk that claims more is damaged, and so is what is read of it.
         lengths = np.minimum(index[:, 1], np.uint64(most + 1)).tolist()
         file = self._open.file(group.shard)
         try:
-            for offset, length in zip(index[:, 0].tolist(), lengths, strict=True):
-                yield file.read(length, offset) if offset != ABSENT else b""
+            # Signed, so that `ABSENT` and what no file has, as an index that was written over may claim, are below 0.
+            for offset, length in zip(index[:, 0].astype(np.int64).tolist(), lengths, strict=True):
+                yield file.read(length, offset) if offset >= 0 else b""
         except OSError as error:
             # A file that was taken away on a network file system is a stale one.
             self._belonging.check(group.shard)
@@ -299,19 +321,3 @@ class StoreReader:
                 + table.errors[inside]
             )
         return LabelError(f"row {row} holds no image; take rows from LabelMaps.rows")
-
-
-class _Group(NamedTuple):
-    """Rows of one shard, and where they stand in a batch."""
-
-    shard: int
-    places: NDArray[np.intp]
-    rows: NDArray[np.int64]
-
-
-def _groups(shards: NDArray[np.int64], inside: NDArray[np.int64], order: NDArray[np.intp]) -> list[_Group]:
-    """A batch's rows by shard; `order` is that of their shards."""
-    ordered = shards[order]
-    changes = (np.flatnonzero(ordered[1:] != ordered[:-1]) + 1).tolist()
-    bounds = itertools.pairwise([0, *changes, len(order)]) if len(order) else ()
-    return [_Group(int(ordered[start]), order[start:end], inside[order[start:end]]) for start, end in bounds]

@@ -6,6 +6,7 @@ import errno
 import os
 import re
 import stat
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -38,13 +39,13 @@ class Ends(NamedTuple):
     stamp: int
 
 
-def stamp_of(path: Path) -> int:
+def stamp_of(path: Path | str) -> int:
     """A number that a file of this name keeps until another takes its place, or it is changed; 0 where there is none.
 
     One that is other says nothing: a change of its permissions or a copy of the store has another, too.
     """
     try:
-        return _stamp(path.stat())
+        return _stamp(os.stat(path))  # noqa: PTH116 - as text, see `ShardFiles.stamp`
     except OSError:
         return 0
 
@@ -111,8 +112,17 @@ class ShardFiles:
             raise self.unreadable(name, shard, error) from error
         return Ends(status.st_size, first + last, _stamp(status))
 
+    def refresh(self, shards: Sequence[int], *, anew: bool = False) -> list[bool]:
+        """See `StoreFiles.refresh`."""
+        others = self.arrays.keys() - {"digest"}
+        files = [[self._file(name, shard) for name in ("digest", *others)] for shard in shards]
+        return self.files.refresh(files, self.arrays["digest"].most_bytes(self.rows), anew=anew)
+
     def stamp(self, name: str, shard: int) -> int:
         """`stamp_of` a shard's file of an array."""
+        if self.files.cache is None:
+            # Text, for this is asked for each shard each second, and a Path takes longer than the system's answer.
+            return stamp_of(f"{self.files.where}/{self._file(name, shard)}")
         return stamp_of(self.path(name, shard))
 
     def column(self, name: str, shard: int) -> Any:

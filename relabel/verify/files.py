@@ -38,6 +38,7 @@ def read_column(reader: StoreReader, name: str, shard: int) -> NDArray[Any]:
 def read_file(reader: StoreReader, name: str, shard: int) -> bytes:
     """A shard's file of an array; raises as `read_column`."""
     spec = reader.arrays[name]
+    reader.refresh(shard)
     try:
         return read_bytes(reader.files, _file(spec, shard), spec.most_bytes(reader.rows_per_shard))
     except OSError as error:

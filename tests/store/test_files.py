@@ -104,12 +104,76 @@ def test_another_store_is_not_mixed_with_the_copies_of_the_first(upload):
     with pytest.raises(ReplacedStoreError, match="the store was replaced by another"):
         reader.read([0])
     _assert_rows(reader, first, 1)
-    # One that says the same has the copies of the first, and what is copied now does not belong to these.
+    # One that says the same.
     reader = StoreReader(upload(first))
     reader.keys(0)
     upload(replace(sample(seed=3), manifest=first.manifest))
-    with pytest.raises(DamagedStoreError, match=r"shard 0 do not belong together.* If the store itself"):
+    with pytest.raises(ReplacedStoreError, match="shard 0 was labelled again"):
         reader.read([0])
+
+
+def test_a_store_with_the_same_manifest_takes_the_place_of_the_first_and_of_its_copies(upload, cache):
+    first = sample(seed=1)
+    second = replace(sample(seed=2), manifest=first.manifest)
+    url = upload(first)
+    opened, pins = StoreReader(url), [StoreReader(url).digest()]
+    opened.keys(0)
+    _assert_whole(StoreReader(url), first)
+    upload(second)
+    # All of its copies are there.
+    _assert_rows(opened, first, 0)
+    _assert_whole(StoreReader(url), second)
+    bound = StoreReader(upload(first))
+    bound.digest()
+    upload(second)
+    _assert_whole(StoreReader(url), second)
+    for reader in (bound, pickle.loads(pickle.dumps(bound))):
+        for row in (0, 6):
+            with pytest.raises(ReplacedStoreError, match="was labelled again"):
+                reader.read([row])
+    pins.append(StoreReader(url).digest())
+    assert pins[0] != pins[1]
+    _assert_whole(StoreReader(url, digest=pins[1]), second)
+    with pytest.raises(StoreError, match=f"digest is {pins[1]}, and not {pins[0]}.* copies are in {cache}"):
+        StoreReader(url, digest=pins[0])
+
+
+def test_digests_of_all_shards_are_asked_for_at_once_and_once(upload, monkeypatch):
+    data, asked = sample(3), []
+    url, real = upload(data), _MEMORY.cat_ranges
+
+    def counted(self, paths, *args, **options):
+        asked.append(len(paths))
+        return real(self, paths, *args, **options)
+
+    monkeypatch.setattr(_MEMORY, "cat_ranges", counted)
+    reader = StoreReader(url)
+    reader.keys(1)
+    _assert_whole(reader, data)
+    _assert_whole(pickle.loads(pickle.dumps(reader)), data)
+    assert asked == [3]
+    StoreReader(url).digest()
+    assert asked == [3, 3]
+    StoreReader(url).read([0])
+    assert asked == [3, 3, 1]
+
+
+def test_copies_of_several_stores_are_copied_again(tmp_path, upload, cache):
+    data = sample(seed=1)
+    write(tmp_path / "other", replace(sample(seed=2), manifest=data.manifest))
+    url = upload(data)
+    for has_read_keys in (False, True):
+        reader = StoreReader(url)
+        reader.check(0)
+        (copy,) = cache.glob("*/key/c.0.0")
+        copy.unlink()
+        copy.write_bytes((tmp_path / "other" / "profile" / "c.0.0.0").read_bytes())
+        reader = StoreReader(url)
+        if has_read_keys:
+            reader.digest()
+            with pytest.raises(ReplacedStoreError, match=f"copies of shard 0 in {cache}.* were of several stores"):
+                reader.read([0])
+        _assert_whole(StoreReader(url), data)
 
 
 def test_shards_published_later_are_seen(tmp_path, upload):
@@ -142,8 +206,9 @@ def test_a_damaged_copy_says_where_it_is(upload, cache):
     reader.read([0])
     (copy,) = cache.glob("*/scores/c.0.0.0.0.0")
     whole = copy.read_bytes()
-    copy.unlink()  # a file that a reader has open must not be changed in place
-    copy.write_bytes(bytes([whole[0] ^ 1]) + whole[1:])
+    # There, too: else it would be copied once more.
+    fsspec.filesystem("memory").pipe("/store/scores/c.0.0.0.0.0", bytes([whole[0] ^ 1]) + whole[1:])
+    copy.unlink()
     with pytest.raises(DamagedStoreError, match=f"delete {copy.parents[1]}"):
         StoreReader("memory://store").read([0])
 
@@ -183,8 +248,11 @@ def test_errors_of_a_file_system_become_ours(upload, monkeypatch, tmp_path):
             with pytest.raises(StoreError, match=f"cannot {doing}: 418"):
                 StoreReader(url)
     monkeypatch.setattr(_MEMORY, "get_file", refuse)
-    with pytest.raises(StoreError, match=r"cannot copy memory://store/digest/c.0.0.0 to .*: 418"):
+    with pytest.raises(StoreError, match=r"cannot copy memory://store/classes/c.0.0.0 to .*: 418"):
         reader.read([0])
+    monkeypatch.setattr(_MEMORY, "cat_file", refuse)
+    with pytest.raises(StoreError, match=r"cannot read memory://store/digest/c.1.0.0: 418"):
+        reader.read([6])
     with pytest.raises(StoreError, match="cannot open nonsense://store: Protocol not known"):
         StoreReader("nonsense://store")
 

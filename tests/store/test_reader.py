@@ -223,4 +223,4 @@ def test_two_hundred_shards_are_read_with_64_descriptors_and_with_none_left(tmp_
 
 def test_an_unlimited_number_of_descriptors_is_not_taken_for_none(monkeypatch):
     monkeypatch.setattr("resource.getrlimit", lambda _: (-1, -1))
-    assert OpenShards(id, id).most_opened == 512
+    assert OpenShards(id, id, id).most_opened == 512

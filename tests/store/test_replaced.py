@@ -94,7 +94,8 @@ def test_a_check_names_what_is_cut_or_missing(tmp_path, file):
 @pytest.mark.parametrize("travels", [lambda reader: reader, lambda reader: pickle.loads(pickle.dumps(reader))])
 @pytest.mark.parametrize("how", ["order", "teacher", "anew", "deleted", "again", "no store"])
 @pytest.mark.parametrize("compression", ["zstd", "none"])
-def test_what_is_opened_later_is_of_what_was_opened_first(tmp_path, how, travels, compression):
+def test_what_is_opened_later_is_of_what_was_opened_first(tmp_path, how, travels, compression, monkeypatch):
+    monkeypatch.setattr("relabel.store.descriptors.LOOK_SECONDS", np.inf)
     data, path = sample(3, compression=compression), tmp_path / "store"
     write(path, data)
     reader = StoreReader(path)
@@ -129,6 +130,64 @@ def test_what_is_opened_later_is_of_what_was_opened_first(tmp_path, how, travels
     else:
         assert_maps(reader.read([12]), data.maps([12]))
         assert reader.keys(2) == keys[2]
+
+
+def _write_and_open(path: Path, data, monkeypatch) -> StoreReader:
+    """A store, open and read, of which each reading looks whether its files were written into."""
+    write(path, data)
+    for file in path.rglob("*"):
+        os.utime(file, (0, 0))  # what is written later has another time, however soon
+    monkeypatch.setattr("relabel.store.descriptors.LOOK_SECONDS", 0.0)
+    reader = StoreReader(path)
+    assert_maps(reader.read(data.labeled), data.maps(data.labeled))
+    return reader
+
+
+@pytest.mark.parametrize("compression", ["zstd", "none"])
+def test_a_store_that_is_copied_over_an_open_one_is_not_served(tmp_path, compression, monkeypatch):
+    data, path = sample(compression=compression), tmp_path / "store"
+    manifest = replace(data.manifest, data=replace(data.manifest.data, shards=data.manifest.data.shards[::-1]))
+    write(tmp_path / "new", replace(sample(seed=1, compression=compression), manifest=manifest))
+    reader = _write_and_open(path, data, monkeypatch)
+    inode = (path / "classes" / "c.0.0.0").stat().st_ino
+    shutil.copytree(tmp_path / "new", path, dirs_exist_ok=True)
+    assert (path / "classes" / "c.0.0.0").stat().st_ino == inode
+    for _ in range(2):
+        for row in data.labeled:
+            with pytest.raises(ReplacedStoreError, match="the store was replaced by another"):
+                reader.read([row])
+
+
+@pytest.mark.parametrize("array", ["classes", "profile", "checksum", "scores"])
+@pytest.mark.parametrize("compression", ["zstd", "none"])
+def test_a_file_that_is_copied_over_an_open_one_is_not_served(tmp_path, array, compression, monkeypatch):
+    data, path = sample(compression=compression), tmp_path / "store"
+    write(tmp_path / "new", replace(sample(seed=1, compression=compression), manifest=data.manifest))
+    reader = _write_and_open(path, data, monkeypatch)
+    name = f"{array}/{reader.arrays[array].file_name(0)}"
+    whole = (path / name).read_bytes()
+    shutil.copyfile(tmp_path / "new" / name, path / name)
+    for rows in ([0], [0], data.labeled):
+        with pytest.raises(DamagedStoreError, match="shard 0 do not belong together"):
+            reader.read(rows)
+    assert_maps(reader.read([6]), data.maps([6]))
+    # The same content is the same shard.
+    (path / name).write_bytes(whole)
+    assert_maps(reader.read(data.labeled), data.maps(data.labeled))
+    (path / name).write_bytes(whole)
+    assert_maps(reader.read(data.labeled), data.maps(data.labeled))
+
+
+def test_files_are_looked_at_once_in_a_while(tmp_path, monkeypatch):
+    data, clock, looked = sample(), [100.0], []
+    write(tmp_path / "store", data)
+    monkeypatch.setattr("relabel.store.descriptors.time.monotonic", lambda: clock[0])
+    reader = StoreReader(tmp_path / "store")
+    monkeypatch.setattr(reader._open, "_is_kept", lambda shard: looked.append(shard) or True)
+    for moment, rows in ((100, [0, 6]), (100.5, [0, 2]), (100.9, [6]), (101, [6, 0, 8]), (101.5, [0])):
+        clock[0] = moment
+        assert_maps(reader.read(rows), data.maps(rows))
+    assert looked == [0, 1, 0, 1]
 
 
 def test_a_shard_that_is_being_labelled_again_is_not_called_damaged(tmp_path):
