@@ -43,6 +43,7 @@ class Belonging:
         count = len(manifest.data.shards)
         self._digests = np.zeros((count, 2, 32), np.uint8)
         self._stamps = np.zeros((count, len(self._places)), np.int64)
+        self._looked_at = [(self._places[name], *shards.around_number(name)) for name in MAPPED]
         self._is_fresh = np.full(count, shards.files.cache is None)
         self.is_sound = np.zeros(count, np.bool_)
         """(S,) whether the checksums of a shard's mapped files were found right, be it by the parent of this process"""
@@ -102,8 +103,11 @@ class Belonging:
         """
         if self._shards.files.cache is not None:
             return True
-        stamps = self._stamps[shard]
-        return all(self._shards.stamp(name, shard) in (0, stamps[self._places[name]]) for name in MAPPED)
+        stamps = self._stamps[shard].tolist()
+        for place, before, after in self._looked_at:
+            if stamp_of(f"{before}{shard}{after}") not in (0, stamps[place]):
+                return False
+        return True
 
     def digest(self) -> str:
         """The store's digest; every shard is bound to it from here on. Raises as `check` does."""

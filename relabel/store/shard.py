@@ -45,7 +45,7 @@ def stamp_of(path: Path | str) -> int:
     One that is other says nothing: a change of its permissions or a copy of the store has another, too.
     """
     try:
-        return _stamp(os.stat(path))  # noqa: PTH116 - as text, see `ShardFiles.stamp`
+        return _stamp(os.stat(path))  # noqa: PTH116 - as text, see `ShardFiles.around_number`
     except OSError:
         return 0
 
@@ -120,10 +120,15 @@ class ShardFiles:
 
     def stamp(self, name: str, shard: int) -> int:
         """`stamp_of` a shard's file of an array."""
-        if self.files.cache is None:
-            # Text, for this is asked for each shard each second, and a Path takes longer than the system's answer.
-            return stamp_of(f"{self.files.where}/{self._file(name, shard)}")
         return stamp_of(self.path(name, shard))
+
+    def around_number(self, name: str) -> tuple[str, str]:
+        """What the path of an array's file, in a folder, says before and after the shard's number.
+
+        As text: it is asked for of each shard each second, and a Path takes longer to make than the system to answer.
+        """
+        before, _, after = self.arrays[name].file_name(0).partition("0")
+        return f"{self.files.where}/{name}/{before}", after
 
     def column(self, name: str, shard: int) -> Any:
         """A shard of an array that is one chunk a shard: (R, *tail), (1, *tail) if not `per_row`, or R strings."""
