@@ -37,7 +37,7 @@ class Belonging:
 
     def __init__(self, shards: ShardFiles, manifest: Manifest, *, root: int, lost: frozenset[int]) -> None:
         self._shards = shards
-        self._identity = manifest.identity()
+        self.identity = manifest.identity()
         self._root, self._lost = root, lost
         self._places = {name: place for place, name in enumerate(shards.arrays)}
         count = len(manifest.data.shards)
@@ -114,7 +114,7 @@ class Belonging:
         self.refresh()
         for shard in np.flatnonzero(~self._digests.any((1, 2))).tolist():
             self._bind(shard, self._told(shard))
-        return store_digest(self._identity, self._digests)
+        return store_digest(self.identity, self._digests)
 
     def _found(self, shard: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
         """A shard's digest, which says what its files are, and their stamps."""
@@ -129,7 +129,7 @@ class Belonging:
                 # A copy that another process just replaces.
                 continue
             files = [(name, end.length, end.data) for name, end in ends.items() if name != "digest"]
-            if ends_digest(self._identity, shard, files) == digest[1].tobytes():
+            if ends_digest(self.identity, shard, files) == digest[1].tobytes():
                 if again and self._digests[shard].any():
                     # Its keys may have been read from them.
                     raise self._replaced(f"the copies of shard {shard} in {cache} were of several stores")
@@ -173,7 +173,7 @@ class Belonging:
         try:
             files = store_files(self._shards.files.where)
             root = stamp_of(files.local("zarr.json"))
-            same = root == self._root or load_manifest(files).identity() == self._identity
+            same = root == self._root or load_manifest(files).identity() == self.identity
         except StoreError as error:
             if isinstance(error, ScarceError) or isinstance(error.__cause__, ConnectionError):
                 raise

@@ -48,7 +48,7 @@ def read_file(reader: StoreReader, name: str, shard: int) -> bytes:
 def found_digest(reader: StoreReader, shard: int) -> NDArray[np.uint8]:
     """(2, 32): what a shard's `digest` should hold, by the files that are there; all of them can be read."""
     files = ((name, read_file(reader, name, shard)) for name in reader.arrays if name != "digest")
-    return shard_digest(reader.manifest.identity(), shard, files)
+    return shard_digest(reader.identity, shard, files)
 
 
 class ScoreFile:

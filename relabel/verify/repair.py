@@ -206,7 +206,7 @@ def _whole_files(copy: StoreReader, shard: int) -> Mapping[str, bytes]:
         return {}
     # Those that were read now are those that were looked at.
     others = [(name, data) for name, data in files.items() if name != "digest"]
-    bound = shard_digest(copy.manifest.identity(), shard, others).tobytes()
+    bound = shard_digest(copy.identity, shard, others).tobytes()
     return files if files["digest"].startswith(bound) else {}
 
 
