@@ -52,8 +52,9 @@ def test_a_machine_gets_the_same(store: Path, images: Path) -> None:
     assert (report["is_clean"], report["findings"], report["causes"]) == (True, [], [])
     assert (report["images"], report["crops"], report["scores"]["wrong"]) == (6, 12, 0)
     lines = {line["label"]: line for line in report["lines"]}
-    # Infinite, and so no JSON.
-    assert lines["ground truth, one-hot"]["kl_teacher"] is None
+    # Of other classes than the labels', so that nothing is compared with it; not a number, and so no JSON.
+    assert report["class_spaces"]["are_same"] is False
+    assert lines["all logits, logit space"]["agreement_truth"] is None
     assert lines["all logits, logit space"]["kl_full"] == pytest.approx(0, abs=1e-5)
     assert report["recommendation"]["space"] in ("logit", "probability")
 
