@@ -21,7 +21,7 @@ from relabel.errors import ImageError, lacks_memory
 from relabel.geometry import Box, Footprint
 from relabel.geometry.frames import turned
 from relabel.images.exif import UPRIGHT, orientation_of
-from relabel.images.jpeg import has_too_many_scans, jpeg_header
+from relabel.images.jpeg import JpegHeader, has_too_many_scans, jpeg_header
 from relabel.images.pillow import MAX_MEGAPIXELS, opened
 from relabel.manifest import Exif, Preprocessing
 
@@ -122,7 +122,7 @@ def decode(data: bytes) -> Decoded:
     if header is not None:
         # Most images by far, so Pillow, which is slower to open one, only sees those that something is amiss with.
         refuse_too_large(header.height, header.width)
-        _refuse_scans(data, header.height * header.width)
+        _refuse_scans(data, header.height * header.width, header)
         pixels = _by_torchvision(data)
         if pixels is not None:
             return Decoded(pixels, header.orientation)
@@ -171,8 +171,8 @@ def refuse_too_large(height: int, width: int) -> None:
         raise ImageError(f"too large: {width} x {height} pixels, above {MAX_MEGAPIXELS} megapixels; resize it")
 
 
-def _refuse_scans(data: bytes, pixels: int) -> None:
-    if has_too_many_scans(data, pixels):
+def _refuse_scans(data: bytes, pixels: int, header: JpegHeader | None = None) -> None:
+    if has_too_many_scans(data, pixels, header):
         raise ImageError("a JPEG of so many scans that it would take long to decode; save it again")
 
 

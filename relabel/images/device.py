@@ -45,7 +45,7 @@ def _pixels(data: bytes) -> int | None:
     if header is None or not header.is_colour:
         return None
     pixels = header.height * header.width
-    return None if pixels > _MOST_PIXELS or has_too_many_scans(data, pixels) else pixels
+    return None if pixels > _MOST_PIXELS or has_too_many_scans(data, pixels, header) else pixels
 
 
 def _groups(images: Sequence[bytes]) -> Iterator[list[int]]:
