@@ -9,8 +9,11 @@ from relabel.errors import RelabelError, TeacherError, lacks_memory
 
 
 @contextmanager
-def blaming(what: str, way_out: str) -> Iterator[None]:
-    """Raise whatever goes wrong inside as a `TeacherError` of three parts: what failed, its reason, what to do."""
+def blaming(what: str, way_out: str, *, spares_memory: bool = False) -> Iterator[None]:
+    """Raise whatever goes wrong inside as a `TeacherError` of three parts: what failed, its reason, what to do.
+
+    With `spares_memory` a want of memory goes through, which smaller batches may cure.
+    """
     try:
         with _no_success():
             yield
@@ -18,23 +21,11 @@ def blaming(what: str, way_out: str) -> Iterator[None]:
         raise
     except Exception as error:
         if lacks_memory(error):
+            if spares_memory:
+                raise
             way_out = "Free the device, or take a smaller teacher or image size"
             what = f"{what}: out of memory"
         raise TeacherError(f"{what}: {first_line(error)}. {way_out}") from error
-
-
-@contextmanager
-def blaming_run(name: str) -> Iterator[None]:
-    """The same of a forward pass of a proved teacher, but for a want of memory, which smaller batches may cure."""
-    try:
-        with _no_success():
-            yield
-    except RelabelError:
-        raise
-    except Exception as error:
-        if lacks_memory(error):
-            raise
-        raise TeacherError(f"{name} fails: {first_line(error)}. Mend it, or take another teacher") from error
 
 
 @contextmanager

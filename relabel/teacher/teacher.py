@@ -11,7 +11,7 @@ from torch import Tensor
 from relabel.errors import TeacherError
 from relabel.geometry import Grid
 from relabel.manifest import Preprocessing, TeacherRecord
-from relabel.teacher.blame import blaming_run
+from relabel.teacher.blame import blaming
 from relabel.teacher.devices import DTYPES
 from relabel.teacher.proof import Proof
 
@@ -60,7 +60,7 @@ class Teacher:
             if self.channels_last:
                 pixels = pixels.contiguous(memory_format=torch.channels_last)
             with (
-                blaming_run(self.record.name),
+                blaming(f"{self.record.name} fails", "Mend it, or take another teacher", spares_memory=True),
                 torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32),
             ):
                 return self._checked(self.forward(pixels), len(images)).float()

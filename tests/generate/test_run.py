@@ -568,3 +568,15 @@ def test_processes_that_do_not_know_of_each_other_say_which_they_are(tars, tmp_p
     listing, labelling = capsys.readouterr().err.splitlines()
     assert listing.startswith(f"listing images (process 1 of 2): {TOTAL} images [")
     assert labelling.startswith("labelling (process 1 of 2): 100% ")
+
+
+def test_other_classes_than_the_teachers_are_told_once_in_a_stores_life(tmp_path, caplog):
+    folder = Path(write_folder(tmp_path / "folder", 9))
+    made = options(samples_per_shard=3)
+    said = "the images are of 2 classes ('even', 'odd'), the teacher of 10"
+    generate(str(folder), tmp_path / "store", make_teacher(), made)
+    assert [record.getMessage().startswith(said) for record in caplog.records] == [True]
+    for file in (tmp_path / "store" / "status").glob("c.2.*"):
+        file.unlink()
+    generate(str(folder), tmp_path / "store", make_teacher(), made)
+    assert len(caplog.records) == 1
