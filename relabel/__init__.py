@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from relabel.geometry import Box as Box
     from relabel.geometry import Footprint as Footprint
     from relabel.geometry import Grid as Grid
+    from relabel.geometry.views import View as View
     from relabel.images import open_source as open_source
     from relabel.importers import ImportOptions as ImportOptions
     from relabel.importers import import_archive as import_archive

@@ -8,7 +8,6 @@ is taken up, not found in a worker an hour later.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
@@ -18,27 +17,9 @@ from torchvision.transforms import v2
 from relabel.errors import InvalidValueError
 from relabel.geometry import Box
 from relabel.geometry.frames import image_size_hw
+from relabel.geometry.views import View
 
-
-@dataclass(frozen=True, slots=True)
-class View:
-    """What a pipeline shows of an image: a crop box of the whole image, and whether it is mirrored left to right."""
-
-    box: Box
-    flip: bool
-
-    def cropped(self, part: Box) -> View:
-        """The view of a part of this one, `part` in fractions of what this view shows, as it shows it.
-
-        >>> View(Box(0.0, 0.0, 0.5, 1.0), flip=True).cropped(Box(0.0, 0.0, 0.5, 1.0))
-        View(box=Box(x0=0.25, y0=0.0, x1=0.5, y1=1.0), flip=True)
-        """
-        x0, y0, x1, y1 = part.xyxy
-        if self.flip:
-            x0, x1 = 1 - x1, 1 - x0
-        height, width = self.box.size_hw
-        left, top = self.box.x0, self.box.y0
-        return View(Box(left + x0 * width, top + y0 * height, left + x1 * width, top + y1 * height), self.flip)
+_FLIPPED = View(Box.whole(), flip=True)
 
 
 class TrackedTransform:
@@ -71,13 +52,13 @@ class TrackedTransform:
 
     def __call__(self, image: Any) -> tuple[Any, View]:
         """The transform's output, and what it shows of the image."""
-        view = View(Box.whole(), flip=False)
+        view = View.whole()
         for step, handler in self._steps:
             image, part, mirrored = handler(step, image)
             if part is not None:
-                view = view.cropped(part)
+                view = view.then(View(part))
             if mirrored:
-                view = View(view.box, not view.flip)
+                view = view.then(_FLIPPED)
         return image, view
 
 

@@ -18,7 +18,8 @@ from torchvision.transforms import v2
 
 from relabel.errors import InvalidValueError
 from relabel.geometry import Box
-from relabel.tracking import TrackedTransform, View
+from relabel.geometry.views import View
+from relabel.tracking import TrackedTransform
 
 SIZES_HW = ((150, 200), (200, 150), (96, 180), (64, 64))
 
@@ -119,7 +120,7 @@ def test_no_transform_shows_the_whole_image() -> None:
 
 
 def test_a_crop_of_a_mirrored_view_is_taken_from_the_other_side() -> None:
-    view = View(Box(0.2, 0.0, 0.6, 1.0), flip=True).cropped(Box(0.0, 0.5, 0.25, 1.0))
+    view = View(Box(0.2, 0.0, 0.6, 1.0), flip=True).then(View(Box(0.0, 0.5, 0.25, 1.0)))
     assert view.box.xyxy == pytest.approx((0.5, 0.5, 0.6, 1.0))
     assert view.flip
 
