@@ -1,0 +1,171 @@
+"""Tickets: which label an item has, as eleven whole numbers that any collate stacks and any loader carries.
+
+Version 1, int64, in this order; a batch is (B, 11):
+
+====== ==========================================================================================================
+column content
+====== ==========================================================================================================
+0      header: 0x72656C62 in the upper 32 bits, the version in the next 16, then bits: 1 the box is of the upright
+       image, 2 mirrored left to right, 4 mirrored top to bottom, 8 an affine map, 16 a step was ignored
+1      the store, `LabelMaps.ticket_id`
+2      the row
+3 to 8 the bits of six float64: x0, y0, x1, y1, 0, 0 of a box, or a, b, c, d, e, f of a map; see `geometry.views`
+9      the ground truth, -1 where unknown
+10     a check of all the others
+====== ==========================================================================================================
+
+A blended, rounded, truncated or summed ticket is none, and says so. As class ids they are out of every range.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from relabel.errors import LabelError
+from relabel.geometry.views import View, Views
+
+COLUMNS = 11
+"""No usual number of classes."""
+VERSION = 1
+_HEADER = 0x72656C62 << 32 | VERSION << 16
+_UPRIGHT, _FLIP, _FLIP_VERTICAL, _AFFINE, _IGNORED = 1, 2, 4, 8, 16
+_FLAGS = 31
+_PACKED = struct.Struct("<3q6dq")
+_WORDS = struct.Struct("<10Q")
+_MASK = 2**64 - 1
+_START, _FACTOR, _SHIFT = 0x9E3779B97F4A7C15, 0xD6E8FEB86659FD93, 32
+
+
+def ticket(store: int, row: int, view: View, ground_truth: int = -1, upright: bool = False) -> NDArray[np.int64]:
+    """The ticket of an item, (11,) int64.
+
+    Args:
+        store: `LabelMaps.ticket_id`.
+        row: of the store.
+        view: what the item shows.
+        ground_truth: its class, -1 where unknown.
+        upright: whether `view` is of the upright image, rather than of the one that is decoded.
+    """
+    flags = upright | view.flip << 1 | view.flip_vertical << 2 | (not view.is_exact) << 4
+    if view.matrix is None:
+        packed = _PACKED.pack(_HEADER | flags, store, row, *view.box.xyxy, 0.0, 0.0, ground_truth)
+    else:
+        packed = _PACKED.pack(_HEADER | flags | _AFFINE, store, row, *view.matrix[0], *view.matrix[1], ground_truth)
+    check = _START
+    for word in _WORDS.unpack(packed):
+        check = (check ^ word) * _FACTOR & _MASK
+        check ^= check >> _SHIFT
+    return np.frombuffer(packed + check.to_bytes(8, "little"), np.int64).copy()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Tickets:
+    """A batch of tickets, read.
+
+    Attributes:
+        store: the `LabelMaps.ticket_id` that all are of.
+        rows: (B,) int64.
+        views: of B items.
+        upright: (B,) bool, whether a view is of the upright image.
+        ground_truth: (B,) int64, -1 where unknown.
+    """
+
+    store: int
+    rows: Tensor
+    views: Views
+    upright: Tensor
+    ground_truth: Tensor
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @classmethod
+    def read(cls, tickets: Tensor | NDArray[np.int64]) -> Tickets:
+        """Read a batch (B, 11), of any device.
+
+        Raises:
+            LabelError: they are no tickets, were changed, or are of several stores.
+        """
+        numbers = _checked(tickets)
+        flags = numbers[:, 0] & _FLAGS
+        stores = np.unique(numbers[:, 1])
+        if len(stores) != 1:
+            raise LabelError(f"a batch's tickets are of one store; got those of {len(stores)}: pool each by itself")
+        values = np.ascontiguousarray(numbers[:, 3:9]).view(np.float64)
+        views = _views(values, flags)
+        rows, ground_truth = (torch.from_numpy(numbers[:, column].copy()) for column in (2, 9))
+        return cls(int(stores[0]), rows, views, torch.from_numpy(flags & _UPRIGHT != 0), ground_truth)
+
+    def pack(self) -> Tensor:
+        """The tickets (B, 11) int64, on the CPU."""
+        views = self.views
+        numbers = np.zeros((len(self), COLUMNS), np.int64)
+        flags = self.upright * _UPRIGHT + views.flips * _FLIP + views.flips_vertical * _FLIP_VERTICAL
+        flags = flags + ~views.is_exact * _IGNORED
+        values = np.zeros((len(self), 6))
+        values[:, :4] = views.boxes.numpy()
+        if views.matrices is not None:
+            matrices = views.matrices.reshape(-1, 6).numpy()
+            is_affine = ~np.isnan(matrices[:, 0])
+            values[is_affine] = matrices[is_affine]
+            flags = flags + torch.from_numpy(is_affine) * _AFFINE
+        numbers[:, 0] = _HEADER | flags.numpy()
+        numbers[:, 1] = self.store
+        numbers[:, 2] = self.rows.numpy()
+        numbers[:, 3:9] = values.view(np.int64)
+        numbers[:, 9] = self.ground_truth.numpy()
+        numbers[:, 10] = _check(numbers)
+        return torch.from_numpy(numbers)
+
+
+def _checked(tickets: Tensor | NDArray[np.int64]) -> NDArray[np.int64]:
+    """The numbers (B, 11) of what are tickets."""
+    numbers = tickets.detach().cpu().numpy() if isinstance(tickets, Tensor) else np.asarray(tickets)
+    if numbers.ndim != 2 or numbers.shape[1] != COLUMNS or numbers.dtype != np.int64:
+        raise LabelError(
+            f"tickets are int64 (B, {COLUMNS}), as Labeled's items hold them; got {numbers.dtype} of shape "
+            f"{numbers.shape}. Class ids, labels and blended tickets are none: pool before mixing"
+        )
+    if not len(numbers):
+        raise LabelError("no ticket: the batch is empty")
+    is_header = numbers[:, 0] & ~_FLAGS == _HEADER
+    if not is_header.all() or (_check(numbers) != numbers[:, 10]).any():
+        raise LabelError(
+            "these whole numbers are no tickets of this version, or were changed on their way (summed, averaged, cast "
+            "to another type and back): give them as Labeled's items hold them"
+        )
+    return numbers
+
+
+def _views(values: NDArray[np.float64], flags: NDArray[np.int64]) -> Views:
+    """Views of six numbers each, (B, 6)."""
+    is_affine = flags & _AFFINE != 0
+    boxes, matrices = values[:, :4], None
+    if is_affine.any():
+        matrices = np.where(is_affine[:, None], values, np.nan)
+        a, b, c, d, e, f = values.T
+        corners = np.stack([c, c + a, c + b, c + a + b]), np.stack([f, f + d, f + e, f + d + e])
+        around = [corners[0].min(0), corners[1].min(0), corners[0].max(0), corners[1].max(0)]
+        boxes = np.where(is_affine[:, None], np.stack(around, axis=1), boxes)
+    return Views(
+        boxes=torch.from_numpy(boxes.astype(np.float32)),
+        flips=torch.from_numpy(flags & _FLIP != 0),
+        flips_vertical=torch.from_numpy(flags & _FLIP_VERTICAL != 0),
+        matrices=None if matrices is None else torch.from_numpy(matrices.reshape(-1, 2, 3)),
+        is_exact=torch.from_numpy(flags & _IGNORED == 0),
+    )
+
+
+def _check(numbers: NDArray[np.int64]) -> NDArray[np.int64]:
+    """(B,) what column 10 must hold; not linear, so that a mean of tickets does not have the mean of their checks."""
+    check = np.full(len(numbers), _START, np.uint64)
+    for word in np.ascontiguousarray(numbers[:, :10].T).view(np.uint64):
+        check = (check ^ word) * np.uint64(_FACTOR)
+        check ^= check >> np.uint64(_SHIFT)
+    return check.view(np.int64)
