@@ -10,11 +10,14 @@ OLDEST_PYTHON ?= python3.11
 # A process per core, each with files of its own; starting them takes longer than the tests of a room.
 ALONGSIDE := -n auto --maxprocesses 8 --dist loadfile
 
+# Tests that draw their examples.
+LAWS = $(shell grep -rl 'import.* given' tests)
+
 # Of one room: its tests and its doctests.
 room = $(wildcard tests/$(ROOM) tests/test_$(ROOM).py tests/test_$(ROOM)_*.py relabel/$(ROOM) relabel/$(ROOM).py)
 
 .DEFAULT_GOAL := help
-.PHONY: help install check test test-gpu test-oldest demo bench edits faults damage fuzz replaced fixture
+.PHONY: help install check test test-gpu test-oldest demo bench laws edits faults damage fuzz replaced fixture
 
 help: ## Show this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -48,6 +51,9 @@ demo: $(STAMP) ## Teacher, store, labels of crops on real digit scans, in minute
 
 bench: $(STAMP) ## Speed and size, each beside a peer in the same run
 	$(BIN)/python -m bench.run
+
+laws: $(STAMP) ## The laws with examples that no run before had, twenty times; `make test` has the same ones every time
+	for round in $$(seq 20); do HYPOTHESIS_PROFILE=fresh $(BIN)/python -m pytest -q -x $(ALONGSIDE) $(LAWS) || exit 1; done
 
 edits: $(STAMP) ## 2,000 edits of a manifest: each is refused, or changes no label
 	cd tests && PYTHONPATH=.. ../$(BIN)/python -m store.manifest_edits 2000

@@ -9,10 +9,16 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 import torch
+from hypothesis import settings
 
 # Small tensors gain nothing from threads, and where cores are shared they wait for each other; children inherit it.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 torch.set_num_threads(1)
+
+# The same examples in every run: who changes a line is not told of another's rare case. `make laws` draws new ones.
+settings.register_profile("same", derandomize=True, database=None, deadline=None)
+settings.register_profile("fresh", deadline=None)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -132,6 +132,8 @@ class _Fetched(io.RawIOBase):
         )
         self._stream: IO[bytes] = source if self._process is None else cast(IO[bytes], self._process.stdout)
         self._ended = self._is_over = False
+        # Of one thread twice, too: a signal may come while the command is being stopped.
+        self._ending = threading.RLock()
 
     def readable(self) -> bool:
         """It can be read."""
@@ -169,17 +171,18 @@ class _Fetched(io.RawIOBase):
             _send(self._process, signal.SIGTERM)
 
     def end(self) -> None:
-        """Stop the command, and all that it started; from any thread."""
-        process, is_over, self._is_over = self._process, self._is_over, True
-        if process is None or is_over:
-            return
-        self.ask()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(_GRACE_SECONDS)
-        # What it left in the background too: until now nobody else can have its number.
-        _send(process, signal.SIGKILL)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(_GRACE_SECONDS)
+        """Stop the command, and all that it started; from any thread, each of which waits until that is done."""
+        with self._ending:
+            process, is_over, self._is_over = self._process, self._is_over, True
+            if process is None or is_over:
+                return
+            self.ask()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(_GRACE_SECONDS)
+            # What it left in the background too: until now nobody else can have its number.
+            _send(process, signal.SIGKILL)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(_GRACE_SECONDS)
 
     def _plain(self, size: int) -> bytes:
         try:

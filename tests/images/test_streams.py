@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -83,6 +84,10 @@ def pids(tar: Path) -> Iterator[list[int]]:
     found: list[int] = []
     yield found
     assert found
+    # A killed process that nobody waits for, as what a shell left in the background, is gone a moment later.
+    until = time.monotonic() + 20
+    while any(map(is_running, found)) and time.monotonic() < until:
+        time.sleep(0.01)
     assert not any(map(is_running, found))
 
 
@@ -91,6 +96,17 @@ ENDLESS = "echo $$ > first; (echo 'me' | sleep 1000) & echo $! > second; cat x.t
 
 def pids_below(folder: Path) -> list[int]:
     return [int((folder / name).read_text()) for name in ("first", "second")]
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for processes in /proc")
+def test_a_read_that_another_thread_stops_ends_after_its_command(tar: Path) -> None:
+    source = opened(f"cd {tar.parent}; trap '' TERM; {ENDLESS}", retries=0, timeout_seconds=60)
+    images = source.read(*source.spans(None)[0][0])
+    next(images)
+    threading.Timer(0.05, source.stop).start()
+    with pytest.raises(SourceError, match="reading was stopped"):
+        list(images)
+    assert not is_running(pids_below(tar.parent)[0])
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for processes in /proc")
