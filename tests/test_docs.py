@@ -26,13 +26,13 @@ _README = _ROOT / "README.md"
 _DOCTEST_EXAMPLES = 36
 _EXAMPLES_IN = (
     "relabel.geometry.boxes",
+    "relabel.geometry.views",
     "relabel.losses",
     "relabel.manifest.manifest",
     "relabel.mixing",
     "relabel.plan",
     "relabel.published",
     "relabel.score_map.score_map",
-    "relabel.tracking",
 )
 _PAGES = ("README.md", "CONTRIBUTING.md", "docs/*.md", "pipelines/README.md")
 _SHELLS = {"bash", "console", "sh", "shell"}
