@@ -103,9 +103,5 @@ def _stores(crops: Sequence[CropLabel]) -> int:
 
 def _maps_of(crops: Sequence[CropLabel]) -> ScoreMap:
     """The maps of crops of one store, each in the frame of its crop: a stream tells that image by image."""
-    rows, first = [crop.row for crop in crops], crops[0].maps
-    if all(crop.maps is first for crop in crops):
-        return first[rows]
-    turns = [crop.maps.turns([crop.row]) for crop in crops]
-    own = first.in_frame(first.manifest.frame)
-    return own[rows].turned(torch.tensor([1 if turn is None else int(turn[0]) for turn in turns]))
+    upright = torch.tensor([crop.maps.frame == "upright" for crop in crops])
+    return crops[0].maps.read(torch.tensor([crop.row for crop in crops]), upright)

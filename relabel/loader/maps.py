@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Literal, Unpack, overload
 
 import numpy as np
 import torch
@@ -14,11 +15,13 @@ from torch import Tensor
 from relabel.errors import InvalidValueError, LabelError
 from relabel.geometry import Grid
 from relabel.geometry.frames import is_transposing, undoing
+from relabel.labels import SparseLabels
 from relabel.manifest import Frame, Manifest
-from relabel.score_map import ScoreMap
+from relabel.score_map import How, ScoreMap, Size
 from relabel.score_map.turning import refuse_turned_grid
 from relabel.store import LABELED, StoreReader
 from relabel.store.keys import KeyIndex
+from relabel.tickets import Tickets
 
 Rows = Tensor | NDArray[np.int64] | Sequence[int]
 
@@ -171,6 +174,54 @@ class LabelMaps:
         maps = self._reader.read(numbers).maps(self.manifest.scores)
         turns = self.turns(numbers)
         return maps if turns is None else maps.turned(turns)
+
+    @property
+    def ticket_id(self) -> int:
+        """What the tickets of this store's images hold of it: 63 bits of the manifest's identity."""
+        return int.from_bytes(self._reader.identity[:8]) >> 1
+
+    @overload
+    def pool(
+        self, tickets: Tensor, size: Size | None = ..., *, sparse: Literal[False] = ..., **how: Unpack[How]
+    ) -> Tensor: ...
+
+    @overload
+    def pool(
+        self, tickets: Tensor, size: Size | None = ..., *, sparse: Literal[True], **how: Unpack[How]
+    ) -> SparseLabels: ...
+
+    def pool(
+        self, tickets: Tensor, size: Size | None = None, *, sparse: bool = False, **how: Unpack[How]
+    ) -> Tensor | SparseLabels:
+        """The soft labels of a batch of tickets (B, 11), on their device: one read of the store, see `ScoreMap.pool`.
+
+        Raises:
+            LabelError: what is no ticket of this store; a ticket of a view that is not exact, with `size`.
+        """
+        read = Tickets.read(tickets)
+        if read.store != self.ticket_id:
+            raise LabelError(
+                f"the tickets are of another store than {self.where}: pool them with the LabelMaps that the data set "
+                "was made with"
+            )
+        maps = self.read(read.rows, read.upright).to(tickets.device, non_blocking=True)
+        if sparse:
+            return maps.pool(read.views.boxes, size, flip=read.views.flips, sparse=True, **how)
+        return maps.pool(read.views.boxes, size, flip=read.views.flips, **how)
+
+    def read(self, rows: Tensor, upright: Tensor) -> ScoreMap:
+        """The maps of rows (B,), each in a frame of its own: of the upright image, or of the one that is decoded.
+
+        Raises:
+            LabelError: as ``[rows]``.
+        """
+        own: Frame = self.manifest.frame
+        stored, other = self.in_frame(own), self.in_frame("decoded" if own == "upright" else "upright")
+        is_other = upright != (own == "upright")
+        turns = other.turns(rows[is_other]) if bool(is_other.any()) else None
+        if turns is None:
+            return stored[rows]
+        return stored[rows].turned(torch.ones_like(rows).masked_scatter(is_other, turns))
 
     def sizes_hw(self, rows: Rows) -> NDArray[np.uint32]:
         """(B, 2): heights and widths of images in this frame, in pixels, 0 where the store does not know them.
