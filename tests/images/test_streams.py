@@ -24,7 +24,7 @@ def tar(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return write_tar(tmp_path / "x.tar", samples(range(6)))
 
 
-def opened(command: str, retries: int = 1, timeout_seconds: float = 0.3) -> ImageSource:
+def opened(command: str, retries: int = 1, timeout_seconds: float = 1.0) -> ImageSource:
     options = SourceOptions(source_timeout_seconds=timeout_seconds, source_retries=retries)
     return open_source(f"pipe:{command}", options=options)
 
@@ -49,7 +49,7 @@ def test_a_stalled_or_failed_read_is_done_again_and_no_image_comes_twice(tar: Pa
 @pytest.mark.parametrize(
     ("fault", "said"),
     [
-        ("head -c 15000 x.tar; sleep 60", r"x\.tar could not be fetched: nothing came for 0\.3 seconds \(--source-tim"),
+        ("head -c 15000 x.tar; sleep 60", r"x\.tar could not be fetched: nothing came for 1 seconds \(--source-tim"),
         ("head -c 15000 x.tar; exit 7", r"x\.tar could not be fetched: the command that fetches it ended with exit 7"),
     ],
 )
