@@ -8,7 +8,7 @@ label to the power 1 / T: in the first that is to divide what goes into the soft
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -16,9 +16,11 @@ import torch
 from torch import Tensor
 
 from relabel.errors import InvalidValueError
+from relabel.geometry.affine import ViewWeights
 from relabel.geometry.cells import CellWeights
 
 Space = Literal["logit", "probability"]
+Weights = CellWeights | ViewWeights
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -57,14 +59,33 @@ def pool_maps(maps: Tensor, weights: CellWeights) -> Tensor:
     return pooled.to(rows.dtype)
 
 
-def soft_labels(
-    maps: WholeMaps, weights: CellWeights, *, space: Space, temperature: float = 1.0
-) -> tuple[Tensor, Tensor]:
+def pool_views(maps: Sequence[Tensor], weights: Weights) -> list[Tensor]:
+    """`pool_maps` of several maps (B, P, H, W) each, where views may be affine."""
+    if isinstance(weights, CellWeights):
+        return [pool_maps(some, weights) for some in maps]
+    dtype = weights.covered.dtype
+    pooled = [some.new_empty(*some.shape[:2], *weights.covered.shape[1:], dtype=dtype) for some in maps]
+    if weights.boxes is not None:
+        for some, out in zip(maps, pooled, strict=True):
+            out[weights.box_rows] = pool_maps(some[weights.box_rows], weights.boxes)
+    device = weights.covered.device
+    # As in `pool_maps`.
+    exact = torch.float64 if device.type == "cuda" else dtype
+    with torch.autocast(device.type, enabled=False):
+        for part, cells in weights.bins.weights(device, exact):
+            rows = weights.affine_rows[part]
+            for some, out in zip(maps, pooled, strict=True):
+                bins = torch.bmm(some[rows].flatten(2).to(exact), cells.transpose(1, 2))
+                out[rows] = bins.reshape(-1, *out.shape[1:]).to(dtype)
+    return pooled
+
+
+def soft_labels(maps: WholeMaps, weights: Weights, *, space: Space, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
     """The labels of one box an image: (B, K + M, h, w) of the stored classes, (B, h, w) of each other class.
 
     Args:
         maps: of B images.
-        weights: from `geometry.roi_weights`, on the device of the maps.
+        weights: from `geometry.cells` or `geometry.affine`, on the device of the maps.
         space: what is pooled.
         temperature: T above 0; the labels are those of T = 1 to the power 1 / T, renormalised.
     """
@@ -98,14 +119,14 @@ def _tempered(labels: Tensor, other: Tensor, others: int, temperature: float) ->
     return labels / total.unsqueeze(1), other / total
 
 
-def _pool_logits(maps: WholeMaps, counted: Tensor, weights: CellWeights) -> tuple[Tensor, Tensor]:
+def _pool_logits(maps: WholeMaps, counted: Tensor, weights: Weights) -> tuple[Tensor, Tensor]:
     """(B, K, h, w) of the planes and (B, 1, h, w) of all other classes together."""
     # Pooling is linear, so that codes need their unit only afterwards, when they are few.
-    planes = pool_maps(maps.planes, weights) * maps.unit
-    rest = pool_maps(maps.rest.unsqueeze(1), weights) * maps.unit
+    planes, rest = pool_views([maps.planes, maps.rest.unsqueeze(1)], weights)
+    planes, rest = planes * maps.unit, rest * maps.unit
     # All other classes have one pooled score, `rest`, and fixed offsets: their mass is one more entry of the softmax.
     rest += counted.logsumexp(dim=1)[:, None, None, None]
-    if weights.rows.shape[1] == weights.cols.shape[1] == 1:
+    if weights.covered.shape[1:] == (1, 1):
         # torch adds one by one along a dimension that is not the last: 1,000 planes of little weight are 3e-5 wrong.
         labels = torch.cat([planes.flatten(1), rest.flatten(1)], dim=1).softmax(dim=1)[:, :, None, None]
     else:
@@ -113,9 +134,9 @@ def _pool_logits(maps: WholeMaps, counted: Tensor, weights: CellWeights) -> tupl
     return labels[:, :-1], labels[:, -1:]
 
 
-def _pool_probabilities(maps: WholeMaps, _: Tensor, weights: CellWeights) -> tuple[Tensor, Tensor]:
+def _pool_probabilities(maps: WholeMaps, _: Tensor, weights: Weights) -> tuple[Tensor, Tensor]:
     """(B, K, h, w) of the planes and (B, 1, h, w) of all other classes together."""
-    dtype = weights.rows.dtype
+    dtype = weights.covered.dtype
     planes, rest = maps.planes.to(dtype) * maps.unit, maps.rest.unsqueeze(1).to(dtype) * maps.unit
     in_tail = maps.num_classes - planes.shape[1]
     # Raw logits may be too large for exp(), or, if there are no others, too small: a shift of a cell cancels below.
@@ -127,11 +148,11 @@ def _pool_probabilities(maps: WholeMaps, _: Tensor, weights: CellWeights) -> tup
     # counts where coding has rounded the planes' mass up to 1, and where scores are raw logits.
     least = in_tail * (rest - shift).exp()
     left = torch.maximum((-shift).exp() - mass, least) if in_tail else torch.zeros_like(mass)
-    pooled = pool_maps(torch.cat([planes, left], dim=1) / (mass + left), weights)
+    [pooled] = pool_views([torch.cat([planes, left], dim=1) / (mass + left)], weights)
     return pooled[:, :-1], pooled[:, -1:]
 
 
-_SPACES: dict[str, Callable[[WholeMaps, Tensor, CellWeights], tuple[Tensor, Tensor]]] = {
+_SPACES: dict[str, Callable[[WholeMaps, Tensor, Weights], tuple[Tensor, Tensor]]] = {
     "logit": _pool_logits,
     "probability": _pool_probabilities,
 }

@@ -100,6 +100,64 @@ def covered_roi_align(maps: Array, cells_xyxy: Array, size_hw: tuple[int, int] =
     return roi_align(maps, cells_xyxy, size_hw) / roi_align(np.ones((1, *maps.shape[1:])), cells_xyxy, size_hw)
 
 
+def affine_in_cells(matrix: ArrayLike, grid_hw: tuple[int, int], footprint_xyxy: ArrayLike = WHOLE) -> Array:
+    """(2, 3), from fractions (u, v, 1) of what a view shows to cells of a map, x in [0, W] and y in [0, H]."""
+    left, top, right, bottom = np.asarray(footprint_xyxy, np.float64)
+    height, width = grid_hw
+    to_cells = np.array(
+        [
+            [width / (right - left), 0, -left * width / (right - left)],
+            [0, height / (bottom - top), -top * height / (bottom - top)],
+        ]
+    )
+    return np.asarray(to_cells @ np.array([*np.asarray(matrix, np.float64), (0, 0, 1)]))
+
+
+def affine_align(maps: Array, in_cells: Array, size_hw: tuple[int, int] = (1, 1)) -> tuple[Array, Array]:
+    """RoIAlign of maps (P, H, W) over the parallelograms of an affine view, over what the map covers: (P, h, w).
+
+    As many samples along an edge of a bin as it is cells long, rounded up; those more than half a cell outside the map
+    do not count. Also how many samples each bin has left, (h, w).
+    """
+    height, width = maps.shape[1:]
+    edge_u, edge_v, origin = in_cells[:, 0] / size_hw[1], in_cells[:, 1] / size_hw[0], in_cells[:, 2] - 0.5
+    across, down = (max(math.ceil(math.hypot(*edge) - 1e-6), 1) for edge in (edge_u, edge_v))
+    pooled, left = np.zeros((len(maps), *size_hw)), np.zeros(size_hw)
+    for row, column in np.ndindex(size_hw):
+        for i, j in np.ndindex(down, across):
+            x, y = origin + edge_u * (column + (j + 0.5) / across) + edge_v * (row + (i + 0.5) / down)
+            if -1 <= x <= width and -1 <= y <= height:
+                pooled[:, row, column] += sample(maps, y, x)
+                left[row, column] += 1
+    with np.errstate(invalid="ignore"):
+        return pooled / left, left
+
+
+def resampled(maps: Array, in_cells: Array, size_hw: tuple[int, int], fine: int) -> tuple[Array, Array]:
+    """The mean of a map over each bin of an affine view as an image of the map would have it: (P, h, w).
+
+    The map is drawn `fine` points a bin each way, bilinear between its cells' centres, and points outside it are left
+    out. Also the share of points that lie on it, (h, w).
+    """
+    height, width = maps.shape[1:]
+    v, u = ((np.arange(bins * fine) + 0.5) / (bins * fine) for bins in size_hw)
+    x, y = (row[0] * u[None, :] + row[1] * v[:, None] + row[2] for row in in_cells)
+    is_on = (x >= 0) & (x <= width) & (y >= 0) & (y <= height)
+    x, y = (np.clip(place - 0.5, 0, cells - 1) for place, cells in ((x, width), (y, height)))
+    column, line = (np.minimum(place.astype(int), max(cells - 2, 0)) for place, cells in ((x, width), (y, height)))
+    beside, below = np.minimum(column + 1, width - 1), np.minimum(line + 1, height - 1)
+    dx, dy = x - column, y - line
+    drawn = (maps[:, line, column] * (1 - dx) + maps[:, line, beside] * dx) * (1 - dy)
+    drawn += (maps[:, below, column] * (1 - dx) + maps[:, below, beside] * dx) * dy
+
+    def by_bin(values: Array) -> Array:
+        return np.asarray(values.reshape(*values.shape[:-2], size_hw[0], fine, size_hw[1], fine).sum((-3, -1)))
+
+    count = by_bin(is_on.astype(np.float64))
+    with np.errstate(invalid="ignore"):
+        return by_bin(drawn * is_on) / count, count / fine**2
+
+
 def covered_fraction(cells_xyxy: Array, grid_hw: tuple[int, int]) -> float:
     """How much of a box's area lies in the map."""
     x0, y0, x1, y1 = cells_xyxy

@@ -121,15 +121,36 @@ def roi_weights(boxes_in_cells: Tensor, grid: Grid, size_hw: tuple[int, int], *,
         rows, covered_y = _axis_weights(y0, y1, grid.height, size_hw[0])
         cols, covered_x = _axis_weights(x0, x1, grid.width, size_hw[1])
     covered = covered_y[:, :, None] * covered_x[:, None, :]
-    if not clamp_uncovered and bool((covered <= 0).any()):
-        image = int((covered <= 0).flatten(1).any(1).nonzero()[0, 0])
-        in_cells = [round(v, 4) for v in boxes_in_cells[image].tolist()]
-        raise LabelError(
-            f"box {image} (xyxy {in_cells} in cells of a {grid} map), or one of its "
-            f"{size_hw[0]} x {size_hw[1]} parts, lies outside the part of the image that the map covers: it has "
-            "no label. Boxes are fractions of the whole image, never pixels; crop inside the footprint, or pass "
-            "uncovered='nearest' to take the nearest cells"
-        )
+    if not clamp_uncovered:
+        check_covered(covered, boxes_in_cells, grid)
+    return CellWeights(rows, cols, covered)
+
+
+def check_covered(covered: Tensor, boxes_in_cells: Tensor, grid: Grid) -> None:
+    """Raise a LabelError for the first bin of (B, h, w) of which the map covers nothing; it is in a box (B, 4)."""
+    if not bool((covered <= 0).any()):
+        return
+    image = int((covered <= 0).flatten(1).any(1).nonzero()[0, 0])
+    in_cells = [round(v, 4) for v in boxes_in_cells[image].tolist()]
+    raise LabelError(
+        f"box {image} (xyxy {in_cells} in cells of a {grid} map), or one of its {covered.shape[1]} x "
+        f"{covered.shape[2]} parts, lies outside the part of the image that the map covers: it has no label. Boxes are "
+        "fractions of the whole image, never pixels; crop inside the footprint, or pass uncovered='nearest' to take "
+        "the nearest cells"
+    )
+
+
+def mirrored(weights: CellWeights, flips: Tensor | None, flips_vertical: Tensor | None) -> CellWeights:
+    """The weights of boxes whose crops were mirrored afterwards, left to right or top to bottom: (B,) bool, None no."""
+    rows, cols, covered = weights.rows, weights.cols, weights.covered
+    if flips is not None:
+        is_mirrored = flips.to(cols.device, torch.bool)[:, None, None]
+        cols = torch.where(is_mirrored, cols.flip(1), cols)
+        covered = torch.where(is_mirrored, covered.flip(2), covered)
+    if flips_vertical is not None:
+        is_mirrored = flips_vertical.to(rows.device, torch.bool)[:, None, None]
+        rows = torch.where(is_mirrored, rows.flip(1), rows)
+        covered = torch.where(is_mirrored, covered.flip(1), covered)
     return CellWeights(rows, cols, covered)
 
 

@@ -19,6 +19,9 @@ from relabel.geometry.boxes import Box
 Matrix = tuple[tuple[float, float, float], tuple[float, float, float]]
 """2 x 3, from fractions of what is shown to fractions of the image."""
 
+_STRAIGHT = 1e-9
+"""What a map may shear and still be a box's: a millionth of a pixel, far more than sines and products are off."""
+
 _WHOLE = Box.whole()
 _NO_MATRIX = ((math.nan,) * 3,) * 2
 
@@ -51,6 +54,8 @@ class View:
     def affine(cls, matrix: Matrix, *, is_exact: bool = True) -> View:
         """The view of a 2 x 3 map; one that neither turns nor shears becomes a box and mirrorings.
 
+        Not by more than a sine is rounded: half a turn is a box mirrored both ways.
+
         Raises:
             InvalidValueError: it shows a line or a point, or its numbers are not finite.
 
@@ -60,6 +65,8 @@ class View:
         (a, b, c), (d, e, f) = matrix
         if not all(map(math.isfinite, (a, b, c, d, e, f))) or a * e - b * d == 0:
             raise InvalidValueError(f"a map of a view is 2 x 3, finite, and shows an area; got {matrix}")
+        if abs(b) <= _STRAIGHT * abs(a) and abs(d) <= _STRAIGHT * abs(e):
+            b = d = 0.0
         x0, x1 = c + min(a, 0.0) + min(b, 0.0), c + max(a, 0.0) + max(b, 0.0)
         y0, y1 = f + min(d, 0.0) + min(e, 0.0), f + max(d, 0.0) + max(e, 0.0)
         box = Box(x0, y0, x1, y1)
@@ -152,6 +159,15 @@ class Views:
 
     def __len__(self) -> int:
         return len(self.flips)
+
+    @property
+    def is_affine(self) -> Tensor:
+        """(B,) bool, which views are no boxes."""
+        return torch.zeros_like(self.flips) if self.matrices is None else ~self.matrices[:, 0, 0].isnan()
+
+    def affine_matrices(self) -> Tensor:
+        """(n, 2, 3) float64, of the n views that are no boxes."""
+        return torch.empty(0, 2, 3, dtype=torch.float64) if self.matrices is None else self.matrices[self.is_affine]
 
     def __getitem__(self, index: slice | Tensor) -> Views:
         """The views of some of the images: a slice, ids (n,) or a mask (B,)."""

@@ -15,7 +15,7 @@ Fill = Literal["rest", "zero"]
 
 def whole_maps(maps: MapTensors, fill: Fill = "rest") -> WholeMaps:
     """The maps without holes: codes stay codes where nothing is missing, all else becomes float32 or float64."""
-    dtype = torch.float64 if maps.planes.dtype == torch.float64 else torch.float32
+    dtype = maps.label_dtype
     offsets = maps.planes.new_zeros(len(maps), 1, dtype=dtype)
     if maps.profile is not None:
         offsets = decode_offsets(maps.profile, dtype)

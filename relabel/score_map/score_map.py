@@ -15,18 +15,17 @@ from torch import Tensor
 
 from relabel.errors import InvalidValueError
 from relabel.geometry import WHOLE, Footprint
-from relabel.geometry.cells import CellWeights, at_least_one_cell, cell_boxes, checked_boxes, roi_weights
+from relabel.geometry.views import Views
 from relabel.labels import SparseLabels
 from relabel.manifest import PLANES, PROFILE
 from relabel.pooling import Space, soft_labels
-from relabel.score_map.checks import Size, bins_hw, check, check_classes, check_codable, check_flip
+from relabel.score_map.checks import Size, check, check_classes, check_codable
 from relabel.score_map.choice import cell_planes, image_planes
 from relabel.score_map.coding import decode_maps, encode_offsets, encode_scores, is_code
 from relabel.score_map.filling import Fill, whole_maps
 from relabel.score_map.tensors import MapTensors
 from relabel.score_map.turning import turned_maps
-
-Uncovered = Literal["raise", "nearest"]
+from relabel.score_map.weighing import Crops, Uncovered, crop_weights
 
 
 class How(TypedDict, total=False):
@@ -42,6 +41,7 @@ class Crop(How, total=False):
     """The same, of crops of which some were mirrored."""
 
     flip: Tensor | None
+    flip_vertical: Tensor | None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -180,7 +180,7 @@ class ScoreMap(MapTensors):
     def to_dense(self) -> Tensor:
         """(B, C, H, W): every class's score at every cell, for comparison; large."""
         maps = whole_maps(self)
-        planes, rest = (tensor.to(self._dtype) * maps.unit for tensor in (maps.planes, maps.rest.unsqueeze(1)))
+        planes, rest = (tensor.to(self.label_dtype) * maps.unit for tensor in (maps.planes, maps.rest.unsqueeze(1)))
         tail = rest + maps.offsets[:, :, None, None]
         dense = tail[:, -1:].expand(-1, self.num_classes, -1, -1).clone()
         stored = torch.cat([planes, tail[:, :-1]], dim=1)
@@ -188,20 +188,21 @@ class ScoreMap(MapTensors):
 
     @overload
     def pool(
-        self, boxes_xyxy: Tensor, size: Size | None = ..., *, sparse: Literal[False] = ..., **how: Unpack[Crop]
+        self, boxes_xyxy: Tensor | Views, size: Size | None = ..., *, sparse: Literal[False] = ..., **how: Unpack[Crop]
     ) -> Tensor: ...
 
     @overload
     def pool(
-        self, boxes_xyxy: Tensor, size: Size | None = ..., *, sparse: Literal[True], **how: Unpack[Crop]
+        self, boxes_xyxy: Tensor | Views, size: Size | None = ..., *, sparse: Literal[True], **how: Unpack[Crop]
     ) -> SparseLabels: ...
 
     def pool(  # noqa: PLR0913 - its keywords are the public way to ask for a label
         self,
-        boxes_xyxy: Tensor,
+        boxes_xyxy: Tensor | Views,
         size: Size | None = None,
         *,
         flip: Tensor | None = None,
+        flip_vertical: Tensor | None = None,
         sparse: bool = False,
         space: Space = "logit",
         temperature: float = 1.0,
@@ -211,9 +212,11 @@ class ScoreMap(MapTensors):
         """The soft label of one crop of each image: RoIAlign over the map, then softmax.
 
         Args:
-            boxes_xyxy: (B, 4) floating, fractions of the whole image; on the CPU, or a device is waited for.
+            boxes_xyxy: (B, 4) floating, fractions of the whole image; on the CPU, or a device is waited for. Or B
+                `Views`, which may be affine and say themselves what was mirrored.
             size: None for image labels, (h, w) for the labels of h x w tokens, n for (n, n).
-            flip: (B,) bool, whether the crop was mirrored afterwards; mirrors the columns of token labels.
+            flip: (B,) bool, whether the crop was mirrored left to right afterwards, as the columns of token labels are.
+            flip_vertical: (B,) bool, the same top to bottom, as their rows.
             sparse: return `SparseLabels`, without the dense target.
             space: "logit" pools log-probabilities, "probability" pools probabilities.
             temperature: T above 0; the label becomes its power 1 / T, renormalised: flatter above 1, sharper below.
@@ -226,7 +229,7 @@ class ScoreMap(MapTensors):
 
         Raises:
             InvalidValueError: an empty box, a wrong shape or option.
-            LabelError: a bin outside the footprint, with `uncovered` "raise".
+            LabelError: a bin outside the footprint, with `uncovered` "raise"; tokens of a view that is not exact.
 
         Two cells, left and right, that are sure of different classes; the crop is the left half of the image:
 
@@ -240,13 +243,8 @@ class ScoreMap(MapTensors):
                 "fill must be 'rest', or 'zero' for maps with holes and raw logits (ScoreMap.from_cell_topk); "
                 f"got {fill!r} for {self!r}"
             )
-        weights = self._weights(boxes_xyxy, bins_hw(size), uncovered, one_cell=fill == "zero")
-        if flip is not None:
-            check_flip(flip, len(self))
-            mirrored = flip.to(weights.cols.device, torch.bool)[:, None, None]
-            cols = torch.where(mirrored, weights.cols.flip(1), weights.cols)
-            covered = torch.where(mirrored, weights.covered.flip(2), weights.covered)
-            weights = replace(weights, cols=cols, covered=covered)
+        crops = Crops(boxes_xyxy, flip, flip_vertical)
+        weights = crop_weights(self, crops, size, uncovered, one_cell=fill == "zero")
         stored, other = soft_labels(whole_maps(self, fill), weights, space=space, temperature=temperature)
         covered = weights.covered
         if size is None:
@@ -254,9 +252,9 @@ class ScoreMap(MapTensors):
         labels = SparseLabels(self.classes, stored, other, covered, self.num_classes)
         return labels if sparse else labels.dense()
 
-    def covered(self, boxes_xyxy: Tensor, size: Size | None = None) -> Tensor:
+    def covered(self, boxes_xyxy: Tensor | Views, size: Size | None = None) -> Tensor:
         """(B,) or (B, h, w): the fraction of each crop, or of each of its bins, that the map covers."""
-        covered = self._weights(boxes_xyxy, bins_hw(size), "nearest").covered
+        covered = crop_weights(self, Crops(boxes_xyxy), size, "nearest").covered
         return covered[:, 0, 0] if size is None else covered
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> ScoreMap:
@@ -295,27 +293,3 @@ class ScoreMap(MapTensors):
             profile=None if self.profile is None else change(self.profile),
             footprint=footprint,
         )
-
-    def _weights(
-        self, boxes_xyxy: Tensor, size_hw: tuple[int, int], uncovered: Uncovered, *, one_cell: bool = False
-    ) -> CellWeights:
-        if uncovered not in ("raise", "nearest"):
-            raise InvalidValueError(f"uncovered must be 'raise' or 'nearest'; got {uncovered!r}")
-        boxes = checked_boxes(boxes_xyxy)
-        if len(boxes) != len(self):
-            raise InvalidValueError(f"{len(self)} maps need as many boxes; got {len(boxes)}")
-        in_cells = cell_boxes(boxes, self.footprint, self.grid)
-        if one_cell:
-            in_cells = at_least_one_cell(in_cells)
-        weights = roi_weights(in_cells, self.grid, size_hw, clamp_uncovered=uncovered == "nearest")
-        device, dtype = self.planes.device, self._dtype
-        # A copy to the CPU that does not block could be read before it has arrived.
-        there = [
-            w.to(device, dtype, non_blocking=device.type != "cpu")
-            for w in (weights.rows, weights.cols, weights.covered)
-        ]
-        return CellWeights(*there)
-
-    @property
-    def _dtype(self) -> torch.dtype:
-        return torch.float64 if self.planes.dtype == torch.float64 else torch.float32

@@ -32,6 +32,11 @@ class MapTensors:
         """The size of the maps in cells."""
         return Grid(self.planes.shape[2], self.planes.shape[3])
 
+    @property
+    def label_dtype(self) -> torch.dtype:
+        """What labels of these maps are computed in: float64 for planes that are, else float32."""
+        return torch.float64 if self.planes.dtype == torch.float64 else torch.float32
+
     def footprints_xyxy(self) -> Tensor:
         """(B, 4): the part of the image that each map covers, on the CPU unless they lie elsewhere."""
         if isinstance(self.footprint, Footprint):

@@ -1,0 +1,118 @@
+"""How much each cell of a batch's maps counts in the crops that were made of its images."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from relabel.errors import InvalidValueError, LabelError
+from relabel.geometry import Footprint
+from relabel.geometry.affine import ViewWeights, sampled_bins
+from relabel.geometry.cells import (
+    CellWeights,
+    at_least_one_cell,
+    cell_boxes,
+    check_covered,
+    checked_boxes,
+    mirrored,
+    roi_weights,
+)
+from relabel.geometry.views import Views
+from relabel.pooling import Weights
+from relabel.score_map.checks import Size, bins_hw, check_flip
+from relabel.score_map.tensors import MapTensors
+
+Uncovered = Literal["raise", "nearest"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Crops:
+    """The crops of a batch as `ScoreMap.pool` takes them: boxes (B, 4) and mirrorings (B,), or views that say both."""
+
+    boxes_xyxy: Tensor | Views
+    flip: Tensor | None = None
+    flip_vertical: Tensor | None = None
+
+
+def crop_weights(
+    maps: MapTensors, crops: Crops, size: Size | None, uncovered: Uncovered, *, one_cell: bool = False
+) -> Weights:
+    """The weights of B crops, on the device of the maps; with `one_cell` of boxes widened to a cell, as published.
+
+    Raises:
+        InvalidValueError, LabelError: see `ScoreMap.pool`.
+    """
+    if uncovered not in ("raise", "nearest"):
+        raise InvalidValueError(f"uncovered must be 'raise' or 'nearest'; got {uncovered!r}")
+    size_hw, clamped = bins_hw(size), uncovered == "nearest"
+    given, flips = crops.boxes_xyxy, (crops.flip, crops.flip_vertical)
+    is_mixed = False
+    if isinstance(given, Views):
+        _check_views(crops, given, size)
+        # Mirrored top to bottom is hardly ever one.
+        flips = given.flips, given.flips_vertical if bool(given.flips_vertical.any()) else None
+        is_mixed = bool(given.is_affine.any())
+    boxes = checked_boxes(given.boxes if isinstance(given, Views) else given)
+    if len(boxes) != len(maps):
+        raise InvalidValueError(f"{len(maps)} maps need as many boxes; got {len(boxes)}")
+    for flip in flips:
+        if flip is not None:
+            check_flip(flip, len(maps))
+    in_cells = cell_boxes(boxes, maps.footprint, maps.grid)
+    if isinstance(given, Views) and is_mixed:
+        if one_cell:
+            raise InvalidValueError(
+                "fill='zero' reproduces published labels, which are of boxes: it knows no view that turns or shears; "
+                "pool with fill='rest'"
+            )
+        return _mixed(maps, given, in_cells, size_hw, clamped=clamped)
+    if one_cell:
+        in_cells = at_least_one_cell(in_cells)
+    weights = roi_weights(in_cells, maps.grid, size_hw, clamp_uncovered=clamped)
+    return mirrored(_there(weights, maps), *flips)
+
+
+def _check_views(crops: Crops, views: Views, size: Size | None) -> None:
+    if crops.flip is not None or crops.flip_vertical is not None:
+        raise InvalidValueError("Views say themselves what was mirrored: give neither flip nor flip_vertical")
+    if size is not None and not bool(views.is_exact.all()):
+        image = int((~views.is_exact).nonzero()[0, 0])
+        raise LabelError(
+            f"crop {image} has no token labels: a step of its pipeline moved pixels and was not followed "
+            "(geometry='ignore'), which is good enough for image labels only. Pool image labels (size=None), or leave "
+            "that step out; geometry='refuse' names it"
+        )
+
+
+def _mixed(maps: MapTensors, views: Views, in_cells: Tensor, size_hw: tuple[int, int], *, clamped: bool) -> ViewWeights:
+    """Of views of which some are affine; the others are weighed as boxes always are."""
+    box_rows, affine_rows = (rows.nonzero()[:, 0] for rows in (~views.is_affine, views.is_affine))
+    footprint = maps.footprint if isinstance(maps.footprint, Footprint) else maps.footprint[affine_rows]
+    bins = sampled_bins(views.affine_matrices(), footprint, maps.grid, size_hw)
+    covered = torch.empty(len(maps), *size_hw, dtype=maps.label_dtype)
+    covered[affine_rows] = bins.covered.to(maps.label_dtype)
+    boxes = None
+    if len(box_rows):
+        weights = roi_weights(in_cells[box_rows], maps.grid, size_hw, clamp_uncovered=True)
+        boxes = _there(mirrored(weights, views.flips[box_rows], views.flips_vertical[box_rows]), maps)
+        covered[box_rows] = boxes.covered.to(covered)
+    if not clamped:
+        check_covered(covered, in_cells, maps.grid)
+    device = maps.planes.device
+    box_rows, affine_rows, covered = (tensor.to(device) for tensor in (box_rows, affine_rows, covered))
+    return ViewWeights(boxes, box_rows, bins, affine_rows, covered)
+
+
+def _there(weights: CellWeights, maps: MapTensors) -> CellWeights:
+    """On the device of the maps."""
+    device = maps.planes.device
+    # A copy to the CPU that does not block could be read before it has arrived.
+    return CellWeights(
+        *(
+            tensor.to(device, maps.label_dtype, non_blocking=device.type != "cpu")
+            for tensor in (weights.rows, weights.cols, weights.covered)
+        )
+    )
