@@ -220,8 +220,7 @@ def _batches(
             yield images, classes[some]
         else:
             boxes = crops.boxes[some][:, order]
-            flips = torch.zeros(size, dtype=torch.bool)
-            yield images, relabel.CropLabels(maps[rows[some]], boxes, flips, classes[some])
+            yield images, relabel.CropLabels(maps[rows[some]], relabel.Views.of_boxes(boxes), classes[some])
 
 
 def train(

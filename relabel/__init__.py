@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from relabel.geometry import Footprint as Footprint
     from relabel.geometry import Grid as Grid
     from relabel.geometry.views import View as View
+    from relabel.geometry.views import Views as Views
     from relabel.images import open_source as open_source
     from relabel.importers import ImportOptions as ImportOptions
     from relabel.importers import import_archive as import_archive

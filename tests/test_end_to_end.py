@@ -86,7 +86,7 @@ def correlations(labels: tuple[Tensor, Tensor], true: tuple[Tensor, Tensor]) -> 
 @pytest.mark.parametrize("pipeline", PIPELINES)
 def test_a_crops_label_says_where_the_crop_was(photos: Path, store: Path, pipeline: str) -> None:
     crops = batches(photos, store, pipeline, epochs=60)
-    covered = torch.cat([labels.maps.covered(labels.boxes) for _, labels in crops])
+    covered = torch.cat([labels.maps.covered(labels.views) for _, labels in crops])
     kept = covered > 0.98
     images = torch.cat([images for images, _ in crops])[kept]
     pooled = torch.cat([labels.pool(uncovered="nearest") for _, labels in crops])[kept]
@@ -101,7 +101,7 @@ def test_a_crops_label_says_where_the_crop_was(photos: Path, store: Path, pipeli
 @pytest.mark.parametrize("store", ["squash"], indirect=True)
 def test_token_labels_say_where_each_token_was_also_in_a_mirrored_crop(photos: Path, store: Path) -> None:
     images, labels = batches(photos, store, "torchvision v2", epochs=1)[0]
-    assert 0 < int(labels.flips.sum()) < 16
+    assert 0 < int(labels.views.flips.sum()) < 16
     tokens = labels.pool((4, 4))
     colours = torch.nn.functional.adaptive_avg_pool2d(images, (4, 4))
     x, y = colour_teacher.place(tokens)
@@ -112,7 +112,7 @@ def test_token_labels_say_where_each_token_was_also_in_a_mirrored_crop(photos: P
 @pytest.mark.parametrize("store", ["squash"], indirect=True)
 def test_a_swapped_box_as_the_published_codes_crop_is_seen_by_this_measure(photos: Path, store: Path) -> None:
     crops = batches(photos, store, "torchvision v1", epochs=30)
-    swapped = torch.cat([labels.maps.pool(labels.boxes[:, [1, 0, 3, 2]]) for _, labels in crops])
+    swapped = torch.cat([labels.maps.pool(labels.views.boxes[:, [1, 0, 3, 2]]) for _, labels in crops])
     images = torch.cat([images for images, _ in crops])
     true = images[:, 0].mean((1, 2)), images[:, 1].mean((1, 2))
     xx, yy, xy, yx = correlations(colour_teacher.place(swapped), true)

@@ -77,7 +77,7 @@ def test_only_the_swapped_target_sends_x_and_y_in_the_wrong_order(quick: Path) -
         assert len(batches) == 64 // 32
         for number, (images, labels) in enumerate(batches):
             some = slice(32 * number, 32 * number + 32)
-            assert torch.equal(labels.boxes, crops.boxes[some][:, order])
+            assert torch.equal(labels.views.boxes, crops.boxes[some][:, order])
             assert torch.equal(labels.ground_truth, classes[some])
             assert torch.equal(images, (crops.pixels[some].float() - 127.5) / 127.5)
             keys = [content["keys"][i] for i in crops.owners[some].tolist()]

@@ -106,14 +106,14 @@ def _cross_entropy(logits: torch.Tensor, label: np.ndarray) -> float:
 
 
 def test_the_loss_of_each_target_is_that_of_its_labels() -> None:
-    from relabel import CropLabels, ScoreMap
+    from relabel import CropLabels, ScoreMap, Views
 
     torch.manual_seed(0)
     batch, classes, grid = 6, 5, (2, 3)
     maps = ScoreMap.from_logits(3 * torch.randn(batch, classes, 4, 4), planes=2, profile=1)
     boxes = torch.tensor([[0.1, 0.2, 0.7, 0.9]]).repeat(batch, 1)
     true = torch.tensor([0, 1, 2, 3, 4, 0])
-    labels = CropLabels(maps, boxes, torch.zeros(batch, dtype=torch.bool), true)
+    labels = CropLabels(maps, Views.of_boxes(boxes), true)
     images, image_logits, token_logits = torch.zeros(batch, 3, 8, 8), torch.randn(batch, 5), torch.randn(batch, 6, 5)
     one_hot = np.eye(classes)[true]
     soft = maps.pool(boxes).double().numpy()

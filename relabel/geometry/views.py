@@ -157,6 +157,12 @@ class Views:
             is_exact=torch.tensor([view.is_exact for view in views], dtype=torch.bool),
         )
 
+    @classmethod
+    def of_boxes(cls, boxes_xyxy: Tensor, flips: Tensor | None = None) -> Views:
+        """The views of crop boxes (B, 4), of which some were mirrored left to right, (B,) bool."""
+        none = torch.zeros(len(boxes_xyxy), dtype=torch.bool)
+        return cls(boxes_xyxy, none if flips is None else flips, none, None, ~none)
+
     def __len__(self) -> int:
         return len(self.flips)
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.data import default_collate
 
 from relabel.errors import InvalidValueError
+from relabel.geometry.views import Views
 from relabel.labels import SparseLabels
 from relabel.loader.crops import CropLabel
 from relabel.score_map import How, ScoreMap, Size
@@ -22,14 +23,12 @@ class CropLabels:
 
     Attributes:
         maps: B score maps, on any device.
-        boxes: (B, 4) float32 xyxy, fractions of the whole image; on the CPU, where the weights of the cells are made.
-        flips: (B,) bool, on the CPU: whether the crop was mirrored left to right.
+        views: what the crops show of their images; `Views.of_boxes` makes them of boxes.
         ground_truth: (B,) int64, the images' classes, -1 where unknown; on the device of the maps.
     """
 
     maps: ScoreMap
-    boxes: Tensor
-    flips: Tensor
+    views: Views
     ground_truth: Tensor
 
     def __len__(self) -> int:
@@ -47,8 +46,8 @@ class CropLabels:
         With `sparse`, the same as `SparseLabels`, without the dense target.
         """
         if sparse:
-            return self.maps.pool(self.boxes, size, flip=self.flips, sparse=True, **how)
-        return self.maps.pool(self.boxes, size, flip=self.flips, **how)
+            return self.maps.pool(self.views, size, sparse=True, **how)
+        return self.maps.pool(self.views, size, **how)
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> CropLabels:
         """The same with maps and ground truth on another device."""
@@ -87,8 +86,7 @@ def collate(items: Sequence[tuple[Any, CropLabel]]) -> tuple[Any, CropLabels]:
         ) from error
     labels = CropLabels(
         maps=_maps_of(crops),
-        boxes=torch.tensor([crop.box.xyxy for crop in crops], dtype=torch.float32),
-        flips=torch.tensor([crop.flip for crop in crops]),
+        views=Views.of([crop.view for crop in crops]),
         ground_truth=torch.tensor([crop.ground_truth for crop in crops]),
     )
     return stacked, labels

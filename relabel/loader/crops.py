@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -12,6 +12,7 @@ from torch.utils.data import Dataset, Subset
 
 from relabel.errors import ImageError, InvalidValueError, LabelError
 from relabel.geometry import Box
+from relabel.geometry.views import View
 from relabel.loader.frames import check_size, frame_of_dataset
 from relabel.loader.maps import LabelMaps
 from relabel.manifest import Frame
@@ -22,24 +23,29 @@ _SHOWN = 8
 
 @dataclass(frozen=True, slots=True)
 class CropLabel:
-    """Which label a crop has: ``row, box, flip = crop_label``.
+    """Which label a crop has.
 
     Attributes:
         row: of the store.
-        box: the crop box, in fractions of the whole image.
-        flip: whether the crop was mirrored left to right.
+        view: what the crop shows of the whole image.
         ground_truth: the image's class, -1 where unknown.
-        maps: the store that `row` counts in, in the frame of `box`: the label is ``maps[[row]].pool(...)``.
+        maps: the store that `row` counts in, in the frame of `view`: the label is ``maps[[row]].pool(...)``.
     """
 
     row: int
-    box: Box
-    flip: bool
+    view: View
     ground_truth: int
     maps: LabelMaps = field(repr=False)
 
-    def __iter__(self) -> Iterator[int | Box | bool]:
-        return iter((self.row, self.box, self.flip))
+    @property
+    def box(self) -> Box:
+        """The crop box, in fractions of the whole image; of a view that turns or shears the bounding box."""
+        return self.view.box
+
+    @property
+    def flip(self) -> bool:
+        """Whether the crop was mirrored left to right."""
+        return self.view.flip
 
 
 class ImageDataset(Protocol):
@@ -121,7 +127,7 @@ class LabeledCrops(Dataset[tuple[Any, CropLabel]]):
         height, width = self._sizes_hw[index].tolist()
         check_size(path, image, (height, width))
         output, view = self._transform(image)
-        return output, CropLabel(int(self._rows[index]), view.box, view.flip, label, self.maps)
+        return output, CropLabel(int(self._rows[index]), view, label, self.maps)
 
 
 def _folder_and_samples(dataset: ImageDataset | Subset[Any]) -> tuple[ImageDataset, Sequence[tuple[str, int]]]:

@@ -206,8 +206,8 @@ class LabelMaps:
             )
         maps = self.read(read.rows, read.upright).to(tickets.device, non_blocking=True)
         if sparse:
-            return maps.pool(read.views.boxes, size, flip=read.views.flips, sparse=True, **how)
-        return maps.pool(read.views.boxes, size, flip=read.views.flips, **how)
+            return maps.pool(read.views, size, sparse=True, **how)
+        return maps.pool(read.views, size, **how)
 
     def read(self, rows: Tensor, upright: Tensor) -> ScoreMap:
         """The maps of rows (B,), each in a frame of its own: of the upright image, or of the one that is decoded.

@@ -104,7 +104,7 @@ class LabeledSample:
             return None
         self._taken += 1
         output, view = self._transform(image)
-        return output, CropLabel(row, view.box, view.flip, self._class_of(sample), maps)
+        return output, CropLabel(row, view, self._class_of(sample), maps)
 
     def _names(self, sample: Mapping[str, Any]) -> list[str]:
         """Under which names a sample holds its image; there should be one."""

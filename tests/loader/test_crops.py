@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import webdataset as wds
@@ -21,6 +22,7 @@ from torchvision.transforms import v2
 
 import relabel
 from relabel.errors import ImageError, InvalidValueError, LabelError
+from relabel.tickets import ticket
 
 NAMES = [f"{folder}/{i}.png" for folder in ("cat", "dog") for i in range(4)]
 TRANSFORM = v2.Compose(
@@ -62,7 +64,7 @@ def test_what_was_read_off_the_transform_reaches_the_label(photos: Path, store: 
         assert target.box.xyxy == pytest.approx((9 / 24, 3 / 16, 15 / 24, 13 / 16))
         assert (target.row, target.flip, target.ground_truth) == (1, flip, label)
         _, labels = relabel.collate([(torch.zeros(1), target)])
-        assert labels.flips.tolist() == [flip]
+        assert labels.views.flips.tolist() == [flip]
 
 
 def test_a_batch_has_the_labels_of_its_crops(photos: Path, store: Path) -> None:
@@ -71,11 +73,30 @@ def test_a_batch_has_the_labels_of_its_crops(photos: Path, store: Path) -> None:
     images, labels = relabel.collate(items)
     assert torch.equal(images, torch.stack([image for image, _ in items]))
     assert labels.ground_truth.tolist() == [0, 1, 0]
-    for i, (_, (row, box, flip)) in enumerate(items):
-        boxes, flips = torch.tensor([box.xyxy]), torch.tensor([flip])
-        expected = dataset.maps[[row]].pool(boxes, (2, 3), flip=flips)
+    for i, (_, crop) in enumerate(items):
+        boxes, flips = torch.tensor([crop.box.xyxy]), torch.tensor([crop.flip])
+        expected = dataset.maps[[crop.row]].pool(boxes, (2, 3), flip=flips)
         assert torch.allclose(labels.pool((2, 3))[i : i + 1], expected, atol=1e-6)
         assert torch.allclose(labels.pool(space="probability")[i].sum(), torch.tensor(1.0))
+
+
+def test_a_turned_crop_has_the_label_of_what_it_shows(photos: Path, store: Path) -> None:
+    turning = v2.Compose([v2.RandomRotation((20, 40)), v2.RandomVerticalFlip(1.0), v2.Resize((8, 8)), v2.ToImage()])
+    maps = relabel.open(store)
+    dataset = relabel.LabeledCrops(ImageFolder(photos), maps, turning)
+    items = [dataset[i] for i in (0, 6)]
+    _, labels = relabel.collate(items)
+    assert labels.views.is_affine.all()
+    views, rows = relabel.Views.of([crop.view for _, crop in items]), [crop.row for _, crop in items]
+    how: dict[str, Any] = {"uncovered": "nearest"}
+    expected = maps[rows].pool(views, 3, **how)
+    assert torch.equal(labels.pool(3, **how), expected)
+    assert torch.equal(
+        labels.pool(3, sparse=True, **how).dense(), maps[rows].pool(views, 3, sparse=True, **how).dense()
+    )
+    assert not torch.allclose(maps[rows].pool(views.boxes, 3, **how), expected, atol=1e-3)
+    tickets = torch.from_numpy(np.stack([ticket(maps.ticket_id, crop.row, crop.view) for _, crop in items]))
+    assert torch.allclose(maps.pool(tickets, 3, **how), expected, atol=1e-6)
 
 
 def some_twice(dataset: Any) -> Any:
@@ -108,7 +129,7 @@ def test_labels_move_but_boxes_stay_where_their_weights_are_made(
     _, labels = relabel.collate([crops(photos, store)[0]])
     moved = labels.to(device)
     assert moved.maps.planes.device.type == moved.ground_truth.device.type == device.type
-    assert moved.boxes.device.type == "cpu"
+    assert moved.views.boxes.device.type == "cpu"
     assert torch.allclose(moved.pool().cpu(), labels.pool(), atol=1e-6)
 
 
@@ -244,7 +265,7 @@ def test_a_batch_hands_on_how_to_pool(tmp_path: Path, options: dict[str, Any]) -
     make_store(tmp_path / "s.zarr", [["a"]], random_logits(1, 9, (4, 5)), footprint=torch.tensor([0.0, 0.0, 0.5, 1.0]))
     maps = relabel.open(tmp_path / "s.zarr")
     box = relabel.Box(0.6, 0.0, 0.9, 1.0) if "uncovered" in options else relabel.Box(0.1, 0.0, 0.4, 1.0)
-    _, labels = relabel.collate([(torch.zeros(1), relabel.CropLabel(0, box, True, 3, maps))])
+    _, labels = relabel.collate([(torch.zeros(1), relabel.CropLabel(0, relabel.View(box, flip=True), 3, maps))])
     expected = maps[[0]].pool(torch.tensor([box.xyxy]), (1, 2), flip=torch.tensor([True]), **options)
     assert torch.allclose(labels.pool((1, 2), **options), expected)
     assert torch.allclose(labels.pool((1, 2), sparse=True, **options).dense(), expected)
@@ -268,7 +289,7 @@ def test_a_batch_of_published_maps_gives_the_published_labels() -> None:
     classes = torch.tensor([[3, 1, 4, 0], [1, 2, 0, 4]]).reshape(1, 2, 2, 2)
     maps = relabel.ScoreMap.from_cell_topk(classes, torch.arange(8.0).reshape(1, 2, 2, 2), num_classes=5)
     box = torch.tensor([[0.1, 0.2, 0.3, 0.4]])
-    labels = relabel.CropLabels(maps, box, torch.tensor([False]), torch.tensor([0]))
+    labels = relabel.CropLabels(maps, relabel.Views.of_boxes(box), torch.tensor([0]))
     expected = maps.pool(box, 2, fill="zero")
     assert torch.equal(labels.pool(2, fill="zero"), expected)
     assert torch.equal(labels.pool(2, sparse=True, fill="zero").dense(), expected)
