@@ -25,6 +25,7 @@ from relabel.store.shard import MAPPED, MappedShard, ShardFiles, stamp_of
 
 _SHOWN = 8
 _SLAB_BYTES = 100_000
+_NO_OFFSET = 1 << 63  # beyond any byte of a file
 
 
 class StoreReader:
@@ -66,6 +67,7 @@ class StoreReader:
         self.rows_per_shard = self.manifest.data.rows_per_shard
         if not lenient:
             check_arrays(self.files, self.manifest)
+        self._beside = [name for name in ("classes", "profile", "footprint") if name in self.arrays]
         self._shard_files = ShardFiles(self.files, self.arrays, self.rows_per_shard)
         self.published, lost = self._published(partial)
         self._belonging = Belonging(self._shard_files, self.manifest, root=root, lost=lost)
@@ -140,15 +142,16 @@ class StoreReader:
         return self._read(rows, order, groups)
 
     def _read(self, rows: NDArray[np.int64], order: NDArray[np.intp], groups: list[Group]) -> RowBatch:
-        beside = [name for name in ("classes", "profile", "checksum", "footprint") if name in self.arrays]
         out: dict[str, Any] = {
-            name: np.empty((len(rows), *self.arrays[name].tail), self.arrays[name].dtype) for name in beside
+            name: np.empty((len(rows), *self.arrays[name].tail), self.arrays[name].dtype) for name in self._beside
         }
+        checksums: list[bytes] = []
         for group in groups:
             mapped = self._open.map(group.shard)
-            for name in beside:
+            for name in self._beside:
                 out[name][group.places] = getattr(mapped, name)[group.rows]
-        out["scores"] = self._read_scores(groups, rows, order, out.pop("checksum"))
+            checksums.append(mapped.checksum[group.rows].tobytes())
+        out["scores"] = self._read_scores(groups, rows, order, b"".join(checksums))
         if self.manifest.footprint != PER_ROW:
             return RowBatch(footprint=self.manifest.footprint, **out)
         return RowBatch(**out)
@@ -188,11 +191,13 @@ class StoreReader:
 
     def _checked(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         rows, last = np.asarray(rows), self.num_shards * self.rows_per_shard
-        if len(rows) and (rows.min() < 0 or rows.max() >= last):
+        whole = rows.astype(np.int64, copy=False)
+        # Without a sign, what is below 0 is beyond all rows.
+        if len(rows) and whole.view(np.uint64).max() >= last:
             raise LabelError(
                 f"rows must lie in [0, {last}); got {rows.min()} .. {rows.max()}. Take them from LabelMaps.rows"
             )
-        return rows.astype(np.int64, copy=False)
+        return whole
 
     def _require(self, digest: str) -> None:
         check_store_digest(digest)
@@ -258,7 +263,7 @@ class StoreReader:
         return self._belonging.settled(shard, ("scores",), lambda: self._shard_files.open(shard))
 
     def _read_scores(
-        self, groups: list[Group], rows: NDArray[np.int64], order: NDArray[np.intp], checksums: NDArray[np.uint32]
+        self, groups: list[Group], rows: NDArray[np.int64], order: NDArray[np.intp], checksums: bytes
     ) -> NDArray[Any]:
         """(n, K + 1, H, W), decoded in small slabs: a buffer as large as a batch is new memory each time."""
         spec = self.arrays["scores"]
@@ -272,31 +277,30 @@ class StoreReader:
             self._decode(some, rows[places], decoded)
             scores[places] = decoded
             ends += [chunk[-4:] for chunk in some]
-        self._require_own(b"".join(ends), rows[order], checksums[order])
+        if (carried := b"".join(ends)) != checksums:
+            raise self._other_rows(carried, checksums, rows[order])
         return scores.astype(spec.dtype, copy=False)
 
     def _chunks(self, group: Group) -> Iterator[bytes]:
         """The inner chunks of a group's rows, one after the other; empty where there is none."""
-        index, most = self._open.map(group.shard).index[group.rows], self.arrays["scores"].most_chunk_bytes()
+        entries: list[list[int]] = self._open.map(group.shard).index[group.rows].tolist()
         # A chunk that claims more is damaged, and so is what is read of it.
-        lengths = np.minimum(index[:, 1], np.uint64(most + 1)).tolist()
+        most = self.arrays["scores"].most_chunk_bytes() + 1
         file = self._open.file(group.shard)
         try:
-            # Signed, so that `ABSENT` and what no file has, as an index that was written over may claim, are below 0.
-            for offset, length in zip(index[:, 0].astype(np.int64).tolist(), lengths, strict=True):
-                yield file.read(length, offset) if offset >= 0 else b""
+            for offset, length in entries:
+                # No file has what `ABSENT`, or an index that was written over, may claim.
+                yield file.read(min(length, most), offset) if offset < _NO_OFFSET else b""
         except OSError as error:
             # A file that was taken away on a network file system is a stale one.
             self._belonging.check(group.shard)
             raise self._shard_files.unreadable("scores", group.shard, error) from error
 
-    def _require_own(self, ends: bytes, rows: NDArray[np.int64], checksums: NDArray[np.uint32]) -> None:
-        """Refuse inner chunks, each of them whole, whose last four bytes are not the checksums of their rows."""
-        told = checksums.astype("<u4")
-        if ends != told.tobytes():
-            row = rows[np.frombuffer(ends, "<u4") != told][0]
-            shard, inside = divmod(int(row), self.rows_per_shard)
-            raise self._shard_files.damaged("scores", shard, f"row {inside}: its map is that of another row or run")
+    def _other_rows(self, carried: bytes, checksums: bytes, rows: NDArray[np.int64]) -> DamagedStoreError:
+        """The error for inner chunks, each of them whole, that carry other checksums than their rows have."""
+        is_other = np.frombuffer(carried, "<u4") != np.frombuffer(checksums, "<u4")
+        shard, inside = divmod(int(rows[is_other][0]), self.rows_per_shard)
+        return self._shard_files.damaged("scores", shard, f"row {inside}: its map is that of another row or run")
 
     def _decode(self, chunks: list[bytes], rows: NDArray[np.int64], into: NDArray[Any]) -> None:
         decode = self.arrays["scores"].codec.decode
