@@ -41,6 +41,7 @@ def make_store(
     *,
     failed: frozenset[str] = frozenset(),
     footprint: Tensor | None = None,
+    image_hashes: Sequence[int] | None = None,
     **score_record: Any,
 ) -> ScoreMap:
     """Write a store whose shards hold these keys, with a map of each in turn; answers the maps before coding.
@@ -86,7 +87,7 @@ def make_store(
             table = [
                 Row(
                     key=key,
-                    image_hash=first + i,
+                    image_hash=image_hashes[first + i] if image_hashes else first + i,
                     label=(first + i) % logits.shape[1],
                     size_hw=(60, 90),
                     orientation=1,

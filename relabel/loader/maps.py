@@ -15,12 +15,13 @@ from torch import Tensor
 from relabel.errors import InvalidValueError, LabelError
 from relabel.geometry import Grid
 from relabel.geometry.frames import is_transposing, undoing
+from relabel.images import image_hash
 from relabel.labels import SparseLabels
+from relabel.loader.facts import RowFacts
 from relabel.manifest import Frame, Manifest
 from relabel.score_map import How, ScoreMap, Size
 from relabel.score_map.turning import refuse_turned_grid
-from relabel.store import LABELED, StoreReader
-from relabel.store.keys import KeyIndex
+from relabel.store import StoreReader
 from relabel.tickets import Tickets
 
 Rows = Tensor | NDArray[np.int64] | Sequence[int]
@@ -45,9 +46,7 @@ class LabelMaps:
 
     def __init__(self, path: str | Path, *, partial: bool = False, digest: str | None = None) -> None:
         self._reader = StoreReader(path, partial=partial, digest=digest)
-        self._keys: KeyIndex | None = None
-        self._statuses: NDArray[np.uint8] | None = None
-        self._facts: tuple[NDArray[np.uint32], NDArray[np.uint8]] | None = None
+        self._facts = RowFacts(self._reader)
         self._frame = self.manifest.frame
         self._other: LabelMaps | None = None
 
@@ -60,7 +59,7 @@ class LabelMaps:
 
     def __len__(self) -> int:
         """How many images have a label."""
-        return int((self._status() == LABELED).sum())
+        return int(self._facts.is_labeled.sum())
 
     @property
     def where(self) -> str:
@@ -93,7 +92,7 @@ class LabelMaps:
         return self._frame
 
     def in_frame(self, frame: Frame) -> LabelMaps:
-        """The same labels for a trainer that loads images in a frame: one object for each frame, sharing all they know.
+        """The same labels for a trainer that loads images in a frame: one object a frame, sharing what they know.
 
         Maps of photographs that EXIF turns are turned with them, so that boxes, flips and tokens are as the trainer has
         them. All other rows are the same in either frame.
@@ -106,12 +105,13 @@ class LabelMaps:
         if frame == self._frame:
             return self
         if self._other is None:
-            self.find([])
-            self.orientations([])
-            self._status()
             self._other = copy.copy(self)
             self._other._frame, self._other._other = frame, self
         return self._other
+
+    def prepare(self) -> None:
+        """Read keys, sizes and orientations now, so that forked workers share them and spawned ones receive them."""
+        self._facts.prepare()
 
     def keys(self) -> Iterator[str]:
         """Every key of the store, failed images included, in the order of the rows; read shard by shard."""
@@ -146,18 +146,38 @@ class LabelMaps:
         other = next((key for key in keys if not isinstance(key, str)), None)
         if other is not None:
             raise LabelError(f"keys are strings, as {self._example()!r}; got {other!r}, a {type(other).__name__}")
-        if self._keys is None:
-            reader = self._reader
-            self._keys = KeyIndex(
-                (shard * reader.rows_per_shard, reader.keys(shard)) for shard in sorted(reader.published)
+        return torch.from_numpy(self._facts.keys.rows(keys))
+
+    def rows_of(self, images: Sequence[bytes]) -> Tensor:
+        """The rows (B,) int64 of encoded images, as the files are: for data that has no key, as Hugging Face's.
+
+        The first call reads the hash of every image of the store. Of rows of one and the same file any serves.
+
+        Raises:
+            LabelError: images that the store does not have; says which.
+        """
+        rows = self.find_images(images)
+        if bool((rows < 0).any()):
+            unknown = (rows < 0).nonzero()[:, 0].tolist()
+            more = f" and {len(unknown) - _SHOWN} more" if len(unknown) > _SHOWN else ""
+            raise LabelError(
+                f"{self.where} has no image of the bytes of {len(unknown)} of {len(images)} images, numbers "
+                f"{', '.join(map(str, unknown[:_SHOWN]))}{more}. It knows {len(self._facts.images)} different images, "
+                "by the bytes of their files: give those unchanged (never of an image encoded anew), or use keys"
             )
-        return torch.from_numpy(self._keys.rows(keys))
+        return rows
+
+    def find_images(self, images: Sequence[bytes]) -> Tensor:
+        """As `rows_of`, with -1 for an image that the store does not have."""
+        if isinstance(images, bytes) or not all(isinstance(image, bytes) for image in images):
+            raise LabelError("images are a sequence of bytes, one an image, as their files hold them")
+        return torch.from_numpy(self._facts.images.rows(np.array([image_hash(i) for i in images], np.uint64)))
 
     def has_label(self, rows: Rows) -> Tensor:
         """(B,) bool: whether rows (B,) have a map; a failed image's row has none, nor has -1, `find`'s unknown key."""
-        numbers, statuses = self._numbers(rows), self._status()
-        inside = (numbers >= 0) & (numbers < len(statuses))
-        return torch.from_numpy(inside & (statuses[np.where(inside, numbers, 0)] == LABELED))
+        numbers, is_labeled = self._numbers(rows), self._facts.is_labeled
+        inside = (numbers >= 0) & (numbers < len(is_labeled))
+        return torch.from_numpy(inside & is_labeled[np.where(inside, numbers, 0)])
 
     def __getitem__(self, rows: Rows | slice) -> ScoreMap:
         """The score maps of rows (B,), in their order, as the codes that the store keeps, on the CPU.
@@ -230,7 +250,7 @@ class LabelMaps:
             LabelError: as `orientations`.
         """
         numbers = self._numbers(rows)
-        sizes_hw, orientations = self._known()[0][numbers], self.orientations(numbers)
+        sizes_hw, orientations = self._facts.sizes_hw[numbers], self.orientations(numbers)
         if self._frame == "decoded":
             return sizes_hw
         return np.where(is_transposing(orientations)[:, None], sizes_hw[:, ::-1], sizes_hw)
@@ -244,7 +264,7 @@ class LabelMaps:
         numbers = self._numbers(rows)
         if len(numbers) and numbers.min() < 0:
             raise LabelError(f"{numbers.min()} is no row; take rows from LabelMaps.rows, which names unknown keys")
-        return self._known()[1][numbers]
+        return self._facts.orientations[numbers]
 
     def turns(self, rows: Rows) -> Tensor | None:
         """(B,) the orientations by which maps are turned for this frame; None where none is.
@@ -276,26 +296,6 @@ class LabelMaps:
                 f"{numbers.shape}. For keys maps[maps.rows(keys)], for a mask maps[mask.nonzero()[:, 0]]"
             )
         return numbers.astype(np.int64, copy=False)
-
-    def _status(self) -> NDArray[np.uint8]:
-        if self._statuses is None:
-            reader = self._reader
-            statuses = np.zeros((reader.num_shards, reader.rows_per_shard), np.uint8)
-            for shard in reader.published:
-                statuses[shard] = reader.statuses(shard)
-            self._statuses = statuses.reshape(-1)
-        return self._statuses
-
-    def _known(self) -> tuple[NDArray[np.uint32], NDArray[np.uint8]]:
-        """Of every row, size and orientation."""
-        if self._facts is None:
-            reader = self._reader
-            sizes_hw = np.zeros((reader.num_shards, reader.rows_per_shard, 2), np.uint32)
-            orientations = np.zeros((reader.num_shards, reader.rows_per_shard), np.uint8)
-            for shard in reader.published:
-                sizes_hw[shard], orientations[shard] = reader.frames(shard)
-            self._facts = sizes_hw.reshape(-1, 2), orientations.reshape(-1)
-        return self._facts
 
     def _example(self) -> str:
         return next((key for shard in sorted(self._reader.published) for key in self._reader.keys(shard) if key), "")

@@ -62,7 +62,7 @@ class LabeledSample:
         self._frame = frame
         self._taken = self.dropped = 0
         # What all rows are is read here, so that forked workers share it and spawned ones receive it.
-        maps.in_frame("upright").in_frame(frame or "decoded")
+        maps.in_frame(frame or maps.frame).prepare()
 
     def __call__(self, sample: Mapping[str, Any]) -> tuple[Any, CropLabel] | None:
         """The transformed image of a sample, and which label it has; its ground truth is what ``cls`` says.

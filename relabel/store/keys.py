@@ -1,4 +1,4 @@
-"""From keys to rows for a million images, in arrays that forked workers share and spawned ones receive."""
+"""From keys or hashes of images to rows, in arrays that forked workers share and spawned ones receive."""
 
 from __future__ import annotations
 
@@ -36,16 +36,43 @@ class KeyIndex:
 
     def rows(self, keys: Sequence[str]) -> NDArray[np.int64]:
         """The rows (n,) of n keys, -1 where the store has no such key."""
-        if not len(self._rows):
-            return np.full(len(keys), -1, np.int64)
-        wanted = _digests(keys)
-        place = np.searchsorted(self._digests, wanted).clip(max=len(self._digests) - 1)
-        return np.where(self._digests[place] == wanted, self._rows[place], -1)
+        return _found(_digests(keys), self._digests, self._rows)
+
+
+class ImageIndex:
+    """Rows by the hash of an encoded image. Of those that hold one image any serves, and a labelled one is answered.
+
+    Args:
+        hashes: (n,) uint64 of all rows, 0 where not known.
+        has_label: (n,) bool.
+    """
+
+    def __init__(self, hashes: NDArray[np.uint64], has_label: NDArray[np.bool_]) -> None:
+        known = np.flatnonzero(hashes)
+        # The first of each hash is one that has a label.
+        known = known[np.lexsort((~has_label[known], hashes[known]))]
+        self._hashes, first = np.unique(hashes[known], return_index=True)
+        self._rows = known[first].astype(np.int64)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def rows(self, hashes: NDArray[np.uint64]) -> NDArray[np.int64]:
+        """The rows (n,) of images of n hashes, -1 where the store has none."""
+        return _found(hashes, self._hashes, self._rows)
 
 
 def rows_of_one_key(shards: Iterable[tuple[int, Sequence[str]]]) -> NDArray[np.int64]:
     """(n, 2) rows that share a key, or, once in millions of stores, its digest; `shards` as for `KeyIndex`."""
     return _twice(*_sorted(shards))
+
+
+def _found(wanted: NDArray[np.uint64], digests: NDArray[np.uint64], rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The rows (n,) of n digests among those of `rows`, ascending; -1 where there is none."""
+    if not len(digests):
+        return np.full(len(wanted), -1, np.int64)
+    place = np.searchsorted(digests, wanted).clip(max=len(digests) - 1)
+    return np.where(digests[place] == wanted, rows[place], -1)
 
 
 def _sorted(shards: Iterable[tuple[int, Sequence[str]]]) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:

@@ -163,7 +163,7 @@ class StoreReader:
             StoreError: the shard is not published.
             DamagedStoreError, ReplacedStoreError: as `check`.
         """
-        columns = self._columns(shard, *ARRAYS)
+        columns = self.columns(shard, *ARRAYS)
         return RowTable(**{name: columns[array] for array, name in ARRAYS.items()})
 
     def keys(self, shard: int) -> list[str]:
@@ -173,21 +173,22 @@ class StoreReader:
             StoreError: the shard is not published.
             DamagedStoreError, ReplacedStoreError: as `check`.
         """
-        keys: list[str] = self._columns(shard, "key")["key"]
+        keys: list[str] = self.columns(shard, "key")["key"]
         return keys
 
     def statuses(self, shard: int) -> NDArray[np.uint8]:
         """(rows_per_shard,) 0 no image, 1 labelled, 2 failed; decodes no other file, and raises as `keys` does."""
-        statuses: NDArray[np.uint8] = self._columns(shard, "status")["status"]
+        statuses: NDArray[np.uint8] = self.columns(shard, "status")["status"]
         return statuses
 
-    def frames(self, shard: int) -> tuple[NDArray[np.uint32], NDArray[np.uint8]]:
-        """(rows_per_shard, 2) heights and widths as decoded, 0 where not known, and (rows_per_shard,) orientations.
+    def columns(self, shard: int, *names: str) -> dict[str, Any]:
+        """Row arrays of a shard by their names, `rows_per_shard` long; decodes no other, and raises as `table` does."""
+        self._require_published(shard)
 
-        Decodes no other file, and raises as `keys` does.
-        """
-        columns = self._columns(shard, "size_hw", "orientation")
-        return columns["size_hw"], columns["orientation"]
+        def read() -> dict[str, Any]:
+            return {name: self._shard_files.column(name, shard) for name in names}
+
+        return self._open.sparing(lambda: self._belonging.settled(shard, names, read))
 
     def _checked(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         rows, last = np.asarray(rows), self.num_shards * self.rows_per_shard
@@ -236,14 +237,6 @@ class StoreReader:
                 f"shard {shard} of {self.files.where} is not published; it has shards 0 .. {self.num_shards - 1}, "
                 f"of which {len(self.published)} are"
             )
-
-    def _columns(self, shard: int, *names: str) -> dict[str, Any]:
-        self._require_published(shard)
-
-        def read() -> dict[str, Any]:
-            return {name: self._shard_files.column(name, shard) for name in names}
-
-        return self._open.sparing(lambda: self._belonging.settled(shard, names, read))
 
     def _mapped(self, shard: int) -> MappedShard:
         if shard not in self.published:
