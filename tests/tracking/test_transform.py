@@ -142,23 +142,16 @@ def test_a_crop_of_a_mirrored_view_is_taken_from_the_other_side() -> None:
     assert view.flip
 
 
-@pytest.mark.parametrize(
-    "step",
-    [
-        v2.RandAugment(),
-        v1.Lambda(lambda x: x),
-        v1.RandomApply([v1.ColorJitter(0.1), v1.RandomCrop(5)]),
-        v2.RandomChoice([v2.Grayscale(), v2.RandomHorizontalFlip()]),
-        lambda image: image,
-    ],
-    ids=lambda step: getattr(step, "__name__", str(step)),
-)
-def test_a_step_that_moves_pixels_otherwise_or_is_unknown_is_refused_by_name(step: Any) -> None:
+def _upside_down(image: Any) -> Any:
+    return image.transpose(Image.Transpose.FLIP_TOP_BOTTOM)
+
+
+@pytest.mark.parametrize("step", [v1.Lambda(_upside_down), _upside_down], ids=["Lambda", "function"])
+def test_a_step_that_is_not_known_is_refused_by_name(step: Any) -> None:
     name = getattr(step, "__qualname__", type(step).__name__)
-    with pytest.raises(InvalidValueError, match="follow the view through") as caught:
+    with pytest.raises(InvalidValueError, match=rf"through {name}\b") as caught:
         TrackedTransform(v1.Compose([v1.RandomResizedCrop(8), step]))
-    assert name in str(caught.value)
-    assert "RandomResizedCrop" not in str(caught.value).partition("Known")[0]
+    assert "RandomResizedCrop" not in str(caught.value)
     allowed = TrackedTransform(v1.Compose([v1.CenterCrop(8), step]), untracked=(step,))
     assert allowed(place_image(8, 8))[1].box == Box.whole()
 
@@ -180,13 +173,14 @@ def test_a_foreign_step_of_a_known_name_is_not_taken_for_timms() -> None:
         def __call__(self, image: Any) -> Any:
             return np.asarray(image)[::-1]
 
-    with pytest.raises(InvalidValueError, match=r"through ToNumpy\."):
+    with pytest.raises(InvalidValueError, match=r"through ToNumpy\b"):
         TrackedTransform(v1.Compose([ToNumpy()]))
 
 
 def test_a_refused_step_is_named_once() -> None:
-    with pytest.raises(InvalidValueError, match=r"through RandomPerspective, AugMix\. Known"):
-        TrackedTransform(v1.Compose([v1.RandomPerspective(), v2.AugMix(), v1.RandomPerspective()]))
+    steps = v2.RandomPerspective(), v2.AugMix(), v2.RandomPerspective()
+    with pytest.raises(InvalidValueError, match=r"through RandomPerspective \([^)]*\), AugMix \([^)]*\)\. Known"):
+        TrackedTransform(v1.Compose(steps), geometry="refuse")
 
 
 def test_a_step_is_left_as_it_was() -> None:
@@ -197,18 +191,22 @@ def test_a_step_is_left_as_it_was() -> None:
 
 
 def test_a_class_of_steps_may_be_left_untracked() -> None:
-    transform = create_transform(32, is_training=True, auto_augment="rand-m9-mstd0.5-inc1")
-    with pytest.raises(InvalidValueError, match="through RandAugment\\."):
-        TrackedTransform(transform)
-    kind = next(type(step) for step in transform.transforms if type(step).__name__ == "RandAugment")
-    output, _ = TrackedTransform(transform, untracked=(kind,))(place_image(40, 50))
-    assert output.shape == (3, 32, 32)
+    class UpsideDown:
+        def __call__(self, image: Any) -> Any:
+            return _upside_down(image)
+
+    steps = v1.Compose([v1.CenterCrop(8), UpsideDown(), UpsideDown()])
+    assert TrackedTransform(steps, untracked=(UpsideDown,))(place_image(8, 8))[1] == View.whole()
 
 
-def test_containers_of_colour_steps_pass() -> None:
-    colours = v2.RandomOrder([v2.ColorJitter(0.2), v2.RandomApply([v2.GaussianBlur(3)])])
-    _, view = TrackedTransform(v2.Compose([colours, v2.CenterCrop(10)]))(place_image(10, 20))
-    assert view == View(Box(0.25, 0.0, 0.75, 1.0), False)
+def test_a_class_whose_steps_are_followed_is_not_left_untracked_by_mistake() -> None:
+    flip = v1.RandomHorizontalFlip(1)
+    with pytest.raises(InvalidValueError, match="the class RandomHorizontalFlip, whose steps are followed"):
+        TrackedTransform(v1.Compose([v1.CenterCrop(8), flip]), untracked=(v1.RandomHorizontalFlip,))
+    assert not TrackedTransform(flip, untracked=(flip,))(place_image(8, 8))[1].flip
+    for kind in (v1.Lambda, v1.Compose, v2.RandomApply, type(_upside_down)):
+        with pytest.raises(InvalidValueError, match=f"the class {kind.__name__}, whose steps may do anything"):
+            TrackedTransform(flip, untracked=(kind,))
 
 
 @pytest.mark.parametrize("mode", ["rkrc", "rkrr"])
@@ -228,7 +226,7 @@ def test_several_crops_of_one_image_are_refused_by_name() -> None:
             return [super(TwoViews, self).forward(*inputs) for _ in range(2)]
 
     for transform in (TwoViews([v2.RandomResizedCrop(8)]), (v1.CenterCrop(8), v1.ToTensor())):
-        with pytest.raises(InvalidValueError, match=f"through {type(transform).__name__}\\."):
+        with pytest.raises(InvalidValueError, match=rf"through {type(transform).__name__}\b"):
             TrackedTransform(transform)  # type: ignore[arg-type]
 
 
@@ -271,7 +269,7 @@ def _skipping() -> v2.CenterCrop:
     ids=["child", "forward", "call", "hook", "types"],
 )
 def test_a_step_that_does_not_run_its_known_classs_own_code_is_refused(step: Any) -> None:
-    with pytest.raises(InvalidValueError, match=f"through {type(step).__name__}\\."):
+    with pytest.raises(InvalidValueError, match=rf"through {type(step).__name__}\b"):
         TrackedTransform(v1.Compose([v1.CenterCrop(9), step]))
 
 
@@ -281,7 +279,7 @@ def test_a_method_exchanged_on_a_known_class_is_seen(kind: Any, method: str, mon
     TrackedTransform(step)
     original = getattr(kind, method)
     monkeypatch.setattr(kind, method, functools.wraps(original)(lambda self, *given: original(self, *given)))
-    with pytest.raises(InvalidValueError, match=f"through {type(step).__name__}\\."):
+    with pytest.raises(InvalidValueError, match=rf"through {type(step).__name__}\b"):
         TrackedTransform(step)
 
 

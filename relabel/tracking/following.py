@@ -1,0 +1,165 @@
+"""How a transform is followed: each of its steps by a handler, or refused by name."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from torch import nn
+from torchvision.transforms import transforms as v1
+from torchvision.transforms import v2
+
+from relabel.errors import InvalidValueError
+from relabel.tracking.finding import find
+from relabel.tracking.handling import Handler, Part, name_of, still
+from relabel.tracking.ignoring import has_no_map, ignored, note
+from relabel.tracking.steps import handler_of_kind, is_intact
+from relabel.tracking.trying import disproof, told
+from relabel.tracking.watching import Inner, Watching, exactly, one_after_another, side_by_side
+from relabel.tracking.wrappers import CARRIERS, CONTAINERS, SEQUENCES, attributes_of
+
+_CHAINS = (v1.RandomApply, v2.RandomApply)
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What to do with steps that are not followed; see `TrackedTransform`."""
+
+    untracked: tuple[object, ...] = ()
+    geometry: Literal["ignore", "refuse"] = "ignore"
+    check: bool = True
+
+    def __post_init__(self) -> None:
+        if self.geometry not in ("ignore", "refuse"):
+            raise InvalidValueError(f"geometry must be 'ignore' or 'refuse'; got {self.geometry!r}")
+        carriers = [kind.__name__ for kind in CARRIERS if any(kind is each for each in self.untracked)]
+        if carriers:
+            raise InvalidValueError(
+                f"untracked lists the class {', '.join(carriers)}, whose steps may do anything, and all of them would "
+                "be ignored; list the step itself"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Noticed:
+    """An attribute that was read to follow a step, and may be set anew: another crop in a list of steps."""
+
+    owner: Any
+    name: str
+    was: Any
+
+    @classmethod
+    def of(cls, owner: Any, name: str) -> Noticed:
+        """An attribute as it is now."""
+        value = owner.__dict__.get(name)
+        return cls(owner, name, copy.copy(value) if isinstance(value, list | dict) else value)
+
+    def is_other(self) -> bool:
+        """Whether it is no longer what was read."""
+        return bool(self.owner.__dict__.get(self.name) != self.was)
+
+
+@dataclass(slots=True)
+class Following:
+    """One look at a transform.
+
+    Attributes:
+        rules: what to do with steps that are not followed.
+        refused: the names of the steps that cannot be followed, each with the reason, if there is one.
+        noticed: what must stay as it is.
+    """
+
+    rules: Rules
+    refused: dict[str, str] = field(default_factory=dict)
+    noticed: list[Noticed] = field(default_factory=list)
+
+    def parts(self, step: Any, before: tuple[Part, ...] = ()) -> tuple[Part, ...]:
+        """The steps of a transform with their handlers, without the refused ones.
+
+        Args:
+            step: the transform.
+            before: what an image went through before it, since a step is tried on what it is given.
+        """
+        if type(step) in SEQUENCES and is_intact(step) and not self._is_listed(step):
+            parts: tuple[Part, ...] = ()
+            for member in self._members(step):
+                parts += self.parts(member, before + parts)
+            return parts
+        handler = self._handler(step, before)
+        return () if handler is None else ((step, handler),)
+
+    def _is_listed(self, step: Any) -> bool:
+        return any(step is known for known in self.rules.untracked)
+
+    def _members(self, step: Any) -> list[Any]:
+        """The steps of a sequence or container, noticed."""
+        modules = step if isinstance(step, nn.Sequential) else step.transforms
+        self.noticed.append(
+            Noticed.of(modules, "_modules") if isinstance(modules, nn.Module) else Noticed.of(step, "transforms")
+        )
+        return list(modules)
+
+    def _handler(self, step: Any, before: tuple[Part, ...]) -> Handler | None:
+        if self._is_listed(step):
+            return still
+        handler = find(step)
+        if any(type(step) is known for known in self.rules.untracked):
+            if handler is None:
+                return still
+            raise InvalidValueError(
+                f"untracked lists the class {type(step).__name__}, whose steps are followed, so that the labels of all "
+                "that they move would be wrong; leave it out, or list the one step whose effect is to be ignored"
+            )
+        if handler is not None:
+            return handler
+        if type(step) in CONTAINERS and is_intact(step):
+            return self._of_container(step, before)
+        if not has_no_map(step):
+            return self._tried(step, before)
+        if self.rules.geometry == "refuse":
+            self.refused[name_of(step)] = "it moves pixels in a way that no view tells"
+            return None
+        note(step)
+        return ignored
+
+    def _of_container(self, step: Any, before: tuple[Part, ...]) -> Handler | None:
+        refused, inner = len(self.refused), []
+        for member in self._members(step):
+            inner.append(Inner(member, self.parts(member, before)))
+            if type(step) in _CHAINS:
+                before += inner[-1].parts
+        if len(self.refused) > refused:
+            return None
+        if all(handler is still for each in inner for _, handler in each.parts):
+            return still
+        return Watching({"transforms": inner}, exactly)
+
+    def _tried(self, step: Any, before: tuple[Part, ...]) -> Handler | None:
+        """The first guess at what a step shows that the proof bears out."""
+        name, refused, why = name_of(step), len(self.refused), ""
+        for handler in self._guesses(step, before) if self.rules.check and callable(step) else ():
+            error = disproof((*before, (step, handler)), name)
+            if error is None:
+                if isinstance(step, nn.Module):
+                    # It was tried in one of its two modes.
+                    self.noticed.append(Noticed.of(step, "training"))
+                return handler
+            why = why or error
+        if len(self.refused) == refused:
+            self.refused[name] = why
+        return None
+
+    def _guesses(self, step: Any, before: tuple[Part, ...]) -> Iterator[Handler]:
+        # A child of a known class, or a step of one that was changed, may still show what its class shows.
+        known = (handler_of_kind(kind) for kind in type(step).__mro__)
+        yield from [handler for handler in known if handler is not None][:1]
+        refused = len(self.refused)
+        attributes = attributes_of(step, lambda inner: Inner(inner, self.parts(inner, before)))
+        if len(self.refused) > refused:
+            return
+        if attributes:
+            self.noticed += [Noticed.of(step, name) for name in attributes]
+            yield from (Watching(attributes, tell) for tell in (exactly, one_after_another, side_by_side))
+        yield told

@@ -1,0 +1,146 @@
+"""Containers and wrappers of steps: their own code runs, with recorders in place of the steps inside.
+
+Which steps ran, on what and how often, is then known whatever the rule was (by chance, in any order, twice for two
+views): an output is some recorder's output, and that recorder's input is another's output or the image itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from relabel.errors import InvalidValueError
+from relabel.geometry.views import View
+from relabel.tracking.handling import Part, Shown, double_of, follow, name_of, then
+
+_WHOLE = View.whole()
+
+
+@dataclass(frozen=True, slots=True)
+class Inner:
+    """A transform inside another, and how to follow it."""
+
+    step: Any
+    parts: tuple[Part, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Record:
+    """One run of an inner transform. It keeps both images, so that no other takes the place of one in memory."""
+
+    given: Any
+    made: Any
+    shown: Shown
+
+
+class _Recorder:
+    """What stands for an inner transform during one call."""
+
+    def __init__(self, inner: Inner, records: list[_Record]) -> None:
+        self._inner, self._records = inner, records
+
+    def __call__(self, image: Any) -> Any:
+        output, shown = follow(self._inner.parts, image)
+        self._records.append(_Record(image, output, shown))
+        return output
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner.step, name)
+
+
+@dataclass(frozen=True, slots=True)
+class Watching:
+    """The handler of a container or wrapper.
+
+    Attributes:
+        attributes: those of the step that hold inner transforms, with `Inner` in place of each, in lists and dicts too.
+        tell: what its output shows, from (output, image, records).
+    """
+
+    attributes: Mapping[str, Any]
+    tell: Callable[[Any, Any, list[_Record]], Shown]
+
+    def __call__(self, step: Any, image: Any) -> tuple[Any, Shown]:
+        """Run the step on an image.
+
+        Raises:
+            InvalidValueError: what its output shows is not seen from the steps inside.
+        """
+        records: list[_Record] = []
+        instead = {name: _with_recorders(value, records) for name, value in self.attributes.items()}
+        output = double_of(step, **instead)(image)
+        try:
+            return output, self.tell(output, image, records)
+        except _BrokenChainError:
+            raise InvalidValueError(
+                f"{name_of(step)} does something to the image besides running the transforms in it, so what its output "
+                "shows is not known. Do that in a step of its own, or let it return (image, relabel.View)"
+            ) from None
+
+
+class _BrokenChainError(Exception):
+    """An output that the steps inside did not make."""
+
+
+def _with_recorders(value: Any, records: list[_Record]) -> Any:
+    if isinstance(value, Inner):
+        return _Recorder(value, records)
+    if isinstance(value, list | tuple):
+        return [_with_recorders(each, records) for each in value]
+    if isinstance(value, dict):
+        return {name: _with_recorders(each, records) for name, each in value.items()}
+    return value
+
+
+def exactly(output: Any, image: Any, records: list[_Record]) -> Shown:
+    """Of steps that do nothing but run the transforms in them: every image is one that was seen."""
+    if isinstance(output, list | tuple) and output and not any(record.made is output for record in records):
+        views = tuple(_chained(each, image, records) or _WHOLE for each in output)
+        if any(isinstance(view, tuple) for view in views):
+            raise _BrokenChainError
+        return views  # type: ignore[return-value] # a tuple of tuples was just refused
+    return _chained(output, image, records)
+
+
+def _chained(output: Any, image: Any, records: list[_Record]) -> Shown:
+    shown: Shown = None
+    for record in reversed(records):
+        if output is image:
+            return shown
+        if record.made is output:
+            shown, output = then(record.shown, shown), record.given
+    if output is not image:
+        raise _BrokenChainError
+    return shown
+
+
+def one_after_another(_output: Any, _image: Any, records: list[_Record]) -> Shown:
+    """A guess, for the proof: what else was done between the transforms, before and after, moved nothing."""
+    return _guessed(records)[-1] if records else None
+
+
+def side_by_side(output: Any, image: Any, records: list[_Record]) -> Shown:
+    """A guess, for the proof: each transform was given the image, and the outputs are theirs, stacked or in a list."""
+    shown = _guessed(records, is_chain=False)
+    ends = [
+        part or _WHOLE
+        for index, part in enumerate(shown)
+        if records[index].made is image or not any(records[index].made is later.given for later in records[index + 1 :])
+    ]
+    count = len(output) if isinstance(output, list | tuple | Tensor) else 1
+    if count != len(ends) or any(isinstance(end, tuple) for end in ends):
+        raise _BrokenChainError
+    return tuple(ends)  # type: ignore[arg-type] # a tuple among them was just refused
+
+
+def _guessed(records: list[_Record], *, is_chain: bool = True) -> list[Shown]:
+    """What each record's output shows; one given an image that was not seen took the last one's, or the first image."""
+    shown: list[Shown] = []
+    for index, record in enumerate(records):
+        earlier = [shown[i] for i in range(index) if records[i].made is record.given]
+        before = earlier[-1] if earlier else shown[-1] if is_chain and shown else None
+        shown.append(then(before, record.shown))
+    return shown

@@ -1,0 +1,88 @@
+"""Looking for the transforms inside of others, of classes that nobody knows."""
+
+from __future__ import annotations
+
+import functools
+import types
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from torch import nn
+from torchvision.transforms import transforms as v1
+from torchvision.transforms import v2
+
+from relabel.tracking.finding import find
+from relabel.tracking.ignoring import has_no_map
+from relabel.tracking.steps import handler_of_kind
+from relabel.tracking.watching import Inner
+
+SEQUENCES = (v1.Compose, v2.Compose, nn.Sequential)
+"""They run their steps one after the other."""
+CONTAINERS = (v1.RandomApply, v1.RandomChoice, v1.RandomOrder, v2.RandomApply, v2.RandomChoice, v2.RandomOrder)
+"""They run the steps in their ``transforms`` by a rule of their own, and do nothing else."""
+CARRIERS: tuple[type, ...] = (
+    *SEQUENCES, *CONTAINERS, v1.Lambda, v2.Lambda, functools.partial,
+    types.FunctionType, types.MethodType, types.BuiltinFunctionType,
+)  # fmt: skip
+"""Classes that say nothing of what a step of them does."""
+_FUNCTIONS = (
+    type,
+    types.FunctionType,
+    types.MethodType,
+    types.BuiltinFunctionType,
+    types.ModuleType,
+    functools.partial,
+)
+_DEEPEST = 4
+"""How many wrappers around each other are looked into: what holds transforms deeper down is no transform itself."""
+
+
+def attributes_of(step: Any, as_inner: Callable[[Any], Inner]) -> dict[str, Any]:
+    """The attributes of a step that hold transforms, in lists and dicts too, with each transform as an `Inner`."""
+    return {name: _replaced(value, as_inner) for name, value in _held(step) if _holds_steps(value, _DEEPEST)}
+
+
+def _held(step: Any) -> Iterator[tuple[str, Any]]:
+    """The attributes in which a step may hold others; the modules of an ``nn.Module`` are a dict, its ``_modules``."""
+    for name, value in getattr(step, "__dict__", {}).items():
+        if name == "_modules" or not (isinstance(step, nn.Module) and name.startswith("_")):
+            yield name, value
+
+
+def _elements(value: Any) -> list[Any] | None:
+    """What a list or dict holds; None for anything else."""
+    if isinstance(value, list | tuple):
+        return list(value)
+    if isinstance(value, nn.ModuleList | nn.ModuleDict):
+        return list(value.children())
+    return list(value.values()) if isinstance(value, dict) else None
+
+
+def _holds_steps(value: Any, depth: int) -> bool:
+    elements = _elements(value)
+    return _is_step(value, depth) if elements is None else any(_is_step(each, depth) for each in elements)
+
+
+def _is_step(value: Any, depth: int) -> bool:
+    """Whether an object is a transform: of a known class, or of a child of one, or holding one."""
+    # A model may hold an Identity, or a Sequential of layers.
+    if not callable(value) or isinstance(value, _FUNCTIONS) or type(value) is nn.Identity:
+        return False
+    if isinstance(value, SEQUENCES) and not isinstance(value, nn.Sequential):
+        return True
+    if (
+        isinstance(value, CONTAINERS)
+        or find(value)
+        or has_no_map(value)
+        or any(map(handler_of_kind, type(value).__mro__))
+    ):
+        return True
+    return depth > 0 and any(_holds_steps(each, depth - 1) for _, each in _held(value))
+
+
+def _replaced(value: Any, as_inner: Callable[[Any], Inner]) -> Any:
+    if isinstance(value, list | tuple | nn.ModuleList):
+        return [_replaced(each, as_inner) for each in value]
+    if isinstance(value, dict | nn.ModuleDict):
+        return {name: _replaced(each, as_inner) for name, each in value.items()}
+    return as_inner(value) if _is_step(value, _DEEPEST) else value
