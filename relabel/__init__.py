@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from relabel.labels import SparseLabels as SparseLabels
     from relabel.loader import CropLabel as CropLabel
     from relabel.loader import CropLabels as CropLabels
+    from relabel.loader import Labeled as Labeled
     from relabel.loader import LabeledCrops as LabeledCrops
     from relabel.loader import LabeledSample as LabeledSample
     from relabel.loader import LabelMaps as LabelMaps

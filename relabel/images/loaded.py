@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import torch
@@ -20,6 +20,20 @@ _LIKE = 0.9
 """Correlation above which an image looks the same in both frames. Of photographs turned by 180 degrees few do."""
 _NEARER = 4
 """How many times nearer to one frame than to the other an image must be. Grey or toned copies are."""
+
+
+def pil_image(file: IO[bytes], mode: str | None) -> Image.Image:
+    """An image of Pillow's, as decoded, whose file may be closed then; in another mode ("RGB") where one is given.
+
+    Raises:
+        OSError: no image, or a damaged one.
+        SyntaxError: likewise.
+    """
+    image = Image.open(file)
+    if mode:
+        return image.convert(mode)
+    image.load()
+    return image
 
 
 def pil_upright(image: Image.Image, orientation: int) -> Image.Image:

@@ -1,8 +1,9 @@
 """Labels for a trainer: a store by key, datasets and streams of crops that know their label, and batches of them."""
 
 from relabel.loader.batch import CropLabels, collate
-from relabel.loader.crops import CropLabel, LabeledCrops
+from relabel.loader.crops import CropLabel
+from relabel.loader.labeled import Labeled, LabeledCrops
 from relabel.loader.maps import LabelMaps, open
 from relabel.loader.streams import LabeledSample
 
-__all__ = ["CropLabel", "CropLabels", "LabelMaps", "LabeledCrops", "LabeledSample", "collate", "open"]
+__all__ = ["CropLabel", "CropLabels", "LabelMaps", "Labeled", "LabeledCrops", "LabeledSample", "collate", "open"]

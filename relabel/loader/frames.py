@@ -5,8 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,19 +48,24 @@ class Photograph:
         return frozenset(frame for frame, own_hw in self.sizes_hw.items() if shows_whole(size_hw, own_hw))
 
 
-def check_size(name: str, image: Any, labeled_hw: tuple[int, int]) -> None:
+def check_size(name: Callable[[], str], image: Any, labeled_hw: tuple[int, int]) -> None:
     """Refuse a loaded image of another shape than that of (height, width), which was labelled; (0, 0) is not known.
+
+    Args:
+        name: what to call it, if need be.
+        image: the image; bytes, of a transform that decodes them itself, have no shape yet.
+        labeled_hw: the size that it had.
 
     Raises:
         LabelError: it is another.
         InvalidValueError: it is no kind of image that is known.
     """
-    if labeled_hw == (0, 0):
+    if labeled_hw == (0, 0) or isinstance(image, bytes):
         return
     loaded_hw = _size_hw(image)
     if loaded_hw != labeled_hw and not shows_whole(loaded_hw, labeled_hw):
         raise LabelError(
-            f"{name} is loaded as {loaded_hw[0]} x {loaded_hw[1]} pixels (height x width), and was labelled as "
+            f"{name()} is loaded as {loaded_hw[0]} x {loaded_hw[1]} pixels (height x width), and was labelled as "
             f"{labeled_hw[0]} x {labeled_hw[1]}: it was replaced, cropped, turned or resized to another shape since, "
             "so its label is of something else. Crops belong into the transform; else label images as they are now"
         )
@@ -77,29 +81,40 @@ def _size_hw(image: Any) -> tuple[int, int]:
         ) from error
 
 
-def frame_of_dataset(
-    maps: LabelMaps, rows: NDArray[np.int64], samples: Sequence[tuple[str, int]], load: Callable[[str], Any]
-) -> Frame:
-    """The frame in which a data set's loader gives images, told by a few that EXIF turns; the store's where none is.
+class Loading(Protocol):
+    """Images as code loads them, by index."""
+
+    def name(self, index: int) -> str:
+        """What the image is called in errors."""
+
+    def encoded(self, index: int) -> bytes | None:
+        """Its file; None where it cannot be had."""
+
+    def image(self, index: int) -> Any:
+        """It, as it is loaded."""
+
+
+def frame_of_dataset(maps: LabelMaps, rows: NDArray[np.int64], indices: NDArray[np.int64], images: Loading) -> Frame:
+    """The frame in which a data set gives images, told by a few that EXIF turns; the store's where none is.
 
     Args:
         maps: the store.
         rows: (n,) of the images.
-        samples: n (path, class).
-        load: from a path to an image.
+        indices: (n,) of the same, in `images`.
+        images: the data set's.
 
     Raises:
-        InvalidValueError: the loader gives some in one frame and some in the other, or what is neither; or it cannot
+        InvalidValueError: the data set gives some in one frame and some in the other, or what is neither; or it cannot
             be told; or the frame is not the store's, and the store does not know its images' orientations.
     """
     left = frozenset(_FRAMES)
     told: list[str] = []
-    groups = list(_groups(maps, rows, samples))
+    groups = list(_groups(maps, rows, indices, images))
     for group in groups:
-        path, frames = _of_group(group, load)
+        index, frames = _of_group(group, images)
         left &= frames
         if len(frames) != len(_FRAMES):
-            told.append(f"{path} (orientation {group[0][1].orientation}) {''.join(frames) or 'neither'}")
+            told.append(f"{images.name(index)} (orientation {group[0][1].orientation}) {''.join(frames) or 'neither'}")
     if not left:
         raise InvalidValueError(
             "the dataset's loader must give all images as they are decoded, or all turned upright by their EXIF "
@@ -108,33 +123,42 @@ def frame_of_dataset(
         )
     if groups and not told:
         raise InvalidValueError(
-            f"images have an EXIF orientation, as {groups[0][0][0]}, and it cannot be told by those looked at "
-            f"whether the dataset's loader turns them upright: {GIVE_FRAME}"
+            f"images have an EXIF orientation, as {images.name(groups[0][0][0])}, and it cannot be told by those "
+            f"looked at whether the dataset's loader turns them upright: {GIVE_FRAME}"
         )
     return next(iter(left)) if told else maps.frame
 
 
 def _groups(
-    maps: LabelMaps, rows: NDArray[np.int64], samples: Sequence[tuple[str, int]]
-) -> Iterator[list[tuple[str, Photograph]]]:
-    """Some photographs of each orientation that there is, 2 to 8."""
+    maps: LabelMaps, rows: NDArray[np.int64], indices: NDArray[np.int64], images: Loading
+) -> Iterator[list[tuple[int, Photograph]]]:
+    """Some photographs of each orientation that there is, 2 to 8, by their index."""
     orientations = maps.orientations(rows)
     for orientation in range(2, 9):
         places = _spread(np.flatnonzero(orientations == orientation), _TRIES)
         sizes_hw = maps.in_frame("decoded").sizes_hw(rows[places]).tolist()
         group = [
-            (samples[place][0], Photograph((height, width), orientation))
-            for place, (height, width) in zip(places.tolist(), sizes_hw, strict=True)
+            (index, Photograph((height, width), orientation))
+            for index, (height, width) in zip(indices[places].tolist(), sizes_hw, strict=True)
         ]
         if group:
             yield group
-    for place in _spread(np.flatnonzero(orientations == 0), _HEADERS).tolist():
+    for index in indices[_spread(np.flatnonzero(orientations == 0), _HEADERS)].tolist():
+        data = _encoded(images, index)
         try:
-            facts = header_facts(Path(samples[place][0]).read_bytes())
-        except (OSError, ImageError):
+            facts = None if data is None else header_facts(data)
+        except ImageError:
             continue
-        if facts.orientation != 1:
-            yield [(samples[place][0], Photograph(facts.size_hw, facts.orientation))]
+        if facts is not None and facts.orientation != 1:
+            yield [(index, Photograph(facts.size_hw, facts.orientation))]
+
+
+def _encoded(images: Loading, index: int) -> bytes | None:
+    """An image's file; None where it cannot be read, of which whoever asks for the item is told."""
+    try:
+        return images.encoded(index)
+    except OSError:
+        return None
 
 
 def _spread(places: NDArray[np.intp], count: int) -> NDArray[np.intp]:
@@ -142,28 +166,31 @@ def _spread(places: NDArray[np.intp], count: int) -> NDArray[np.intp]:
     return places[np.unique(np.linspace(0, len(places) - 1, min(count, len(places))).astype(np.intp))]
 
 
-def _of_group(group: Sequence[tuple[str, Photograph]], load: Callable[[str], Any]) -> tuple[str, frozenset[Frame]]:
+def _of_group(group: Sequence[tuple[int, Photograph]], images: Loading) -> tuple[int, frozenset[Frame]]:
     """What photographs of one orientation tell: of the first that tells the frame; else both, or neither of all."""
     outcomes = []
-    for path, photograph in group:
-        outcomes.append((path, _frames(path, photograph, load)))
+    for index, photograph in group:
+        outcomes.append((index, _frames(index, photograph, images)))
         if len(outcomes[-1][1]) == 1:
             return outcomes[-1]
     return max(outcomes, key=lambda outcome: len(outcome[1]))
 
 
-def _frames(path: str, photograph: Photograph, load: Callable[[str], Any]) -> frozenset[Frame]:
+def _frames(index: int, photograph: Photograph, images: Loading) -> frozenset[Frame]:
     """The frames in which a loaded photograph can be, by its size and its pixels."""
     try:
-        image = load(path)
-    except (OSError, SyntaxError):
+        image = images.image(index)
+    except ImageError:
         # Whoever asks for this item is told.
         return frozenset(_FRAMES)
+    if isinstance(image, bytes):
+        return frozenset(_FRAMES)
     left = photograph.frames_of_size(_size_hw(image))
+    data = _encoded(images, index)
     try:
-        alike = likeness(image, Path(path).read_bytes(), photograph.orientation)
-    except (OSError, ImageError):
-        # What is no path of a file has only its size to go by.
+        alike = None if data is None else likeness(image, data, photograph.orientation)
+    except ImageError:
+        # What is no image's file has only its size to go by.
         return left
     return left if alike is None else left.intersection(itertools.compress(_FRAMES, alike))
 

@@ -131,7 +131,7 @@ class LabeledSample:
             told = None if found == 1 else found
         if frame is None and orientation != 1:
             frame = frame_of_sample(image, photograph, key, told)
-        check_size(f"the sample {key!r}", image, photograph.sizes_hw[frame or "decoded"])
+        check_size(lambda: f"the sample {key!r}", image, photograph.sizes_hw[frame or "decoded"])
         return image, self.maps if frame is None else self.maps.in_frame(frame)
 
     def _is_hopeless(self) -> bool:

@@ -152,7 +152,7 @@ def test_images_without_a_label_are_an_error_or_dropped(photos: Path, tmp_path: 
 
 def test_a_failed_image_is_found_before_training_starts(photos: Path, tmp_path: Path) -> None:
     make_store(tmp_path / "f.zarr", [NAMES], random_logits(8, 9, (4, 5)), failed=frozenset({NAMES[2]}))
-    with pytest.raises(LabelError, match=r"1 of 8 images failed .*'cat/2\.png'.*unlabeled='drop'"):
+    with pytest.raises(LabelError, match=r"1 of 8 images failed .*/cat/2\.png'.*unlabeled='drop'"):
         crops(photos, tmp_path / "f.zarr")
 
 
@@ -173,7 +173,7 @@ def test_a_subset_of_a_folder_is_that_subset(photos: Path, store: Path) -> None:
         assert item[1].ground_truth == 1
     with pytest.raises(InvalidValueError, match="its own transform"):
         relabel.LabeledCrops(Subset(ImageFolder(photos, transform=TRANSFORM), [0]), dataset.maps, None)
-    with pytest.raises(InvalidValueError, match="list has no root, samples, loader"):
+    with pytest.raises(InvalidValueError, match="what the store calls the images of list is not known: give key="):
         relabel.LabeledCrops(Subset([1], [0]), dataset.maps, None)
 
 
@@ -256,7 +256,7 @@ def test_items_of_two_stores_or_of_two_sizes_do_not_make_a_batch(photos: Path, s
 
 
 def test_a_datasets_own_transform_is_refused_not_dropped(photos: Path, store: Path) -> None:
-    with pytest.raises(InvalidValueError, match=r"its own transform, transforms, .* whole transform to LabeledCrops"):
+    with pytest.raises(InvalidValueError, match="its own transform, and another is given"):
         relabel.LabeledCrops(ImageFolder(photos, transform=TRANSFORM), relabel.open(store), None)
 
 

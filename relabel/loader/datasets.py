@@ -1,0 +1,224 @@
+"""The kinds of data sets whose images can be labeled: how each loads one, and by what key the store knows it.
+
+A data set is known by the class that gives its items, not by what it is a child of: a child of ImageFolder with a
+``__getitem__`` of its own is asked for its items, as any other.
+"""
+
+from __future__ import annotations
+
+import copy
+import operator
+import os
+import tarfile
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+from relabel.errors import ImageError, InvalidValueError
+from relabel.images.loaded import pil_image
+
+Transform = Callable[[Any], Any]
+Key = Callable[[Any], str]
+Loaded = tuple[Any, int, Any]
+"""An image as it is loaded, its class (-1 where unknown), and whatever else its item is made of."""
+
+# Pillow raises the first two for damaged files, and a tar's reader the third.
+_UNREADABLE = (OSError, SyntaxError, tarfile.TarError)
+
+
+class Images:
+    """A data set's images, before its transform, by index; a child for each kind.
+
+    Attributes:
+        dataset: the data set, which is never changed.
+        transform: the one that it has, from an image as it is loaded; None where it has none.
+    """
+
+    watched: ClassVar[tuple[str, ...]] = ("transform", "transforms", "samples", "loader", "reader")
+    """Attributes of a data set that, set afterwards, would go unnoticed."""
+
+    def __init__(self, dataset: Any) -> None:
+        self.dataset = dataset
+        self.transform: Transform | None = getattr(dataset, "transform", None)
+        self._seen = tuple((name, getattr(dataset, name)) for name in self.watched if hasattr(dataset, name))
+        # A list of its own: an item and its row stay together, whoever shuffles the other.
+        self._samples = tuple(dataset.samples) if hasattr(dataset, "samples") and hasattr(dataset, "root") else None
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def refuse_changes(self) -> None:
+        """Raise where the data set was given another transform, other samples or another way to load them."""
+        for name, value in self._seen:
+            if getattr(self.dataset, name) is not value:
+                raise InvalidValueError(
+                    f"{name} of {type(self.dataset).__name__} was set after Labeled was made of it, and would not be "
+                    "followed: set the transform of Labeled itself (labeled.transform = ...), and all else before"
+                )
+
+    def name(self, index: int) -> str:
+        """What an image is called in errors."""
+        return f"item {index} of {type(self.dataset).__name__}" if self._samples is None else self._path(index)
+
+    def keys(self, indices: Sequence[int], key: Key | None) -> list[str] | None:
+        """The keys of images; None where they are known by their bytes instead."""
+        if self._samples is not None:
+            root = getattr(self.dataset, "split_folder", self.dataset.root)
+            return [key(self._path(index)) if key else _below(self._path(index), root) for index in indices]
+        if key is None:
+            raise InvalidValueError(
+                f"what the store calls the images of {type(self.dataset).__name__} is not known: give key=, from an "
+                "item's index to its key"
+            )
+        return [key(index) for index in indices]
+
+    def encoded(self, index: int) -> bytes | None:
+        """An image's file; None where it cannot be had."""
+        return None if self._samples is None else Path(self._path(index)).read_bytes()
+
+    def load(self, index: int, instead: Any = None) -> Loaded:
+        """An image, its class and the rest of its item; with `instead`, as if that had been loaded.
+
+        Raises:
+            ImageError: it cannot be read.
+        """
+        try:
+            return self._load(index, instead)
+        except _UNREADABLE as error:
+            name = self.name(index)
+            raise ImageError(f"{name} cannot be read: {error}. Mend it, or leave it out of the dataset") from error
+
+    def image(self, index: int) -> Any:
+        """An image, as it is loaded."""
+        return self.load(index)[0]
+
+    def item(self, output: Any, label: Any, rest: Any) -> Any:
+        """An item of the data set's own form, the transformed image and the label in their places."""
+        return output, label, *rest
+
+    def release(self) -> None:
+        """Let go of files that were opened: processes would share their place in them, and they cannot be pickled."""
+
+    def _load(self, index: int, instead: Any) -> Loaded:
+        raise NotImplementedError
+
+    def _path(self, index: int) -> str:
+        return str(self._samples[index][0]) if self._samples is not None else ""
+
+
+class FolderImages(Images):
+    """torchvision's ``DatasetFolder``, so ``ImageFolder`` and ``ImageNet``: known by the path below the folder."""
+
+    def _load(self, index: int, instead: Any) -> Loaded:
+        path, label = self._samples[index]  # type: ignore[index]  # it has samples
+        image = self.dataset.loader(path) if instead is None else instead
+        return image, _class_of(label, self.dataset.target_transform), ()
+
+
+class TimmImages(Images):
+    """timm's ``ImageDataset``, asked through its reader: the data set answers the next image for an unreadable one."""
+
+    def __init__(self, dataset: Any) -> None:
+        super().__init__(dataset)
+        self._process = os.getpid()
+
+    def name(self, index: int) -> str:
+        """See `Images.name`."""
+        return str(self.dataset.reader.filename(index))
+
+    def keys(self, indices: Sequence[int], key: Key | None) -> list[str] | None:
+        """See `Images.keys`."""
+        # Of those of the Hugging Face hub a name says little.
+        if key is None and hasattr(self.dataset.reader, "dataset"):
+            return None
+        names = [self.name(index) for index in indices]
+        return [key(name) if key else name.replace(os.sep, "/") for name in names]
+
+    def encoded(self, index: int) -> bytes:
+        """See `Images.encoded`."""
+        with self._opened(index)[0] as file:
+            return bytes(file.read())
+
+    def release(self) -> None:
+        """See `Images.release`."""
+        reader = self.dataset.reader
+        states = getattr(reader, "tar_state", {})
+        for state in states.values() if isinstance(states, dict) else [states]:
+            for each in (*state.children.values(), state):
+                if each.tf is not None:
+                    each.tf.close()
+                    each.tf = None
+
+    def _opened(self, index: int) -> Any:
+        if self._process != os.getpid():
+            self.release()
+            self._process = os.getpid()
+        return self.dataset.reader[index]
+
+    def _load(self, index: int, instead: Any) -> Loaded:
+        dataset = self.dataset
+        file, label, *features = self._opened(index)
+        with file:
+            if instead is not None:
+                image = instead
+            else:
+                image = file.read() if dataset.load_bytes else pil_image(file, dataset.input_img_mode)
+        rest = () if dataset.additional_features is None else features
+        return image, _class_of(label, dataset.target_transform), rest
+
+
+class OtherImages(Images):
+    """Any map-style data set: asked for its items, the transform taken out of a copy of it.
+
+    Its items are (image, class, ...), an image alone, or mappings that hold both under the names of `columns`.
+    """
+
+    def __init__(self, dataset: Any, columns: tuple[str, str]) -> None:
+        super().__init__(dataset)
+        self._columns = columns
+        self._plain = copy.copy(dataset)
+        for name in ("transform", "transforms"):
+            if getattr(dataset, name, None) is not None:
+                setattr(self._plain, name, as_it_is)
+        joint = getattr(dataset, "transforms", None)
+        if joint is not None and type(joint).__name__ == "StandardTransform":
+            self._plain.transforms = type(joint)(None, joint.target_transform)
+        elif joint is not None:
+            # torchvision's v2 leaves a class alone, and so may be given the image alone.
+            self.transform = joint
+
+    def item(self, output: Any, label: Any, rest: Any) -> Any:
+        """See `Images.item`."""
+        image, truth = self._columns
+        return {**rest, image: output, truth: label} if isinstance(rest, Mapping) else super().item(output, label, rest)
+
+    def _load(self, index: int, instead: Any) -> Loaded:
+        item = self._plain[index]
+        rest: Any = ()
+        if isinstance(item, Mapping):
+            image, label, rest = item[self._columns[0]], item.get(self._columns[1]), item
+        elif isinstance(item, (tuple, list)) and len(item) > 1:
+            image, label, *rest = item
+        else:
+            image, label = item, None
+        return image if instead is None else instead, _class_of(label), rest
+
+
+def as_it_is(*given: Any, **named: Any) -> Any:
+    """What stands in a copy of a data set for its transform, however that is called."""
+    return named or (given[0] if len(given) == 1 else given)
+
+
+def _class_of(label: Any, target_transform: Callable[[Any], Any] | None = None) -> int:
+    """A class as a whole number, after the transform of classes where that leaves one; -1 where there is none."""
+    changed: Iterable[Any] = () if target_transform is None or label is None else (target_transform(label),)
+    for each in (*changed, label):
+        try:
+            return operator.index(each)
+        except TypeError:
+            continue
+    return -1
+
+
+def _below(path: str, root: str | Path) -> str:
+    return os.path.relpath(path, root).replace(os.sep, "/")

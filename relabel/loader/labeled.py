@@ -1,0 +1,268 @@
+"""Data sets whose items say which label they have: a trainer's own, wrapped, with the transform that they have."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from enum import Enum
+from functools import partial
+from typing import Any, Final, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from relabel.errors import InvalidValueError, LabelError
+from relabel.geometry.views import View
+from relabel.loader.crops import CropLabel, check_unlabeled, without_label
+from relabel.loader.datasets import Images, Key, Transform
+from relabel.loader.frames import check_size, frame_of_dataset
+from relabel.loader.kinds import Items, taken_apart
+from relabel.loader.maps import LabelMaps
+from relabel.manifest import Frame
+from relabel.tickets import ticket
+from relabel.tracking import TrackedTransform, tracked
+
+Unlabeled = Literal["raise", "drop"]
+
+
+class _Keep(Enum):
+    KEEP = "the data set's own"
+
+
+_KEEP: Final = _Keep.KEEP
+_OWN = frozenset({"dataset", "maps", "indices", "stand_in", "transform"})
+_TRANSFORMS = frozenset({"transforms", "target_transform"})
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """One of the data sets that a data set is made of.
+
+    Attributes:
+        images: its images.
+        maps: the store, in the frame in which they are loaded.
+        given: its transform, as its owner knows it.
+        transform: the same, tracked.
+    """
+
+    images: Images
+    maps: LabelMaps
+    given: Transform | None
+    transform: TrackedTransform
+
+
+class Labeled(Dataset[Any]):
+    """A data set whose items say which label they have: ``(output, ticket)`` in place of ``(output, class)``.
+
+    Wraps what a trainer has, with the transform that it has, which runs unchanged: torchvision's ``ImageFolder`` and
+    ``ImageNet``, timm's ``ImageDataset``, any other map-style data set with ``key``, and ``Subset`` or
+    ``ConcatDataset`` of such. The data set itself is not changed, and all its attributes are found here too (`classes`,
+    `targets`, `samples`, ...); `num_classes` is the teacher's. A ticket is int64 (11,), which any collate stacks, and
+    `LabelMaps.pool` answers the labels of a batch. A transform that makes n views of an image gives a list of them, and
+    a ticket (n, 11).
+
+    An item is never another image's: one that cannot be read raises. Whether photographs are loaded upright by their
+    EXIF orientation is found out here, from a few that have one. An image of another shape than was labelled raises.
+
+    Args:
+        dataset: the data set.
+        maps: the store.
+        transform: for a data set that has none: from an image as it is loaded to what the trainer takes.
+        key: from what the data set knows an image by to its key in the store: a path where there is one, else the
+            item's index. None is the path below the data set's folder, with forward slashes.
+        unlabeled: what to do with images that the store has no label for: "raise", or "drop" them.
+        frame: "decoded" or "upright", the frame in which images are loaded, where it cannot be found out.
+        columns: the names of image and class, in items that are mappings.
+
+    Attributes:
+        dataset: the data set.
+        maps: the store; in the frame of the images where all have one.
+        indices: (n,) int64, which of the data set's items are left.
+        transform: may be set later, as timm's ``create_loader`` does; it is then followed, or refused.
+
+    Raises:
+        LabelError: images without a label, with `unlabeled` "raise", some are listed; or labels that cannot be had in
+            the frame of the images. When an item is asked for, an image of another shape than was labelled.
+        InvalidValueError: the data set or its transform is of a kind that is not understood; or images are loaded in
+            both frames or in neither, or that cannot be told. When an item is asked for, a transform that was set on
+            the data set itself afterwards.
+        ImageError: when an item is asked for whose image cannot be read.
+    """
+
+    def __init__(  # noqa: PLR0913 - its keywords are the public way to say what cannot be found out
+        self,
+        dataset: Any,
+        maps: LabelMaps,
+        *,
+        transform: Transform | _Keep | None = _KEEP,
+        key: Key | None = None,
+        unlabeled: Unlabeled = "raise",
+        frame: Frame | None = None,
+        columns: tuple[str, str] | None = None,
+    ) -> None:
+        check_unlabeled(unlabeled)
+        items = taken_apart(dataset, columns)
+        given = [_transform_of(images, transform) for images in items.every]
+        # Before keys are read, which takes longer.
+        follow = [tracked(each) for each in given]
+        self.dataset = dataset
+        rows = _rows(items, maps, key, unlabeled)
+        labeled = maps.has_label(rows).numpy()
+        if unlabeled == "raise" and not labeled.all():
+            raise without_label(maps, items.names(np.flatnonzero(~labeled)), len(rows))
+        self.indices = torch.from_numpy(np.flatnonzero(labeled))
+        items, rows = items[labeled], rows[labeled]
+        #: For `relabel.check_views`: from a row to what is taken for its image.
+        self.stand_in: Callable[[int], Any] | None = None
+        self._store = maps.ticket_id
+        self._parts: tuple[_Part, ...] = ()
+        sizes_hw = np.zeros((len(rows), 2), np.int64)
+        for number, images in enumerate(items.every):
+            own = items.parts == number
+            in_frame = maps.in_frame(frame or frame_of_dataset(maps, rows[own], items.indices[own], images))
+            # Here, and not in a worker an hour later: whether all can be had in this frame.
+            in_frame.turns(rows[own])
+            sizes_hw[own] = in_frame.sizes_hw(rows[own])
+            self._parts += (_Part(images, in_frame, given[number], follow[number]),)
+        self.maps = self._parts[0].maps if len(self._parts) == 1 else maps
+        # One tensor, so that spawned workers share it.
+        table = np.column_stack([items.parts, items.indices, rows, sizes_hw]).astype(np.int32)
+        self._table, self._items = torch.from_numpy(table), table
+
+    @property
+    def num_classes(self) -> int:
+        """C, the classes of a label: the teacher's, which may be others than the data set's."""
+        return self.maps.num_classes
+
+    @property
+    def transform(self) -> Transform | None:
+        """From an image as it is loaded to what the trainer takes."""
+        given = self._parts[0].given
+        if any(part.given is not given for part in self._parts):
+            raise AttributeError("the data sets that this one is made of have transforms of their own")
+        return given
+
+    @transform.setter
+    def transform(self, transform: Transform | None) -> None:
+        follow = tracked(transform)
+        self._parts = tuple(replace(part, given=transform, transform=follow) for part in self._parts)
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def __getitem__(self, index: int) -> Any:
+        number, place, row, height, width = self._items[index].tolist()
+        part = self._parts[number]
+        images = part.images
+        images.refuse_changes()
+        if self.stand_in is None:
+            image, truth, rest = images.load(place)
+            check_size(partial(images.name, place), image, (height, width))
+        else:
+            image, truth, rest = images.load(place, self.stand_in(row))
+        output, view = part.transform(image)
+        if isinstance(view, tuple):
+            return images.item(list(output), self._label_of_views(row, view, truth, part.maps), rest)
+        return images.item(output, self._label(row, view, truth, part.maps), rest)
+
+    def _label(self, row: int, view: View, truth: int, maps: LabelMaps) -> Any:
+        return ticket(self._store, row, view, truth, maps.frame == "upright")
+
+    def _label_of_views(self, row: int, views: Sequence[View], truth: int, maps: LabelMaps) -> Any:
+        return np.stack([self._label(row, view, truth, maps) for view in views])
+
+    def __getattr__(self, name: str) -> Any:
+        dataset = self.__dict__.get("dataset")
+        # What a copy or a pickle asks for is never the data set's own.
+        if dataset is None or name.startswith("_"):
+            raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
+        value = getattr(dataset, name)
+        is_dropped = len(self.indices) != len(dataset)
+        if is_dropped and isinstance(value, (list, tuple, np.ndarray, Tensor)) and len(value) == len(dataset):
+            left = self.indices.tolist()
+            return value[left] if isinstance(value, (np.ndarray, Tensor)) else type(value)(value[i] for i in left)
+        return value
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        is_own = name in _OWN or name.startswith("_")
+        if name in _TRANSFORMS or not (is_own or "dataset" not in self.__dict__ or not hasattr(self.dataset, name)):
+            raise InvalidValueError(
+                f"{name} is the data set's: set it there before Labeled is made of it. Of Labeled only the transform "
+                "may be set"
+            )
+        super().__setattr__(name, value)
+
+    def __getstate__(self) -> dict[str, Any]:
+        for part in self._parts:
+            part.images.release()
+        return self.__dict__ | {"_items": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _items=state["_table"].numpy())
+
+
+class LabeledCrops(Labeled):
+    """As `Labeled`, for loops that are short of time in the main process: item i is ``(output, CropLabel)``.
+
+    `relabel.collate` makes batches of them, and reads their maps in the workers.
+
+    Args:
+        dataset: as for `Labeled`; without a transform of its own.
+        maps: the store.
+        transform: from an image as it is loaded to what the trainer takes; None keeps the image. A `TrackedTransform`
+            may say which steps are not to be followed.
+        options: keywords as for `Labeled`.
+    """
+
+    def __init__(self, dataset: Any, maps: LabelMaps, transform: Transform | None, **options: Any) -> None:
+        super().__init__(dataset, maps, transform=transform, **options)
+
+    def _label(self, row: int, view: View, truth: int, maps: LabelMaps) -> CropLabel:
+        return CropLabel(row, view, truth, maps)
+
+    def _label_of_views(self, row: int, views: Sequence[View], truth: int, maps: LabelMaps) -> Any:
+        raise InvalidValueError(
+            f"the transform makes {len(views)} views of an image, which relabel.collate does not take: use Labeled"
+        )
+
+
+def _transform_of(images: Images, transform: Transform | _Keep | None) -> Transform | None:
+    """What an image is given to: the data set's own transform, or another where it has none."""
+    if isinstance(transform, _Keep):
+        return images.transform
+    if images.transform is not None:
+        raise InvalidValueError(
+            f"{type(images.dataset).__name__} has its own transform, and another is given: give none, or make the data "
+            "set without, or set labeled.transform afterwards"
+        )
+    return transform
+
+
+def _rows(items: Items, maps: LabelMaps, key: Key | None, unlabeled: Unlabeled) -> NDArray[np.int64]:
+    """(n,) of the store; -1 where it does not know an image, with `unlabeled` "drop"."""
+    rows = np.empty(len(items.parts), np.int64)
+    for number, images in enumerate(items.every):
+        own = items.parts == number
+        indices = items.indices[own].tolist()
+        keys = images.keys(indices, key)
+        if keys is None:
+            rows[own] = _rows_by_bytes(images, indices, maps, unlabeled)
+        else:
+            rows[own] = (maps.rows(keys) if unlabeled == "raise" else maps.find(keys)).numpy()
+    return rows
+
+
+def _rows_by_bytes(images: Images, indices: Sequence[int], maps: LabelMaps, unlabeled: Unlabeled) -> list[int]:
+    """The rows of images that have no key, by what their files hold."""
+    rows = [int(maps.find_images([data])[0]) for data in map(images.encoded, indices) if data is not None]
+    unknown = [images.name(index) for index, row in zip(indices, rows, strict=True) if row < 0]
+    if unknown and unlabeled == "raise":
+        raise LabelError(
+            f"{maps.where} has no image of the bytes of {len(unknown)} of {len(rows)} images: "
+            f"{', '.join(unknown[:8])}. Label the very files that the data set holds, not copies that were encoded "
+            "anew; or give key=, or drop them with unlabeled='drop'"
+        )
+    return rows

@@ -1,0 +1,137 @@
+"""Data sets of every kind: the label of each item is of the image that its pixels are."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from generating import write_tar
+from loader.photos import NAMES, STEPS, assert_right, encoded, items_of, told, write_photos, write_store
+from timm.data import create_loader
+from timm.data.dataset import ImageDataset
+from torch.utils.data import ConcatDataset, DataLoader
+from torchvision.datasets import ImageFolder
+from torchvision.transforms import v2
+
+import relabel
+from relabel.errors import ImageError, InvalidValueError
+
+TRANSFORM = v2.Compose(STEPS)
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_photos(tmp_path_factory.mktemp("photos"))
+
+
+@pytest.fixture(scope="module")
+def maps(tmp_path_factory: pytest.TempPathFactory) -> relabel.LabelMaps:
+    return relabel.open(write_store(tmp_path_factory.mktemp("store") / "s.zarr"))
+
+
+@pytest.fixture(scope="module")
+def tar(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("tar") / "photos.tar"
+    return write_tar(path, [(name, encoded(number)) for number, name in enumerate(NAMES)])
+
+
+@pytest.mark.parametrize("reader", ["", "tar"])
+def test_timms_readers_are_asked_for_the_very_image(photos: Path, tar: Path, maps: Any, reader: str) -> None:
+    images = ImageDataset(str(tar if reader else photos), transform=TRANSFORM)
+    dataset = relabel.Labeled(images, maps)
+    assert dataset.filenames() == images.filenames()
+    assert_right(maps, [dataset[i] for i in range(8)], list(range(8)))
+    for double in (copy.deepcopy(dataset), pickle.loads(pickle.dumps(dataset))):
+        assert_right(maps, [double[6]], [6])
+        # Which lets go of the tar.
+        assert pickle.dumps(double)
+    # Forked workers that shared a tar's file would read each other's place in it.
+    assert_right(maps, items_of(DataLoader(dataset, 1, num_workers=2)), list(range(8)))
+    assert pickle.dumps(dataset)
+
+
+def test_timm_may_not_give_the_next_image_for_one_that_cannot_be_read(maps: Any, tmp_path: Path) -> None:
+    images = ImageDataset(str(write_photos(tmp_path)), transform=TRANSFORM)
+    dataset = relabel.Labeled(images, maps)
+    (tmp_path / NAMES[1]).write_bytes(b"no image")
+    # ``images[1]`` is that of images[2] now.
+    with pytest.raises(ImageError, match=r"cat/1\.png cannot be read"):
+        dataset[1]
+
+
+@pytest.mark.parametrize("prefetcher", [False, True])
+def test_timms_loader_sets_the_transform_and_it_is_followed(photos: Path, maps: Any, prefetcher: bool) -> None:
+    dataset = relabel.Labeled(ImageDataset(str(photos)), maps)
+    loader = create_loader(
+        dataset, (3, 16, 16), 4, is_training=True, scale=(0.5, 1), color_jitter=0, mean=(0,) * 3, std=(1,) * 3,
+        num_workers=0, device=torch.device("cpu"), use_prefetcher=prefetcher, persistent_workers=False,
+    )  # fmt: skip
+    items = items_of(loader)
+    numbers = [round(float(image[0].amax()) * 255 / 20) for image, _ in items]
+    assert sorted(numbers) == list(range(8))
+    assert_right(maps, items, numbers)
+
+
+def test_kinds_may_be_mixed(photos: Path, tar: Path, maps: Any) -> None:
+    mixed = ConcatDataset([ImageFolder(photos, TRANSFORM), ImageDataset(str(tar), transform=TRANSFORM)])
+    dataset = relabel.Labeled(mixed, maps)
+    assert_right(maps, [dataset[i] for i in (3, 12, 7, 8)], [3, 4, 7, 0])
+    assert pickle.dumps(dataset)
+
+
+class Own(torch.utils.data.Dataset[Any]):
+    """As users write them."""
+
+    def __init__(self, form: str, transform: Any = None) -> None:
+        self.form, self.transform = form, transform
+
+    def __len__(self) -> int:
+        return 8
+
+    def __getitem__(self, index: int) -> Any:
+        image = torch.zeros(3, 16, 24)
+        image[0], image[1] = index * 20 / 255, torch.arange(24) * 10 / 255
+        if self.transform:
+            image = self.transform(image)
+        return {
+            "pair": (image, index // 4),
+            "more": (image, index // 4, f"number {index}"),
+            "alone": image,
+            "mapping": {"image": image, "label": index // 4, "id": index},
+        }[self.form]
+
+
+@pytest.mark.parametrize("form", ["pair", "more", "alone", "mapping"])
+def test_any_data_set_is_labeled_by_a_rule_for_its_keys(maps: Any, form: str) -> None:
+    with pytest.raises(InvalidValueError, match="images of Own is not known: give key="):
+        relabel.Labeled(Own(form), maps)
+    own = Own(form, v2.Compose(STEPS[:2]))
+    dataset = relabel.Labeled(own, maps, key=NAMES.__getitem__)
+    items = [dataset[i] for i in (5, 2)]
+    if form == "mapping":
+        assert [item.pop("id") for item in items] == [5, 2]
+        items = [(item["image"], item["label"]) for item in items]
+    if form == "more":
+        assert [item[2] for item in items] == ["number 5", "number 2"]
+    if form == "alone":
+        assert [told(ticket)[2] for _, ticket in items] == [-1, -1]
+    else:
+        assert_right(maps, items, [5, 2])
+    own.transform = None
+    with pytest.raises(InvalidValueError, match="transform of Own was set after"):
+        dataset[0]
+
+
+def test_a_folder_that_gives_items_of_its_own_keeps_them(photos: Path, maps: Any) -> None:
+    class Numbered(ImageFolder):
+        def __getitem__(self, index: int) -> Any:
+            return *super().__getitem__(index), index
+
+    dataset = relabel.Labeled(Numbered(photos, TRANSFORM), maps)
+    items = [dataset[i] for i in (5, 2)]
+    assert [item[2] for item in items] == [5, 2]
+    assert_right(maps, items, [5, 2])
