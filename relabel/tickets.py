@@ -7,20 +7,23 @@ column content
 ====== ==========================================================================================================
 0      header: 0x72656C62 in the upper 32 bits, the version in the next 16, then bits: 1 the box is of the upright
        image, 2 mirrored left to right, 4 mirrored top to bottom, 8 an affine map, 16 a step was ignored
-1      the store, `LabelMaps.ticket_id`
+1      the store, `LabelMaps.ticket_id`: 60 bits of its manifest's identity
 2      the row
 3 to 8 the bits of six float64: x0, y0, x1, y1, 0, 0 of a box, or a, b, c, d, e, f of a map; see `geometry.views`
 9      the ground truth, -1 where unknown
 10     a check of all the others
 ====== ==========================================================================================================
 
-A blended, rounded, truncated or summed ticket is none, and says so. As class ids they are out of every range.
+A blended, rounded, truncated or summed ticket is none, and says so. As class ids they are out of every range, so that
+no loss or mixer of classes takes them; what takes them for the soft labels of 11 classes answers a loss of 10 to the
+power of 18.
 """
 
 from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,9 +34,11 @@ from relabel.errors import LabelError
 from relabel.geometry.views import View, Views
 
 COLUMNS = 11
-"""No usual number of classes."""
 VERSION = 1
-_HEADER = 0x72656C62 << 32 | VERSION << 16
+STORE_BITS = 60
+"""Of the manifest's identity: its first 15 hexadecimal digits, by which a user finds it in a zarr.json."""
+_MARK = 0x72656C62
+_HEADER = _MARK << 32 | VERSION << 16
 _UPRIGHT, _FLIP, _FLIP_VERTICAL, _AFFINE, _IGNORED = 1, 2, 4, 8, 16
 _FLAGS = 31
 _PACKED = struct.Struct("<3q6dq")
@@ -49,9 +54,11 @@ def ticket(store: int, row: int, view: View, ground_truth: int = -1, upright: bo
         store: `LabelMaps.ticket_id`.
         row: of the store.
         view: what the item shows.
-        ground_truth: its class, -1 where unknown.
+        ground_truth: its class; any below 0, as -100 of a loss to ignore, is -1, unknown.
         upright: whether `view` is of the upright image, rather than of the one that is decoded.
     """
+    # Never -100: transformers' Trainer counts the items of a batch as what is not.
+    ground_truth = max(ground_truth, -1)
     flags = upright | view.flip << 1 | view.flip_vertical << 2 | (not view.is_exact) << 4
     if view.matrix is None:
         packed = _PACKED.pack(_HEADER | flags, store, row, *view.box.xyxy, 0.0, 0.0, ground_truth)
@@ -94,13 +101,17 @@ class Tickets:
         """
         numbers = _checked(tickets)
         flags = numbers[:, 0] & _FLAGS
-        stores = np.unique(numbers[:, 1])
-        if len(stores) != 1:
-            raise LabelError(f"a batch's tickets are of one store; got those of {len(stores)}: pool each by itself")
+        store = int(numbers[0, 1])
+        if (numbers[:, 1] != store).any():
+            stores = ", ".join(map(store_name, np.unique(numbers[:, 1]).tolist()))
+            raise LabelError(
+                f"a batch's tickets are pooled by the LabelMaps of one store; got those of the identities {stores}: "
+                "pool each store's by itself"
+            )
         values = np.ascontiguousarray(numbers[:, 3:9]).view(np.float64)
         views = _views(values, flags)
         rows, ground_truth = (torch.from_numpy(numbers[:, column].copy()) for column in (2, 9))
-        return cls(int(stores[0]), rows, views, torch.from_numpy(flags & _UPRIGHT != 0), ground_truth)
+        return cls(store, rows, views, torch.from_numpy(flags & _UPRIGHT != 0), ground_truth)
 
     def pack(self) -> Tensor:
         """The tickets (B, 11) int64, on the CPU."""
@@ -124,23 +135,74 @@ class Tickets:
         return torch.from_numpy(numbers)
 
 
+def ground_truth(tickets: Tensor | NDArray[np.int64]) -> Tensor:
+    """The classes (B,) int64 that a batch of tickets (B, 11) holds, -1 where unknown, on their device.
+
+    Raises:
+        LabelError: they are no tickets, or were changed.
+    """
+    truth = torch.from_numpy(_checked(tickets)[:, 9].copy())
+    return truth.to(tickets.device) if isinstance(tickets, Tensor) else truth
+
+
+def store_name(store: int) -> str:
+    """What a store is called that is not at hand: the digits that its manifest's identity begins with."""
+    return f"{store:0{STORE_BITS // 4}x}"
+
+
 def _checked(tickets: Tensor | NDArray[np.int64]) -> NDArray[np.int64]:
     """The numbers (B, 11) of what are tickets."""
     numbers = tickets.detach().cpu().numpy() if isinstance(tickets, Tensor) else np.asarray(tickets)
-    if numbers.ndim != 2 or numbers.shape[1] != COLUMNS or numbers.dtype != np.int64:
+    if numbers.ndim != 2 or numbers.shape[1] != COLUMNS or numbers.dtype != np.int64 or not len(numbers):
         raise LabelError(
-            f"tickets are int64 (B, {COLUMNS}), as Labeled's items hold them; got {numbers.dtype} of shape "
-            f"{numbers.shape}. Class ids, labels and blended tickets are none: pool before mixing"
+            f"tickets are a batch of int64 (B, {COLUMNS}), as Labeled's items hold them; got {numbers.dtype} of shape "
+            f"{numbers.shape}: {_strangeness(numbers)}"
         )
-    if not len(numbers):
-        raise LabelError("no ticket: the batch is empty")
     is_header = numbers[:, 0] & ~_FLAGS == _HEADER
-    if not is_header.all() or (_check(numbers) != numbers[:, 10]).any():
+    if not is_header.all():
+        raise LabelError(_misheaded(numbers, int((~is_header).argmax())))
+    is_changed = _check(numbers) != numbers[:, 10]
+    if is_changed.any():
         raise LabelError(
-            "these whole numbers are no tickets of this version, or were changed on their way (summed, averaged, cast "
-            "to another type and back): give them as Labeled's items hold them"
+            f"ticket {int(is_changed.argmax())} of {len(numbers)} was changed on its way (rounded, sorted, made of "
+            "others' columns): its check is not that of its other numbers. Give tickets as Labeled's items hold them"
         )
     return numbers
+
+
+def _strangeness(numbers: NDArray[Any]) -> str:
+    """What such a dtype and shape come from, and what to do."""
+    if numbers.dtype.kind == "f":
+        return (
+            "a mixer blended them, or they were averaged or cast. Pool first, labels = maps.pool(tickets), and mix the "
+            "labels"
+        )
+    if numbers.dtype != np.int64:
+        return "they were cast, which cuts them. Leave them as they are, int64"
+    if numbers.shape == (0, COLUMNS):
+        return "no ticket. Leave out empty batches"
+    if numbers.shape == (COLUMNS,):
+        return "one ticket. Give a batch, tickets[None]"
+    if numbers.ndim == 1:
+        return "class ids. Make the items of relabel.Labeled, or take these to a loss of classes"
+    if numbers.ndim > 2 and numbers.shape[-1] == COLUMNS:
+        return "several views of each image. Pool each by itself, tickets[:, i]"
+    return f"columns were cut or added, or these are labels. Give all {COLUMNS} columns"
+
+
+def _misheaded(numbers: NDArray[np.int64], index: int) -> str:
+    """Why a row does not begin as tickets of this version do."""
+    header = int(numbers[index, 0])
+    what = f"ticket {index} of {len(numbers)} "
+    if header >> 32 == _MARK:
+        return (
+            f"{what}is of version {header >> 16 & 0xFFFF}, or was changed; this relabel reads version {VERSION}. Let "
+            "one relabel make and pool tickets"
+        )
+    return (
+        f"{what}is none, it begins with {header}: tickets were summed, averaged, or cast to a shorter type and back, "
+        "or these are labels of another kind. Give tickets as Labeled's items hold them"
+    )
 
 
 def _views(values: NDArray[np.float64], flags: NDArray[np.int64]) -> Views:

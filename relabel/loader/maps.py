@@ -1,35 +1,26 @@
-"""`LabelMaps`: a store as a trainer sees it, from keys to rows to score maps."""
+"""`LabelMaps`: a store as a trainer sees it, from keys to rows, and from tickets to labels."""
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal, Unpack, overload
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from relabel.errors import InvalidValueError, LabelError
-from relabel.geometry import Grid
-from relabel.geometry.frames import is_transposing, undoing
-from relabel.images import image_hash
+from relabel.geometry.cells import checked_boxes
+from relabel.geometry.views import Views
 from relabel.labels import SparseLabels
-from relabel.loader.facts import RowFacts
-from relabel.manifest import Frame, Manifest
-from relabel.score_map import How, ScoreMap, Size
-from relabel.score_map.turning import refuse_turned_grid
-from relabel.store import StoreReader
-from relabel.tickets import Tickets
+from relabel.loader.framed import FramedMaps, Rows
+from relabel.score_map import How, Size
+from relabel.tickets import STORE_BITS, Tickets, store_name
 
-Rows = Tensor | NDArray[np.int64] | Sequence[int]
-
-_SHOWN = 8
+_Device = torch.device | str | None
 
 
-class LabelMaps:
+class LabelMaps(FramedMaps):
     """The score maps of a store, by row. Picklable, and safe in forked and spawned workers.
 
     Nothing but the manifest is read when a store is opened: keys when the first one is asked for, maps row by row.
@@ -44,74 +35,12 @@ class LabelMaps:
         DamagedStoreError: a file is missing or was changed.
     """
 
-    def __init__(self, path: str | Path, *, partial: bool = False, digest: str | None = None) -> None:
-        self._reader = StoreReader(path, partial=partial, digest=digest)
-        self._facts = RowFacts(self._reader)
-        self._frame = self.manifest.frame
-        self._other: LabelMaps | None = None
-
     def __repr__(self) -> str:
         scores = self.manifest.scores
         return (
             f"LabelMaps({self.where}, {scores.planes} planes + {scores.profile} profile classes of "
             f"{self.num_classes}, grid {self.grid}, teacher {self.manifest.teacher.name})"
         )
-
-    def __len__(self) -> int:
-        """How many images have a label."""
-        return int(self._facts.is_labeled.sum())
-
-    @property
-    def where(self) -> str:
-        """The store's folder or URL."""
-        return self._reader.files.where
-
-    @property
-    def manifest(self) -> Manifest:
-        """What made the store."""
-        return self._reader.manifest
-
-    @property
-    def num_classes(self) -> int:
-        """C, the classes of a label."""
-        return self.manifest.scores.num_classes
-
-    @property
-    def class_names(self) -> tuple[str, ...] | None:
-        """C names, as the teacher calls its classes; None where they are not known."""
-        return self.manifest.class_names
-
-    @property
-    def grid(self) -> Grid:
-        """The size of a map in cells."""
-        return Grid(*self.manifest.scores.grid_hw)
-
-    @property
-    def frame(self) -> Frame:
-        """What boxes are fractions of: the image "decoded", without EXIF rotation, or turned "upright" by it."""
-        return self._frame
-
-    def in_frame(self, frame: Frame) -> LabelMaps:
-        """The same labels for a trainer that loads images in a frame: one object a frame, sharing what they know.
-
-        Maps of photographs that EXIF turns are turned with them, so that boxes, flips and tokens are as the trainer has
-        them. All other rows are the same in either frame.
-
-        Raises:
-            InvalidValueError: no such frame.
-        """
-        if frame not in ("decoded", "upright"):
-            raise InvalidValueError(f"frame must be 'decoded' or 'upright'; got {frame!r}")
-        if frame == self._frame:
-            return self
-        if self._other is None:
-            self._other = copy.copy(self)
-            self._other._frame, self._other._other = frame, self
-        return self._other
-
-    def prepare(self) -> None:
-        """Read keys, sizes and orientations now, so that forked workers share them and spawned ones receive them."""
-        self._facts.prepare()
 
     def keys(self) -> Iterator[str]:
         """Every key of the store, failed images included, in the order of the rows; read shard by shard."""
@@ -127,26 +56,11 @@ class LabelMaps:
         Raises:
             LabelError: keys that the store does not have; they are listed.
         """
-        rows = self.find(keys)
-        if bool((rows < 0).any()):
-            unknown = [key for key, row in zip(keys, rows.tolist(), strict=True) if row < 0]
-            more = f" and {len(unknown) - _SHOWN} more" if len(unknown) > _SHOWN else ""
-            raise LabelError(
-                f"{self.where} has no image of {len(unknown)} of {len(keys)} keys: "
-                f"{', '.join(map(repr, unknown[:_SHOWN]))}{more}. Its keys look like {self._example()!r}: "
-                "the path below the folder that was labelled, with extension, or a tar's __key__"
-            )
-        return rows
+        return torch.from_numpy(self._facts.rows(keys))
 
     def find(self, keys: Sequence[str]) -> Tensor:
         """As `rows`, with -1 for a key that the store does not have."""
-        if isinstance(keys, str):
-            raise LabelError(f"keys are a sequence of strings, one an image; got the one string {keys!r}")
-        keys = list(keys)
-        other = next((key for key in keys if not isinstance(key, str)), None)
-        if other is not None:
-            raise LabelError(f"keys are strings, as {self._example()!r}; got {other!r}, a {type(other).__name__}")
-        return torch.from_numpy(self._facts.keys.rows(keys))
+        return torch.from_numpy(self._facts.find(keys))
 
     def rows_of(self, images: Sequence[bytes]) -> Tensor:
         """The rows (B,) int64 of encoded images, as the files are: for data that has no key, as Hugging Face's.
@@ -156,64 +70,82 @@ class LabelMaps:
         Raises:
             LabelError: images that the store does not have; says which.
         """
-        rows = self.find_images(images)
-        if bool((rows < 0).any()):
-            unknown = (rows < 0).nonzero()[:, 0].tolist()
-            more = f" and {len(unknown) - _SHOWN} more" if len(unknown) > _SHOWN else ""
-            raise LabelError(
-                f"{self.where} has no image of the bytes of {len(unknown)} of {len(images)} images, numbers "
-                f"{', '.join(map(str, unknown[:_SHOWN]))}{more}. It knows {len(self._facts.images)} different images, "
-                "by the bytes of their files: give those unchanged (never of an image encoded anew), or use keys"
-            )
-        return rows
+        return torch.from_numpy(self._facts.rows_of(images))
 
     def find_images(self, images: Sequence[bytes]) -> Tensor:
         """As `rows_of`, with -1 for an image that the store does not have."""
-        if isinstance(images, bytes) or not all(isinstance(image, bytes) for image in images):
-            raise LabelError("images are a sequence of bytes, one an image, as their files hold them")
-        return torch.from_numpy(self._facts.images.rows(np.array([image_hash(i) for i in images], np.uint64)))
-
-    def has_label(self, rows: Rows) -> Tensor:
-        """(B,) bool: whether rows (B,) have a map; a failed image's row has none, nor has -1, `find`'s unknown key."""
-        numbers, is_labeled = self._numbers(rows), self._facts.is_labeled
-        inside = (numbers >= 0) & (numbers < len(is_labeled))
-        return torch.from_numpy(inside & is_labeled[np.where(inside, numbers, 0)])
-
-    def __getitem__(self, rows: Rows | slice) -> ScoreMap:
-        """The score maps of rows (B,), in their order, as the codes that the store keeps, on the CPU.
-
-        Raises:
-            LabelError: a row without a label; says why. Or what is no row: a key, a mask. In another frame than the
-                store's, an image whose orientation is not known, or whose map cannot be turned.
-            DamagedStoreError: a file was changed or cut, or does not belong there.
-            ReplacedStoreError: the store was replaced, a shard labelled again, or either is gone, since it was opened.
-        """
-        if isinstance(rows, slice):
-            rows = np.arange(*rows.indices(self._reader.num_shards * self._reader.rows_per_shard))
-        numbers = self._numbers(rows)
-        maps = self._reader.read(numbers).maps(self.manifest.scores)
-        turns = self.turns(numbers)
-        return maps if turns is None else maps.turned(turns)
+        return torch.from_numpy(self._facts.find_images(images))
 
     @property
     def ticket_id(self) -> int:
-        """What the tickets of this store's images hold of it: 63 bits of the manifest's identity."""
-        return int.from_bytes(self._reader.identity[:8]) >> 1
+        """What the tickets of this store's images hold of it: the first 60 bits of the manifest's identity."""
+        return int.from_bytes(self._reader.identity[:8]) >> 64 - STORE_BITS
+
+    def tickets(
+        self, rows: Rows, boxes_xyxy: Tensor, flip: Tensor | None = None, ground_truth: Tensor | None = None
+    ) -> Tensor:
+        """The tickets (B, 11) int64 of crops, for a loader that says itself what it has cropped (DALI, FFCV).
+
+        Args:
+            rows: (B,).
+            boxes_xyxy: (B, 4) floating, fractions of the whole image in this frame.
+            flip: (B,) bool, which were mirrored left to right afterwards.
+            ground_truth: (B,) integers, -1 where unknown.
+
+        Raises:
+            LabelError: what is no row.
+            InvalidValueError: an empty box, or a wrong shape.
+        """
+        numbers = torch.from_numpy(self._numbers(rows))
+        views = Views.of_boxes(checked_boxes(boxes_xyxy).cpu(), None if flip is None else flip.cpu().bool())
+        truth = torch.full_like(numbers, -1) if ground_truth is None else ground_truth.cpu().long()
+        upright = torch.full_like(numbers, self._frame == "upright", dtype=torch.bool)
+        if len({len(each) for each in (numbers, views.boxes, views.flips, truth)}) != 1:
+            raise InvalidValueError(
+                f"rows, boxes, flip and ground truth are one an image; got {len(numbers)}, {len(views.boxes)}, "
+                f"{len(views.flips)} and {len(truth)}"
+            )
+        return Tickets(self.ticket_id, numbers, views, upright, truth).pack()
 
     @overload
     def pool(
-        self, tickets: Tensor, size: Size | None = ..., *, sparse: Literal[False] = ..., **how: Unpack[How]
+        self,
+        tickets: Tensor,
+        size: Size | None = ...,
+        *,
+        sparse: Literal[False] = ...,
+        device: _Device = ...,
+        **how: Unpack[How],
     ) -> Tensor: ...
 
     @overload
     def pool(
-        self, tickets: Tensor, size: Size | None = ..., *, sparse: Literal[True], **how: Unpack[How]
+        self,
+        tickets: Tensor,
+        size: Size | None = ...,
+        *,
+        sparse: Literal[True],
+        device: _Device = ...,
+        **how: Unpack[How],
     ) -> SparseLabels: ...
 
     def pool(
-        self, tickets: Tensor, size: Size | None = None, *, sparse: bool = False, **how: Unpack[How]
+        self,
+        tickets: Tensor,
+        size: Size | None = None,
+        *,
+        sparse: bool = False,
+        device: _Device = None,
+        **how: Unpack[How],
     ) -> Tensor | SparseLabels:
-        """The soft labels of a batch of tickets (B, 11), on their device: one read of the store, see `ScoreMap.pool`.
+        """The soft labels of a batch of tickets, (B, C), or (B, C, h, w) of tokens: one read of the store.
+
+        Args:
+            tickets: (B, 11) int64, on any device. Those on a GPU are waited for: on the CPU they cost it no time.
+            size: None for image labels, (h, w) for the labels of h x w tokens, n for (n, n).
+            sparse: return `SparseLabels`, without the dense target.
+            device: where to pool, and where the labels are; None is where the tickets are.
+            how: see `ScoreMap.pool`.
 
         Raises:
             LabelError: what is no ticket of this store; a ticket of a view that is not exact, with `size`.
@@ -221,84 +153,16 @@ class LabelMaps:
         read = Tickets.read(tickets)
         if read.store != self.ticket_id:
             raise LabelError(
-                f"the tickets are of another store than {self.where}: pool them with the LabelMaps that the data set "
-                "was made with"
+                f"the tickets are of another store, that of the identity {store_name(read.store)}, and {self.where} is "
+                f"{store_name(self.ticket_id)}: pool them with the LabelMaps that the data set was made with"
             )
-        maps = self.read(read.rows, read.upright).to(tickets.device, non_blocking=True)
+        maps, device = self.read(read.rows, read.upright), torch.device(device or tickets.device)
+        if device.type == "cuda":
+            maps = maps.pin_memory()
+        maps = maps.to(device, non_blocking=True)
         if sparse:
             return maps.pool(read.views, size, sparse=True, **how)
         return maps.pool(read.views, size, **how)
-
-    def read(self, rows: Tensor, upright: Tensor) -> ScoreMap:
-        """The maps of rows (B,), each in a frame of its own: of the upright image, or of the one that is decoded.
-
-        Raises:
-            LabelError: as ``[rows]``.
-        """
-        own: Frame = self.manifest.frame
-        stored, other = self.in_frame(own), self.in_frame("decoded" if own == "upright" else "upright")
-        is_other = upright != (own == "upright")
-        turns = other.turns(rows[is_other]) if bool(is_other.any()) else None
-        if turns is None:
-            return stored[rows]
-        return stored[rows].turned(torch.ones_like(rows).masked_scatter(is_other, turns))
-
-    def sizes_hw(self, rows: Rows) -> NDArray[np.uint32]:
-        """(B, 2): heights and widths of images in this frame, in pixels, 0 where the store does not know them.
-
-        Raises:
-            LabelError: as `orientations`.
-        """
-        numbers = self._numbers(rows)
-        sizes_hw, orientations = self._facts.sizes_hw[numbers], self.orientations(numbers)
-        if self._frame == "decoded":
-            return sizes_hw
-        return np.where(is_transposing(orientations)[:, None], sizes_hw[:, ::-1], sizes_hw)
-
-    def orientations(self, rows: Rows) -> NDArray[np.uint8]:
-        """(B,): images' EXIF orientations, 1 to 8, 0 where the store does not know them.
-
-        Raises:
-            LabelError: what is no row, as -1 of `find`.
-        """
-        numbers = self._numbers(rows)
-        if len(numbers) and numbers.min() < 0:
-            raise LabelError(f"{numbers.min()} is no row; take rows from LabelMaps.rows, which names unknown keys")
-        return self._facts.orientations[numbers]
-
-    def turns(self, rows: Rows) -> Tensor | None:
-        """(B,) the orientations by which maps are turned for this frame; None where none is.
-
-        Raises:
-            LabelError: one is not known, or a map cannot be turned by it.
-        """
-        if self._frame == self.manifest.frame:
-            return None
-        wanted = self.orientations(rows)
-        moved = np.unique(wanted[wanted != 1]).tolist()
-        if not moved:
-            return None
-        if not moved[0]:
-            raise LabelError(
-                f"{self.where} does not know how {int((wanted == 0).sum())} of {len(wanted)} images were held (it was "
-                f"written without them), so their maps cannot be had in the frame {self._frame!r}. Load images in its "
-                f"own, {self.manifest.frame!r}, or write it again with images="
-            )
-        refuse_turned_grid(self.grid, moved)
-        return torch.from_numpy(wanted.astype(np.int64) if self._frame == "upright" else undoing(wanted))
-
-    def _numbers(self, rows: Rows) -> NDArray[np.int64]:
-        # Never converted: a mask, a fraction, and a key of digits would all become the number of some row.
-        numbers = rows.cpu().numpy() if isinstance(rows, Tensor) else np.asarray(rows)
-        if numbers.ndim != 1 or (len(numbers) and numbers.dtype.kind not in "iu"):
-            raise LabelError(
-                f"rows are whole numbers (B,), what LabelMaps.rows(keys) answers; got {numbers.dtype} of shape "
-                f"{numbers.shape}. For keys maps[maps.rows(keys)], for a mask maps[mask.nonzero()[:, 0]]"
-            )
-        return numbers.astype(np.int64, copy=False)
-
-    def _example(self) -> str:
-        return next((key for shard in sorted(self._reader.published) for key in self._reader.keys(shard) if key), "")
 
 
 def open(path: str | Path, *, partial: bool = False, digest: str | None = None) -> LabelMaps:
