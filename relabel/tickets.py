@@ -22,7 +22,7 @@ power of 18.
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -31,6 +31,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from relabel.errors import LabelError
+from relabel.geometry.moves import bounding_boxes, moved_views
 from relabel.geometry.views import View, Views
 
 COLUMNS = 11
@@ -145,6 +146,27 @@ def ground_truth(tickets: Tensor | NDArray[np.int64]) -> Tensor:
     return truth.to(tickets.device) if isinstance(tickets, Tensor) else truth
 
 
+def moved(
+    tickets: Tensor, matrix: Tensor, size_hw: tuple[int, int], output_hw: tuple[int, int] | None = None
+) -> Tensor:
+    """The tickets (B, 11) of a batch of images whose pixels a step on the device has moved since, on their device.
+
+    Args:
+        tickets: (B, 11).
+        matrix: (B, 3, 3) floating, from pixels (x, y, 1) of the images that came in to pixels of those that go out, the
+            centre of the first pixel at (0, 0): kornia's ``transform_matrix``.
+        size_hw: of the images that came in, in pixels.
+        output_hw: of those that go out, where it is another.
+
+    Raises:
+        LabelError: they are no tickets.
+        InvalidValueError: another shape or number of maps; one that has no inverse, or is of a perspective.
+    """
+    read = Tickets.read(tickets)
+    views = moved_views(read.views, matrix, size_hw, output_hw or size_hw)
+    return replace(read, views=views).pack().to(tickets.device)
+
+
 def store_name(store: int) -> str:
     """What a store is called that is not at hand: the digits that its manifest's identity begins with."""
     return f"{store:0{STORE_BITS // 4}x}"
@@ -207,19 +229,17 @@ def _misheaded(numbers: NDArray[np.int64], index: int) -> str:
 
 def _views(values: NDArray[np.float64], flags: NDArray[np.int64]) -> Views:
     """Views of six numbers each, (B, 6)."""
-    is_affine = flags & _AFFINE != 0
-    boxes, matrices = values[:, :4], None
-    if is_affine.any():
-        matrices = np.where(is_affine[:, None], values, np.nan)
-        a, b, c, d, e, f = values.T
-        corners = np.stack([c, c + a, c + b, c + a + b]), np.stack([f, f + d, f + e, f + d + e])
-        around = [corners[0].min(0), corners[1].min(0), corners[0].max(0), corners[1].max(0)]
-        boxes = np.where(is_affine[:, None], np.stack(around, axis=1), boxes)
+    is_affine, numbers = torch.from_numpy(flags & _AFFINE != 0), torch.from_numpy(values)
+    boxes, matrices = numbers[:, :4], None
+    if bool(is_affine.any()):
+        maps = numbers.reshape(-1, 2, 3)
+        matrices = torch.where(is_affine[:, None, None], maps, torch.nan)
+        boxes = torch.where(is_affine[:, None], bounding_boxes(maps), boxes)
     return Views(
-        boxes=torch.from_numpy(boxes.astype(np.float32)),
+        boxes=boxes.float(),
         flips=torch.from_numpy(flags & _FLIP != 0),
         flips_vertical=torch.from_numpy(flags & _FLIP_VERTICAL != 0),
-        matrices=None if matrices is None else torch.from_numpy(matrices.reshape(-1, 2, 3)),
+        matrices=matrices,
         is_exact=torch.from_numpy(flags & _IGNORED == 0),
     )
 

@@ -1,0 +1,79 @@
+"""What a batch of views shows after a step on the device that moved their pixels, as a map of pixels tells it.
+
+Such a map (B, 3, 3), as kornia's ``transform_matrix``, goes from pixels (x, y, 1) of what came in to pixels of what
+goes out. A pixel's number is that of its centre, so that an image of w pixels reaches from -0.5 to w - 0.5.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from relabel.errors import InvalidValueError
+from relabel.geometry.views import Views
+
+_SLACK = 0.05
+"""Pixels: what float32 leaves of a crop's corners, as some maps are solved for. Less is no turn and no perspective."""
+
+
+def moved_views(views: Views, matrix: Tensor, size_hw: tuple[int, int], output_hw: tuple[int, int]) -> Views:
+    """What B views show once their pixels were moved by maps (B, 3, 3), from images of one size to those of another.
+
+    Raises:
+        InvalidValueError: another shape or number of maps; one that has no inverse, or is of a perspective.
+    """
+    if not isinstance(matrix, Tensor) or matrix.shape != (len(views), 3, 3) or not matrix.is_floating_point():
+        what = f"{tuple(matrix.shape)} of {matrix.dtype}" if isinstance(matrix, Tensor) else type(matrix).__name__
+        raise InvalidValueError(
+            f"maps of pixels are floating ({len(views)}, 3, 3), one a ticket, as kornia's transform_matrix; got {what}"
+        )
+    parts = _in_fractions(matrix.detach().cpu().double(), size_hw, output_hw)
+    inside = torch.tensor([size_hw[1], size_hw[0]], dtype=torch.float64)
+    # Off the diagonal: how many pixels a side of what goes out leans in what came in.
+    is_straight = ((parts[:, [0, 1], [1, 0]] * inside).abs() < _SLACK).all(1)
+    parts[is_straight, 0, 1] = parts[is_straight, 1, 0] = 0
+    outer = matrices_of(views)
+    whole = outer[:, :, :2] @ parts
+    whole[:, :, 2] += outer[:, :, 2]
+    is_affine = views.is_affine | ~is_straight
+    flips = (whole[:, [0, 1], [0, 1]] < 0) & ~is_affine[:, None]
+    matrices = torch.where(is_affine[:, None, None], whole, torch.nan) if bool(is_affine.any()) else None
+    boxes = bounding_boxes(whole).to(views.boxes)
+    return replace(views, boxes=boxes, flips=flips[:, 0], flips_vertical=flips[:, 1], matrices=matrices)
+
+
+def matrices_of(views: Views) -> Tensor:
+    """(B, 2, 3) float64 from fractions of what is shown to fractions of the image, of boxes too."""
+    x0, y0, x1, y1 = views.boxes.double().unbind(1)
+    x0, x1 = torch.where(views.flips, x1, x0), torch.where(views.flips, x0, x1)
+    y0, y1 = torch.where(views.flips_vertical, y1, y0), torch.where(views.flips_vertical, y0, y1)
+    zero = torch.zeros_like(x0)
+    boxes = torch.stack([x1 - x0, zero, x0, zero, y1 - y0, y0], dim=1).reshape(-1, 2, 3)
+    return boxes if views.matrices is None else torch.where(views.is_affine[:, None, None], views.matrices, boxes)
+
+
+def bounding_boxes(matrices: Tensor) -> Tensor:
+    """(B, 4) xyxy of the parallelograms that maps (B, 2, 3) show."""
+    sides, start = matrices[:, :, :2], matrices[:, :, 2]
+    corners = start + sides.clamp(max=0).sum(2), start + sides.clamp(min=0).sum(2)
+    return torch.cat(corners, dim=1)
+
+
+def _in_fractions(pixels: Tensor, size_hw: tuple[int, int], output_hw: tuple[int, int]) -> Tensor:
+    """(B, 2, 3) from fractions of what goes out to fractions of what came in, of maps of pixels the other way."""
+    inverse, info = torch.linalg.inv_ex(pixels)
+    if bool(info.any()) or not bool(inverse.isfinite().all()):
+        raise InvalidValueError("a map of pixels shows a line or a point, or is not finite: it has no inverse")
+    (height, width), (to_height, to_width) = size_hw, output_hw
+    out = pixels.new_tensor([[to_width, 0, -0.5], [0, to_height, -0.5], [0, 0, 1]])
+    into = pixels.new_tensor([[1 / width, 0, 0.5 / width], [0, 1 / height, 0.5 / height], [0, 0, 1]])
+    parts: Tensor = into @ inverse @ out
+    parts = parts / parts[:, 2:, 2:]
+    if bool((parts[:, 2, :2].abs() * max(size_hw) > _SLACK).any()):
+        raise InvalidValueError(
+            "a map of pixels is of a perspective, which no 2 x 3 map can say: leave the step out. For image labels the "
+            "tickets may stay as they were"
+        )
+    return parts[:, :2]
