@@ -84,10 +84,7 @@ class Lighting(nn.Module):
 
 
 def train_transform(recipe: Recipe) -> TrackedTransform:
-    """The recipe's random crop, flip and colours, up to a normalised tensor (3, s, s).
-
-    RandAugment also turns, shears and shifts; labels do not follow these, which are small, but do follow the crop.
-    """
+    """The recipe's random crop, flip, RandAugment and colours, up to a normalised tensor (3, s, s)."""
     size = recipe.image_size
     steps: list[Any] = [
         RandomResizedCropAndInterpolation(size, recipe.crop_scale, recipe.crop_ratio, recipe.interpolation),
@@ -105,7 +102,7 @@ def train_transform(recipe: Recipe) -> TrackedTransform:
     steps.append(transforms.Normalize(IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD))
     if recipe.random_erasing:
         steps.append(RandomErasing(recipe.random_erasing, mode="pixel", device="cpu"))
-    return TrackedTransform(transforms.Compose(steps), untracked=(RandAugment, Lighting))
+    return TrackedTransform(transforms.Compose(steps), untracked=(Lighting,))
 
 
 def validation_transform(recipe: Recipe) -> transforms.Compose:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from relabel.errors import InvalidValueError
+from relabel.tracking import auto_augment
 from relabel.tracking.handling import Handler
 from relabel.tracking.steps import find_known
 
@@ -32,7 +33,7 @@ def _find_registered(step: Any) -> Handler | None:
     return _REGISTERED.get(type(step))
 
 
-_FINDERS: tuple[Callable[[Any], Handler | None], ...] = (_find_registered, find_known)
+_FINDERS: tuple[Callable[[Any], Handler | None], ...] = (_find_registered, find_known, auto_augment.handler_for)
 
 
 def find(step: Any) -> Handler | None:

@@ -13,12 +13,11 @@ from relabel.geometry.views import View
 from relabel.tracking.handling import Shown
 from relabel.tracking.steps import is_intact, is_of
 
-_POLICIES = ("AugMix", "AutoAugment", "RandAugment", "TrivialAugmentWide")
 _TORCHVISION = {
     v1.RandomPerspective, v1.ElasticTransform, v2.RandomPerspective, v2.ElasticTransform,
-    *(getattr(version, name) for version in (v1_autoaugment, v2) for name in _POLICIES),
+    v1_autoaugment.AugMix, v2.AugMix,
 }  # fmt: skip
-_TIMM = {"AugMixAugment", "AutoAugment", "RandAugment"}
+_TIMM = {"AugMixAugment"}
 
 _COSTS: dict[str, tuple[float, float]] = {
     "timm RandAugment": (0.030, 0.49),

@@ -36,13 +36,13 @@ def view_of_pixels(matrix: Sequence[float], output_hw: tuple[int, int], image_hw
 def rotated_v1(step: Any, image: Any) -> tuple[Any, Shown]:
     """RandomRotation of torchvision v1: ``get_params`` answers the angle, in degrees counter-clockwise."""
     output, angle = watched_once(step, "get_params", image)
-    return output, _rotation(angle, step.center, output, image)
+    return output, rotation(angle, step.center, output, image)
 
 
 def rotated_v2(step: Any, image: Any) -> tuple[Any, Shown]:
     """RandomRotation of torchvision v2."""
     output, params = watched_once(step, "make_params", image)
-    return output, _rotation(params["angle"], step.center, output, image)
+    return output, rotation(params["angle"], step.center, output, image)
 
 
 def moved_v1(step: Any, image: Any) -> tuple[Any, Shown]:
@@ -58,7 +58,8 @@ def moved_v2(step: Any, image: Any) -> tuple[Any, Shown]:
     return output, _affine(params["angle"], rest, step.center, image)
 
 
-def _rotation(angle: float, center: Sequence[float] | None, output: Any, image: Any) -> View:
+def rotation(angle: float, center: Sequence[float] | None, output: Any, image: Any) -> View:
+    """The view of torchvision's and Pillow's rotation, `angle` degrees counter-clockwise about the centre (x, y)."""
     output_hw, image_hw = image_size_hw(output), image_size_hw(image)
     a, b, c, d, e, f = _inverse(-angle, (0.0, 0.0, 1.0, 0.0, 0.0), center, image_hw)
     # A canvas that was made larger grew by as much on both sides.
