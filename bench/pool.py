@@ -8,6 +8,7 @@ there too, by its own events.
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -17,7 +18,7 @@ from torch.nn import functional
 
 from bench import measure, published, synthetic
 from bench.measure import Figure, Timing, in_turn, timing
-from relabel import ScoreMap
+from relabel import ScoreMap, View, Views
 from relabel.losses import soft_cross_entropy
 
 TOKENS_HW = (14, 14)
@@ -53,6 +54,7 @@ def main() -> None:
     with measure.one_core():
         drawn = draw(options.batch, options.rounds)
         figures = [*image_labels(drawn, options.rounds), *token_labels(drawn, options.rounds)]
+        figures += turned_labels(drawn, options.rounds)
         figures += token_losses(drawn, options.rounds)
     name = None
     if options.device.type == "cuda":
@@ -111,6 +113,35 @@ def token_labels(drawn: Drawn, rounds: int) -> list[Figure]:
     batch = _a_crop(f"token labels 14x14, sparse, batch {count}", "ms", seconds["ours"], 1, reach=40.0)
     crop = _a_crop("the same, a crop", "us", seconds["ours"], count)
     return [batch, _beside(crop, f"{_DENSE}, batch {few}", seconds["theirs"], few)]
+
+
+def turned_labels(drawn: Drawn, rounds: int) -> list[Figure]:
+    """The same of crops that are also turned by up to 15 degrees, beside those that are not."""
+    maps, count = drawn.maps, len(drawn.maps)
+    turned = [_turned(boxes, seed) for seed, boxes in enumerate(drawn.boxes)]
+    seconds = in_turn(
+        {
+            "image": lambda turn: maps.pool(turned[turn], sparse=True, uncovered="nearest"),
+            "box": lambda turn: maps.pool(drawn.boxes[turn], sparse=True),
+            "tokens": lambda turn: maps.pool(turned[turn], TOKENS_HW, sparse=True, uncovered="nearest"),
+            "boxes": lambda turn: maps.pool(drawn.boxes[turn], TOKENS_HW, sparse=True),
+        },
+        rounds,
+    )
+    image = _a_crop("image label, sparse, of a turned crop", "us", seconds["image"], count)
+    tokens = _a_crop(f"token labels 14x14, sparse, turned crops, batch {count}", "ms", seconds["tokens"], 1)
+    return [_beside(image, "boxes", seconds["box"], count), _beside(tokens, "boxes", seconds["boxes"], 1)]
+
+
+def _turned(boxes: Tensor, seed: int) -> Views:
+    """Crops (B, 4), each turned about its centre."""
+    generator = torch.Generator().manual_seed(seed)
+    angles = (torch.rand(len(boxes), generator=generator, dtype=torch.float64) - 0.5) * math.radians(30)
+    centres, sides = (boxes[:, :2] + boxes[:, 2:]).double() / 2, (boxes[:, 2:] - boxes[:, :2]).double()
+    turns = torch.stack([angles.cos(), -angles.sin(), angles.sin(), angles.cos()], dim=1).reshape(-1, 2, 2)
+    linear = turns * sides[:, None]
+    matrices = torch.cat([linear, (centres - linear.sum(2) / 2)[..., None]], dim=2)
+    return Views.of([View.affine((tuple(row), tuple(other))) for row, other in matrices.tolist()])
 
 
 def token_losses(drawn: Drawn, rounds: int) -> list[Figure]:
