@@ -7,21 +7,19 @@ import importlib
 import pkgutil
 import re
 import shlex
-import textwrap
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import click
 import pytest
 from click.testing import CliRunner
 from commands import leaves, parser
+from pages import FENCE, ROOT, Block, blocks, changed_lines, patched, read_page
 
 import relabel
 from relabel.cli import main
 
-_ROOT = Path(__file__).parents[1]
-_README = _ROOT / "README.md"
+_README = ROOT / "README.md"
 # Raise it when you add examples, lower it only when you remove one on purpose.
 _DOCTEST_EXAMPLES = 36
 _EXAMPLES_IN = (
@@ -34,39 +32,10 @@ _EXAMPLES_IN = (
     "relabel.published",
     "relabel.score_map.score_map",
 )
-_PAGES = ("README.md", "CONTRIBUTING.md", "docs/*.md", "pipelines/README.md")
+_PAGES = ("README.md", "CONTRIBUTING.md", "docs/**/*.md", "pipelines/README.md")
 _SHELLS = {"bash", "console", "sh", "shell"}
 # Words that may stand before `relabel` in a command; `pip install relabel` is not one of ours.
 _LAUNCHERS = {"do", "exec", "nohup", "python", "python3", "srun", "then", "time", "torchrun"}
-_FENCE = re.compile(
-    r"(?P<run><!-- run -->\s*)?^(?P<indent>[ \t]*)```(?P<language>\w*)[^\n]*\n(?P<text>.*?)^(?P=indent)```",
-    re.MULTILINE | re.DOTALL,
-)
-
-
-@dataclass(frozen=True)
-class Block:
-    """A fenced block of a page."""
-
-    page: str
-    line: int
-    language: str
-    text: str
-    runs: bool
-
-
-def blocks(page: str, text: str) -> list[Block]:
-    """The fenced blocks of a page, without their indentation."""
-    return [
-        Block(
-            page,
-            text[: found.start("text")].count("\n") + 1,
-            found["language"],
-            textwrap.dedent(found["text"]),
-            found["run"] is not None,
-        )
-        for found in _FENCE.finditer(text)
-    ]
 
 
 def shell_lines(block: Block) -> list[str]:
@@ -114,12 +83,12 @@ def parse(monkeypatch, tmp_path):
 
 def make_targets() -> set[str]:
     """The targets of the Makefile that a person may name."""
-    return set(re.findall(r"^([a-z][a-z-]*):", (_ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+    return set(re.findall(r"^([a-z][a-z-]*):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
 
 
 def named_targets(text: str) -> set[str]:
     """The targets that a page names, in code."""
-    code = [*(block.text for block in blocks("", text)), *re.findall(r"`([^`\n]+)`", _FENCE.sub("", text))]
+    code = [*(block.text for block in blocks("", text)), *re.findall(r"`([^`\n]+)`", FENCE.sub("", text))]
     found = [re.findall(r"^(?:\$ )?make((?: [\w=./-]+)+)", text.strip(), re.MULTILINE) for text in code]
     return {word for lines in found for line in lines for word in line.split() if "=" not in word and word[0] != "-"}
 
@@ -137,11 +106,7 @@ def run_python(page_blocks: list[Block]) -> dict[str, object]:
 
 
 def _pages() -> list[str]:
-    return sorted({path.relative_to(_ROOT).as_posix() for pattern in _PAGES for path in _ROOT.glob(pattern)})
-
-
-def _read(page: str) -> str:
-    return (_ROOT / page).read_text(encoding="utf-8")
+    return sorted({path.relative_to(ROOT).as_posix() for pattern in _PAGES for path in ROOT.glob(pattern)})
 
 
 def _examples_by_module() -> dict[str, int]:
@@ -164,7 +129,7 @@ def test_no_doctest_has_vanished(pytestconfig):
 
 @pytest.mark.parametrize("page", _pages())
 def test_every_command_of_a_page_parses(page, parse):
-    lines = [line for block in blocks(page, _read(page)) for line in shell_lines(block)]
+    lines = [line for block in blocks(page, read_page(page)) for line in shell_lines(block)]
     ours = [
         arguments for line in lines for words in commands(line) if (arguments := relabel_arguments(words)) is not None
     ]
@@ -174,12 +139,12 @@ def test_every_command_of_a_page_parses(page, parse):
 @pytest.mark.parametrize("page", _pages())
 def test_python_of_a_page_compiles_and_what_is_marked_runs(page, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    run_python(blocks(page, _read(page)))
+    run_python(blocks(page, read_page(page)))
 
 
 @pytest.mark.parametrize("page", _pages())
 def test_every_make_target_of_a_page_exists(page):
-    assert named_targets(_read(page)) <= make_targets()
+    assert named_targets(read_page(page)) <= make_targets()
 
 
 _EVERY_COMMAND = pytest.mark.parametrize(
@@ -204,7 +169,7 @@ def test_every_command_is_named_in_the_readme(path, command):
 
 def test_the_option_tables_of_the_readme_say_what_the_options_are():
     options = {flag: option for option in main.commands["generate"].params for flag in option.opts}
-    rows = re.findall(r"^\| (`--.*?) \| (.*?) ?\| .* \|$", _read("README.md").replace(r"\|", "/"), re.MULTILINE)
+    rows = re.findall(r"^\| (`--.*?) \| (.*?) ?\| .* \|$", read_page("README.md").replace(r"\|", "/"), re.MULTILINE)
     named = [(name, default) for names, default in rows for name in re.findall(r"`(.+?)`", names)]
     assert len(named) > 20
     for name, default in named:
@@ -267,6 +232,31 @@ def test_the_commands_of_a_page_are_found():
     assert named_targets(_PAGE) == {"test", "fly", "bench", "demo"}
     assert {"test", "demo", "bench"} <= make_targets()
     assert "fly" not in make_targets()
+
+
+_SCRIPT = """
+def train(loader):
+    for images, labels in loader:
+        step(images, labels)
+"""
+_PATCH = """
+@@ at its head
++import relabel
+
+ def train(loader):
+@@ the loop
+-        step(images, labels)
++        step(images, relabel.open(store).pool(labels))
+"""
+
+
+def test_a_script_is_changed_as_a_page_shows_it():
+    assert changed_lines(_PATCH) == 2
+    with pytest.raises(ValueError, match="0 times in the script"):
+        patched(_SCRIPT, _PATCH.replace(" def train(loader):", " def fit(loader):"))
+    changed = patched(_SCRIPT, _PATCH.replace("\n\n", "\n"))
+    assert changed.startswith("\nimport relabel\ndef train(loader):\n")
+    assert changed.endswith("        step(images, relabel.open(store).pool(labels))\n")
 
 
 def test_only_marked_python_runs_and_shares_its_names():
