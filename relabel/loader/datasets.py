@@ -10,7 +10,7 @@ import copy
 import operator
 import os
 import tarfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -76,6 +76,12 @@ class Images:
         """An image's file; None where it cannot be had."""
         return None if self._samples is None else Path(self._path(index)).read_bytes()
 
+    def files(self, indices: Sequence[int]) -> Iterator[list[bytes]]:
+        """Images' files, some at a time, for images that are known by their bytes."""
+        for index in indices:
+            data = self.encoded(index)
+            yield [b"" if data is None else data]
+
     def load(self, index: int, instead: Any = None) -> Loaded:
         """An image, its class and the rest of its item; with `instead`, as if that had been loaded.
 
@@ -112,7 +118,7 @@ class FolderImages(Images):
     def _load(self, index: int, instead: Any) -> Loaded:
         path, label = self._samples[index]  # type: ignore[index]  # it has samples
         image = self.dataset.loader(path) if instead is None else instead
-        return image, _class_of(label, self.dataset.target_transform), ()
+        return image, class_of(label, self.dataset.target_transform), ()
 
 
 class TimmImages(Images):
@@ -164,7 +170,7 @@ class TimmImages(Images):
             else:
                 image = file.read() if dataset.load_bytes else pil_image(file, dataset.input_img_mode)
         rest = () if dataset.additional_features is None else features
-        return image, _class_of(label, dataset.target_transform), rest
+        return image, class_of(label, dataset.target_transform), rest
 
 
 class OtherImages(Images):
@@ -201,7 +207,7 @@ class OtherImages(Images):
             image, label, *rest = item
         else:
             image, label = item, None
-        return image if instead is None else instead, _class_of(label), rest
+        return image if instead is None else instead, class_of(label), rest
 
 
 def as_it_is(*given: Any, **named: Any) -> Any:
@@ -209,7 +215,7 @@ def as_it_is(*given: Any, **named: Any) -> Any:
     return named or (given[0] if len(given) == 1 else given)
 
 
-def _class_of(label: Any, target_transform: Callable[[Any], Any] | None = None) -> int:
+def class_of(label: Any, target_transform: Callable[[Any], Any] | None = None) -> int:
     """A class as a whole number, after the transform of classes where that leaves one; -1 where there is none."""
     changed: Iterable[Any] = () if target_transform is None or label is None else (target_transform(label),)
     for each in (*changed, label):

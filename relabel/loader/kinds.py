@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch.utils.data import ConcatDataset, Subset
+from torch.utils.data import ConcatDataset, IterableDataset, Subset
 
 from relabel.errors import InvalidValueError
 from relabel.loader.datasets import FolderImages, Images, OtherImages, TimmImages
+from relabel.loader.huggingface import HuggingFaceImages
 
 _KINDS: dict[str, type[Images]] = {
     "torchvision.datasets.folder.DatasetFolder": FolderImages,
@@ -80,9 +81,11 @@ def _images_of(dataset: Any, giver: type | None, columns: tuple[str, str] | None
     name = "" if giver is None else f"{giver.__module__}.{giver.__qualname__}"
     if name.startswith("relabel."):
         raise InvalidValueError(f"{type(dataset).__name__} gives labels already: wrap the data set that it was made of")
+    if name == "datasets.arrow_dataset.Dataset":
+        return HuggingFaceImages(dataset, columns)
     if name in _KINDS:
         return _KINDS[name](dataset)
-    if not name or name.startswith("torch.utils.data.") or not hasattr(dataset, "__len__"):
+    if not name or isinstance(dataset, (IterableDataset, Mapping)) or not hasattr(dataset, "__len__"):
         raise InvalidValueError(
             f"a map-style data set is needed, with __getitem__ and __len__; got {type(dataset).__name__}. The samples "
             "of a stream are labeled by relabel.LabeledSample, which needs their __key__"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
@@ -26,6 +27,9 @@ from relabel.tickets import ticket
 from relabel.tracking import TrackedTransform, tracked
 
 Unlabeled = Literal["raise", "drop"]
+
+
+_log = logging.getLogger(__name__)
 
 
 class _Keep(Enum):
@@ -75,7 +79,9 @@ class Labeled(Dataset[Any]):
             item's index. None is the path below the data set's folder, with forward slashes.
         unlabeled: what to do with images that the store has no label for: "raise", or "drop" them.
         frame: "decoded" or "upright", the frame in which images are loaded, where it cannot be found out.
-        columns: the names of image and class, in items that are mappings.
+        geometry: what to do with steps that no view can tell: "ignore" or "refuse" them, see `TrackedTransform`.
+        columns: the names of image and class, in items that are mappings; ("image", "label") where none are known.
+        check: whether steps that are not known may be tried out, see `TrackedTransform`.
 
     Attributes:
         dataset: the data set.
@@ -101,13 +107,16 @@ class Labeled(Dataset[Any]):
         key: Key | None = None,
         unlabeled: Unlabeled = "raise",
         frame: Frame | None = None,
+        geometry: Literal["ignore", "refuse"] = "ignore",
         columns: tuple[str, str] | None = None,
+        check: bool = True,
     ) -> None:
         check_unlabeled(unlabeled)
         items = taken_apart(dataset, columns)
         given = [_transform_of(images, transform) for images in items.every]
+        self._track = partial(tracked, geometry=geometry, check=check)
         # Before keys are read, which takes longer.
-        follow = [tracked(each) for each in given]
+        follow = [self._track(each) for each in given]
         self.dataset = dataset
         rows = _rows(items, maps, key, unlabeled)
         labeled = maps.has_label(rows).numpy()
@@ -147,7 +156,7 @@ class Labeled(Dataset[Any]):
 
     @transform.setter
     def transform(self, transform: Transform | None) -> None:
-        follow = tracked(transform)
+        follow = self._track(transform)
         self._parts = tuple(replace(part, given=transform, transform=follow) for part in self._parts)
 
     def __len__(self) -> int:
@@ -180,6 +189,8 @@ class Labeled(Dataset[Any]):
         if dataset is None or name.startswith("_"):
             raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
         value = getattr(dataset, name)
+        if callable(value) and type(dataset).__module__.startswith("datasets."):
+            raise AttributeError(f"{name} would give a data set without labels: call it before Labeled is made of it")
         is_dropped = len(self.indices) != len(dataset)
         if is_dropped and isinstance(value, (list, tuple, np.ndarray, Tensor)) and len(value) == len(dataset):
             left = self.indices.tolist()
@@ -257,7 +268,8 @@ def _rows(items: Items, maps: LabelMaps, key: Key | None, unlabeled: Unlabeled) 
 
 def _rows_by_bytes(images: Images, indices: Sequence[int], maps: LabelMaps, unlabeled: Unlabeled) -> list[int]:
     """The rows of images that have no key, by what their files hold."""
-    rows = [int(maps.find_images([data])[0]) for data in map(images.encoded, indices) if data is not None]
+    _log.info("reading %d images to know them by their bytes; key= spares this", len(indices))
+    rows = [row for files in images.files(indices) for row in maps.find_images(files).tolist()]
     unknown = [images.name(index) for index, row in zip(indices, rows, strict=True) if row < 0]
     if unknown and unlabeled == "raise":
         raise LabelError(

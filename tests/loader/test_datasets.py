@@ -7,6 +7,7 @@ import pickle
 from pathlib import Path
 from typing import Any
 
+import datasets
 import pytest
 import torch
 from generating import write_tar
@@ -18,7 +19,7 @@ from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
 import relabel
-from relabel.errors import ImageError, InvalidValueError
+from relabel.errors import ImageError, InvalidValueError, LabelError
 
 TRANSFORM = v2.Compose(STEPS)
 
@@ -135,3 +136,64 @@ def test_a_folder_that_gives_items_of_its_own_keeps_them(photos: Path, maps: Any
     items = [dataset[i] for i in (5, 2)]
     assert [item[2] for item in items] == [5, 2]
     assert_right(maps, items, [5, 2])
+
+
+def rows(photos: Path, held: str, names: tuple[str, str] = ("image", "label")) -> datasets.Dataset:
+    """A data set of Hugging Face's, its images as files' bytes or as paths."""
+    files = [str(photos / name) for name in NAMES]
+    images = files if held == "paths" else [{"bytes": encoded(n), "path": name} for n, name in enumerate(NAMES)]
+    features = {names[0]: datasets.Image(), names[1]: datasets.ClassLabel(names=["cat", "dog"])}
+    columns = {names[0]: images, names[1]: [n // 4 for n in range(8)], "id": list(range(8))}
+    return datasets.Dataset.from_dict(columns, features=datasets.Features(features | {"id": datasets.Value("int64")}))
+
+
+@pytest.mark.parametrize(("held", "names"), [("bytes", ("image", "label")), ("paths", ("pixel_values", "labels"))])
+def test_rows_of_hugging_face_are_known_by_their_bytes(photos: Path, maps: Any, held: str, names: Any) -> None:
+    images = rows(photos, held, names).shuffle(seed=0).select(range(5))
+    dataset = relabel.Labeled(images, maps, transform=TRANSFORM)
+    numbers = images["id"][:]
+    for double in (dataset, copy.deepcopy(dataset), pickle.loads(pickle.dumps(dataset))):
+        items = [double[i] for i in range(5)]
+        assert [item.keys() for item in items] == [{*names, "id"}] * 5
+        assert [item["id"] for item in items] == numbers
+        assert_right(maps, [(item[names[0]], item[names[1]]) for item in items], numbers)
+    batch = next(iter(DataLoader(dataset, 5, num_workers=1)))
+    assert_right(maps, list(zip(batch[names[0]], batch[names[1]], strict=True)), numbers)
+    assert (dataset.column_names, dataset.num_rows) == ([*names, "id"], 5)
+    assert not hasattr(dataset, "shuffle")
+
+
+def test_a_format_of_hugging_face_is_kept_and_a_transform_of_batches_refused(photos: Path, maps: Any) -> None:
+    images = rows(photos, "bytes")
+    steps = v2.Compose([*STEPS[:2], STEPS[3]])
+    dataset = relabel.Labeled(images.with_format("torch"), maps, transform=steps)
+    assert_right(maps, [(item["image"], item["label"]) for item in (dataset[i] for i in (6, 1))], [6, 1])
+    with pytest.raises(InvalidValueError, match=r"transform of batches .* and Labeled\(\.\.\., transform=\)"):
+        relabel.Labeled(images.with_transform(lambda batch: batch), maps)
+    dataset = relabel.Labeled(images, maps, transform=TRANSFORM)
+    images.set_transform(lambda batch: batch)
+    with pytest.raises(InvalidValueError, match="of Dataset was set after Labeled was made"):
+        dataset[0]
+    tensors = datasets.Dataset.from_dict({"pixel_values": [[0.5]], "label": [0]})
+    with pytest.raises(InvalidValueError, match="has no columns of images"):
+        relabel.Labeled(tensors, maps)
+    with pytest.raises(InvalidValueError, match="not images that are decoded"):
+        relabel.Labeled(tensors, maps, columns=("pixel_values", "label"))
+    with pytest.raises(InvalidValueError, match="got DatasetDict"):
+        relabel.Labeled(datasets.DatasetDict({"train": tensors}), maps)
+    with pytest.raises(InvalidValueError, match="got IterableDataset"):
+        relabel.Labeled(tensors.to_iterable_dataset(), maps)
+
+
+def test_rows_may_be_known_by_a_rule_or_dropped(photos: Path, maps: Any) -> None:
+    images = rows(photos, "bytes")
+    dataset = relabel.Labeled(images, maps, transform=TRANSFORM, key=lambda row: NAMES[row["id"]])
+    assert_right(maps, [(item["image"], item["label"]) for item in (dataset[i] for i in (6, 1))], [6, 1])
+    unknown = datasets.Dataset.from_dict(
+        {"image": [{"bytes": encoded(9), "path": "x.png"}], "label": [1], "id": [9]}, features=images.features
+    )
+    both = datasets.concatenate_datasets([unknown, images])
+    with pytest.raises(LabelError, match=r"no image of the bytes of 1 of 9 images: row 0 \(x\.png\)\. Label the very"):
+        relabel.Labeled(both, maps, transform=TRANSFORM)
+    dataset = relabel.Labeled(both, maps, transform=TRANSFORM, unlabeled="drop")
+    assert [dataset[i]["id"] for i in range(len(dataset))] == list(range(8))

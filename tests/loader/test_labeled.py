@@ -16,6 +16,7 @@ from torchvision.transforms import v2
 
 import relabel
 from relabel.errors import ImageError, InvalidValueError, LabelError
+from relabel.tickets import Tickets
 
 TRANSFORM = v2.Compose(STEPS)
 
@@ -52,9 +53,17 @@ def test_a_transform_that_is_set_later_is_followed_or_refused(photos: Path, maps
     assert dataset.transform is left
     assert_right(maps, [dataset[5]], [5])
     assert told(dataset[5][1])[1] == relabel.View(relabel.Box(0.25, 0.0, 0.75, 1.0), flip=True)
-    with pytest.raises(InvalidValueError, match="RandomPerspective"):
-        dataset.transform = v2.RandomPerspective()
+    with pytest.raises(InvalidValueError, match="cannot follow the view through Lambda"):
+        dataset.transform = v2.Lambda(lambda image: image[:, ::2])
     assert dataset.transform is left
+    for options in ({"geometry": "refuse"}, {}):
+        dataset = labeled(photos, maps, **options)
+        if options:
+            with pytest.raises(InvalidValueError, match="RandomPerspective"):
+                dataset.transform = v2.RandomPerspective()
+        else:
+            dataset.transform = v2.RandomPerspective()
+            assert not Tickets.read(torch.as_tensor(dataset[0][1])[None]).views.is_exact
     for name in ("transforms", "target_transform", "samples"):
         with pytest.raises(InvalidValueError, match=f"{name} is the data set's: set it there"):
             setattr(dataset, name, None)
