@@ -22,7 +22,7 @@ from relabel.geometry import WHOLE
 from relabel.manifest import PER_ROW, DataRecord, Manifest, Preprocessing, ScoreRecord, TeacherRecord, fingerprint
 from relabel.score_map import ScoreMap
 from relabel.store import LABELED, Row, RowBatch, RowTable, StoreReader, create_or_open
-from relabel.store.codecs import CRC32C, ENTRY_BYTES, checksum_of, encode_index, index_bytes
+from relabel.store.codecs import CRC32C, ENTRY_BYTES, encode_index, index_bytes
 from relabel.store.digest import shard_digest
 from relabel.store.layout import ABSENT, array_metadata, arrays_of
 from relabel.verify import verify_shards
@@ -323,7 +323,8 @@ def _index(data: bytes, rows: int) -> Any:
 
 def _checksums(data: bytes, rows: int) -> Any:
     entries = _index(data, rows).tolist() if len(data) >= index_bytes(rows) else []
-    return np.array([0 if at == ABSENT else checksum_of(data[at : at + size]) for at, size in entries] + [0] * 9)[:rows]
+    ends = [b"" if at == ABSENT else data[at : at + size][-4:] for at, size in entries]
+    return np.array([int.from_bytes(end, "little") for end in ends] + [0] * 9)[:rows]
 
 
 def _other_scores(data: bytes, spec: Any, rows: int, chance: random.Random) -> bytes:

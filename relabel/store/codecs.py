@@ -76,8 +76,8 @@ class Codec(Protocol):
     def decode(self, chunks: Sequence[bytes], into: NDArray[Any]) -> None:
         """Decode n chunks into the n rows of an array; raises one of `DECODING_ERRORS`."""
 
-    def check(self, chunk: bytes) -> None:
-        """Raise ValueError for a chunk that `decode` may read and format 1 does not write."""
+    def check(self, chunks: Sequence[bytes]) -> None:
+        """Raise ValueError where `decode` may read one of them and format 1 does not write it."""
 
 
 class _Zstd:
@@ -123,9 +123,10 @@ class _Zstd:
             # Other writers may leave the length out; and into a larger array numcodecs decodes a shorter one silently.
             row.reshape(-1).view(np.uint8)[:] = np.frombuffer(self.content(chunk, length), np.uint8)
 
-    def check(self, chunk: bytes) -> None:
+    def check(self, chunks: Sequence[bytes]) -> None:
         """A decoder lets pass a frame without a checksum, and a bit of its header."""
-        if len(chunk) < 5 or not chunk.startswith(_ZSTD_MAGIC) or chunk[4] & _ZSTD_FLAGS != _ZSTD_CHECKSUM:
+        heads = {chunk[:5] for chunk in chunks}
+        if not all(len(h) == 5 and h[:4] == _ZSTD_MAGIC and h[4] & _ZSTD_FLAGS == _ZSTD_CHECKSUM for h in heads):
             raise ValueError("it is not a zstd frame with a checksum")
 
 
@@ -154,7 +155,7 @@ class _Crc32c:
         data = np.frombuffer(b"".join([self.content(chunk, length) for chunk in chunks]), np.uint8)
         into.reshape(len(chunks), -1).view(np.uint8)[:] = data.reshape(len(chunks), length)
 
-    def check(self, chunk: bytes) -> None:
+    def check(self, chunks: Sequence[bytes]) -> None:
         """There is no other way to write it."""
 
 
@@ -163,9 +164,9 @@ CODECS: dict[Compression, Codec] = {"zstd": ZSTD, "none": CRC32C}
 """Of score maps, by the name of the compression in the manifest."""
 
 
-def checksum_of(chunk: bytes) -> int:
-    """The checksum that a chunk carries as its last 4 bytes: both codecs', of what is in it."""
-    return int.from_bytes(chunk[-4:], "little")
+def checksums_of(chunks: Sequence[bytes]) -> NDArray[np.uint32]:
+    """(n,) the checksums that chunks carry as their last 4 bytes: both codecs', of what is in them."""
+    return np.frombuffer(b"".join([chunk[-4:] for chunk in chunks]), "<u4")
 
 
 ENTRY_BYTES = 16

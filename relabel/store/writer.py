@@ -166,9 +166,9 @@ class ShardWriter:
                 self._columns[name][numbers] = getattr(batch, name)
         spec = self._store.arrays["scores"]
         little = np.ascontiguousarray(batch.scores, spec.little)
-        for row, scores in zip(numbers, little, strict=True):
-            chunk = self._maps[row] = spec.codec.encode(scores.tobytes())
-            self._columns["checksum"][row] = codecs.checksum_of(chunk)
+        chunks = [spec.codec.encode(scores.tobytes()) for scores in little]
+        self._maps.update(zip(numbers, chunks, strict=True))
+        self._columns["checksum"][numbers] = codecs.checksums_of(chunks)
 
     def publish(self, table: RowTable) -> None:
         """Write and rename every file, `status` last; afterwards the shard is finished.

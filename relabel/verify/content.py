@@ -72,7 +72,10 @@ def _decoded(scores: NDArray[Any], step: float) -> tuple[NDArray[np.float32], ND
     """Scores in nats, and which of them are not stored; None where all are, and finite."""
     if scores.dtype == np.uint8:
         missing = scores == NOT_STORED if scores.max(initial=0) == NOT_STORED else None
-        return scores * np.float32(-step), missing
+        # One array, in place, here and below: a batch's scores in nats fill a core's cache once.
+        nats = scores.astype(np.float32)
+        nats *= np.float32(-step)
+        return nats, missing
     nats = scores.astype(np.float32)
     # The extremes of an array with a NaN are NaN.
     return nats, None if np.isfinite([nats.min(initial=0), nats.max(initial=0)]).all() else np.isnan(nats)
@@ -87,16 +90,20 @@ def _hole_findings(nats: NDArray[np.float32], missing: NDArray[np.bool_], record
 
 
 def _mass_findings(nats: NDArray[np.float32], profile: NDArray[Any] | None, record: ScoreRecord) -> _Found:
-    """Probabilities sum to at most 1 at every cell and over the map; a fault that follows from another is not told."""
+    """Probabilities sum to at most 1 at every cell and over the map; a fault that follows from another is not told.
+
+    Writes over `nats`.
+    """
     # A code cannot say it.
     if record.step is None and nats.max(initial=0) > _SLACK:
         for row in rows_of(any_cell(nats > _SLACK)):
             yield row, f"a log-probability is above 0: {nats[row].max():.3f}"
         # Enough to be too much, and its exponential does not overflow.
-        nats = np.minimum(nats, 1)
+        np.minimum(nats, 1, out=nats)
+    pooled = None if profile is None else _pooled_mass(nats, profile, record)
     rounding = _HALF_ROUNDING if record.step is None else record.step / 2
     most = math.exp(rounding) + _SLACK
-    each = np.exp(nats).reshape(*nats.shape[:2], math.prod(nats.shape[2:]))
+    each = np.exp(nats, out=nats).reshape(*nats.shape[:2], math.prod(nats.shape[2:]))
     # A product with ones is a sum that takes half the time.
     mass = np.matmul(np.ones((1, each.shape[1] - 1), np.float32), each[:, :-1])[:, 0]
     above = any_cell(mass > most)
@@ -107,8 +114,7 @@ def _mass_findings(nats: NDArray[np.float32], profile: NDArray[Any] | None, reco
     above_with_rest = any_cell(mass > most) & ~above
     for row in rows_of(above_with_rest):
         yield row, "the rest plane holds more probability than the planes leave at a cell"
-    if profile is not None:
-        pooled = _pooled_mass(nats, profile, record)
+    if pooled is not None:
         # Offsets are rounded, and the rest that they are added to as well.
         most = math.exp(rounding + OFFSET_STEP / 2) + _SLACK
         for row in rows_of((pooled > most) & ~above & ~above_with_rest):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -27,7 +26,7 @@ def read_column(reader: StoreReader, name: str, shard: int) -> NDArray[Any]:
     """
     spec, data = reader.arrays[name], read_file(reader, name, shard)
     try:
-        spec.codec.check(data)
+        spec.codec.check([data])
         plain = spec.content(data, reader.rows_per_shard)
         column = _strings(plain, reader.rows_per_shard) if spec.dtype == "string" else _numbers(plain, spec)
     except codecs.DECODING_ERRORS as error:
@@ -108,12 +107,11 @@ class ScoreFile:
             return maps, carried, faults
         return maps, carried, []
 
-    def _decode(self, rows: NDArray[np.intp], into: NDArray[Any]) -> list[int]:
+    def _decode(self, rows: NDArray[np.intp], into: NDArray[Any]) -> NDArray[np.uint32]:
         chunks = self._chunks(self._index[rows].tolist())
-        for chunk in chunks:
-            self._spec.codec.check(chunk)
+        self._spec.codec.check(chunks)
         self._spec.codec.decode(chunks, into)
-        return list(map(codecs.checksum_of, chunks))
+        return codecs.checksums_of(chunks)
 
     def _chunks(self, entries: list[list[int]]) -> list[bytes]:
         """The bytes at (offset, length); in one read where they lie one behind another, as they were written."""
@@ -158,18 +156,15 @@ def _index_faults(index: NDArray[np.uint64], size: int) -> tuple[NDArray[np.bool
     outside = np.flatnonzero(~absent.any(axis=1) & ~inside)
     faults += [(row, "its entry points outside the file") for row in outside.tolist()]
     rows = np.flatnonzero(inside)[np.argsort(offset[inside], kind="stable")]
-    spans: Sequence[Sequence[int]] = index[rows].tolist()
-    end, unclaimed = 0, 0
-    shared: list[int] = []
-    for row, (start, count) in zip(rows.tolist(), spans, strict=True):
-        unclaimed += max(0, start - end)
-        shared += [row] if start < end else []
-        end = max(end, start + count)
-    unclaimed += size - end
+    starts = offset[rows]
+    # Up to where those before each one reach, and all of them. Lists of a shard's rows would take a fifth of its time.
+    reached = np.concatenate([np.zeros(1, np.uint64), np.maximum.accumulate(starts + length[rows])])
+    is_shared = starts < reached[:-1]
+    unclaimed = int((starts - reached[:-1])[~is_shared].sum()) + size - int(reached[-1])
     if unclaimed:
         faults.append((-1, f"{unclaimed} bytes of the file belong to no row"))
-    if shared:
+    if is_shared.any():
         faults.append((-1, "two rows share bytes of the file"))
         # Not read once more for each row that claims them: a thousand may claim what takes long to decode.
-        inside[shared] = False
+        inside[rows[is_shared]] = False
     return inside, faults
