@@ -1,0 +1,117 @@
+"""The proof that a pipeline shows what it tells: it is run on position images, and what comes out is looked at."""
+
+from __future__ import annotations
+
+import copy
+import random
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from relabel.errors import InvalidValueError
+from relabel.geometry.views import View
+from relabel.tracking.agreement import Agreement, agreement
+from relabel.tracking.places import position_image
+
+_SIZES_HW = ((160, 240), (64, 48), (240, 160), (300, 200), (48, 64), (224, 224))
+"""Wide and high ones, and small ones as of CIFAR, which a crop of 224 pixels refuses: then the others are taken."""
+_DRAWS = 24
+_SHARE = 0.1
+"""Of the outputs must be wrong where one may be chance: a stretched contrast, noise and an erased part at once."""
+
+KINDS: dict[str, Callable[[Any], Any]] = {
+    "an image of Pillow's": Image.fromarray,
+    "a uint8 tensor (3, h, w)": lambda pixels: torch.from_numpy(pixels).permute(2, 0, 1).contiguous(),
+    "a float tensor (3, h, w)": lambda pixels: torch.from_numpy(pixels).permute(2, 0, 1).contiguous() / 255,
+    "a uint8 array (h, w, 3)": lambda pixels: pixels,
+}
+"""What a pipeline may take, in the order in which it is tried."""
+
+
+def prove(run: Callable[[Any], tuple[Any, Any]], name: str, kinds: Sequence[str] = tuple(KINDS)) -> None:
+    """Run something on position images, and compare what it shows with what it tells.
+
+    It runs on a copy, and no random state is left changed. An output of which it tells that it is not exact is not
+    compared; steps that are to be ignored should be left out of `run`.
+
+    Args:
+        run: from an image to an output and its `View`, or to several and a tuple of views.
+        name: what it is called in the error.
+        kinds: of images that it may take, of `KINDS`; the first one that it takes is given.
+
+    Raises:
+        InvalidValueError: what it tells is not what it shows; or it takes none of the images.
+    """
+    with undisturbed():
+        found = _drawn(copy.deepcopy(run), name, kinds)
+    if fault := verdict(found):
+        raise InvalidValueError(
+            f"{name} does not show what it tells: of {len(found)} images whose pixels say where they are, {fault}. A "
+            "step moves pixels that nobody follows; leave it out, or say what it shows with relabel.register_view"
+        )
+
+
+def verdict(found: Sequence[Agreement | None]) -> str | None:
+    """What is wrong with outputs, None if nothing is: how many have which fault."""
+    faults = [each for each in found if each is not None and each.fault]
+    told = sum(each is not None for each in found)
+    if not any(each.is_sure for each in faults) and len(faults) <= max(1, _SHARE * told):
+        return None
+    kinds = Counter(str(each.fault) for each in faults)
+    return ", ".join(f"{count} {fault}" for fault, count in kinds.most_common(3))
+
+
+def _drawn(run: Callable[[Any], tuple[Any, Any]], name: str, kinds: Sequence[str]) -> list[Agreement | None]:
+    pixels = [position_image(seed, size_hw) for seed, size_hw in enumerate(_SIZES_HW)]
+    error: Exception | None = None
+    for kind in kinds:
+        found: list[Agreement | None] = []
+        refused: set[int] = set()
+        for draw in range(_DRAWS):
+            seed = draw % len(pixels)
+            if seed in refused:
+                continue
+            try:
+                output, view = run(KINDS[kind](pixels[seed].copy()))
+            except Exception as caught:  # noqa: BLE001 - not ours, it may raise anything
+                error = error or caught
+                refused.add(seed)
+                continue
+            found += compared(output, view, seed, _SIZES_HW[seed])
+        if len(refused) < len(pixels):
+            return found
+    raise InvalidValueError(
+        f"{name} takes no image to prove it on: {type(error).__name__}: {error}. Tried were {', '.join(kinds)}"
+    ) from error
+
+
+def compared(output: Any, view: Any, seed: int, size_hw: tuple[int, int]) -> Iterator[Agreement | None]:
+    """The agreement of an output with its view, or of several with theirs; none of what is told not to be exact."""
+    pairs = [(output, view)] if isinstance(view, View) else zip(output, view, strict=True)
+    for image, shown in pairs:
+        if shown.is_exact:
+            yield agreement(image, shown, seed, size_hw)
+
+
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """Inside, every random number is drawn from a seed that is always the same; afterwards all is as it was before."""
+    before = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002 - transforms draw from it
+    on_gpu = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+    random.seed(0)
+    np.random.seed(0)  # noqa: NPY002
+    # Not torch.manual_seed: it would seed CUDA, too, once that is begun.
+    torch.default_generator.manual_seed(0)
+    try:
+        yield
+    finally:
+        random.setstate(before[0])
+        np.random.set_state(before[1])  # noqa: NPY002
+        torch.set_rng_state(before[2])
+        if on_gpu:
+            torch.cuda.set_rng_state_all(on_gpu)
