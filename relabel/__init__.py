@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from relabel.loader import LabeledSample as LabeledSample
     from relabel.loader import LabelMaps as LabelMaps
     from relabel.loader import collate as collate
+    from relabel.loader import hf_loss as hf_loss
     from relabel.loader import open as open
     from relabel.losses import SoftCrossEntropy as SoftCrossEntropy
     from relabel.losses import TokenLabelingLoss as TokenLabelingLoss

@@ -237,6 +237,66 @@ def test_the_token_labeling_loss_is_the_oracles_for_labels_of_every_kind(seed, c
                 assert float(found) == pytest.approx(expected, rel=1e-9)
 
 
+@pytest.mark.parametrize("labels", [random_labels(6, 4, 9), random_mix(6, 4, 9), random_labels(6, 4, 9).dense()])
+def test_a_drop_in_for_the_loss_of_timm(labels):
+    logits, dense = random_logits(6, 9), labels if isinstance(labels, torch.Tensor) else labels.dense()
+    peer = pytest.importorskip("timm.loss").SoftTargetCrossEntropy()
+    torch.testing.assert_close(SoftCrossEntropy()(logits, labels), peer(logits, dense))
+
+
+@pytest.mark.parametrize("size", [(), (2, 3)])
+@pytest.mark.parametrize("make", [random_labels, random_mix, lambda *given: random_labels(*given).dense()])
+def test_reductions_are_those_of_each_image_and_token(make, size):
+    labels, logits = make(5, 4, 9, size), random_logits(5, 6, 9) if size else random_logits(5, 9)
+    each = SoftCrossEntropy("none")(logits, labels)
+    dense = rows(labels if isinstance(labels, torch.Tensor) else labels.dense()).numpy()
+    expected = [oracle.cross_entropy(*pair) for pair in zip(logits.reshape(-1, 9).numpy(), dense, strict=True)]
+    assert each.shape == logits.shape[:-1]
+    np.testing.assert_allclose(each.reshape(-1), expected, rtol=1e-5)
+    torch.testing.assert_close(soft_cross_entropy(logits, labels, reduction="sum"), each.sum())
+    torch.testing.assert_close(soft_cross_entropy(logits, labels), each.mean())
+
+
+@pytest.mark.parametrize("number", [6, torch.tensor(6), torch.tensor(6.0)])
+@pytest.mark.parametrize("size", [(), (2, 3)])
+def test_parts_of_a_step_add_up_to_its_loss_and_gradient(size, number):
+    """A batch of 6 at once, or parts of 1, 2 and 3."""
+    labels, logits = random_labels(6, 4, 9, size), random_logits(6, 6, 9) if size else random_logits(6, 9)
+    images, pair = random_labels(6, 4, 9), (random_logits(6, 9), random_logits(6, 6, 9))
+    tokens = random_labels(6, 4, 9, (2, 3))
+
+    def of(part, **given):
+        loss = soft_cross_entropy(logits[part], labels[part], **given)
+        both = TokenLabelingLoss()((pair[0][part], pair[1][part]), images[part], tokens[part], **given)
+        return loss + both
+
+    leaves = [tensor.requires_grad_() for tensor in (logits, *pair)]
+    parts = [of(part, num_items=number) for part in (slice(0, 1), slice(1, 3), slice(3, 6))]
+    found, whole = sum(parts), of(slice(0, 6))
+    torch.testing.assert_close(found, whole)
+    torch.testing.assert_close(torch.autograd.grad(found, leaves), torch.autograd.grad(whole, leaves))
+
+
+def test_token_labeling_has_a_loss_of_each_image():
+    logits, images = (random_logits(4, 9), random_logits(4, 6, 9)), random_labels(4, 3, 9)
+    tokens = random_labels(4, 3, 9, (2, 3))
+    each = TokenLabelingLoss(reduction="none")(logits, images, tokens)
+    alone = [
+        TokenLabelingLoss()((logits[0][i : i + 1], logits[1][i : i + 1]), images[i : i + 1], tokens[i : i + 1])
+        for i in range(4)
+    ]
+    torch.testing.assert_close(each, torch.stack(alone))
+    torch.testing.assert_close(TokenLabelingLoss(reduction="sum")(logits, images, tokens), each.sum())
+
+
+def test_reductions_without_meaning_are_refused():
+    for make in (SoftCrossEntropy, TokenLabelingLoss):
+        with pytest.raises(InvalidValueError, match="reduction must be 'mean', 'sum' or 'none'; got 'average'"):
+            make(reduction="average")
+    with pytest.raises(InvalidValueError, match="num_items is what a mean is over; got it with reduction='sum'"):
+        soft_cross_entropy(random_logits(2, 9), random_labels(2, 3, 9), reduction="sum", num_items=4)
+
+
 def test_the_right_correction_trusts_a_doubtful_label_less_and_the_published_one_more():
     labels, truth = torch.tensor([[0.8, 0.2], [0.8, 0.2], [0.8, 0.2]]), torch.tensor([0, 1, -1])
     logits = torch.tensor([[100.0, 0.0]] * 3), torch.zeros(3, 1, 2)
@@ -260,7 +320,7 @@ def test_the_weights_weigh():
     logits, tokens = (random_logits(2, 5), random_logits(2, 4, 5)), random_labels(2, 3, 5, (2, 2))
     images = random_labels(2, 3, 5)
     parts = soft_cross_entropy(logits[0], images), soft_cross_entropy(logits[1], tokens)
-    assert torch.equal(TokenLabelingLoss()(logits, images, tokens), parts[0] + 0.5 * parts[1])
+    torch.testing.assert_close(TokenLabelingLoss()(logits, images, tokens), parts[0] + 0.5 * parts[1])
     found = TokenLabelingLoss(image_weight=0.25, token_weight=2.0)(logits, images, tokens)
     torch.testing.assert_close(found, 0.25 * parts[0] + 2 * parts[1])
     assert torch.equal(SoftCrossEntropy()(logits[0], images), parts[0])
@@ -310,16 +370,21 @@ _SPARSE = random_labels(2, 3, 5, (2, 2))
     [
         (torch.zeros(2, 5), torch.tensor([0, 4]), r"got \(2,\) of torch.int64. From class ids: F.one_hot"),
         (torch.zeros(2, 5), torch.eye(5)[:2].long(), "floating soft labels"),
+        (torch.zeros(2, 5), torch.zeros(2, 11).long(), r"of torch.int64. Of tickets: maps.pool\(tickets\)"),
         (torch.zeros(2, 5), [0, 4], "got list"),
         (torch.zeros(2, 5), torch.zeros(2, 5, 3), r"\(B, C, h, w\) of tokens; got \(2, 5, 3\)"),
-        (torch.zeros(2, 5), torch.zeros(3, 5), "2 images and 5 classes"),
-        (torch.zeros(2, 5), torch.zeros(2, 6), "of 2 and 6"),
-        (torch.zeros(2, 4, 6), _SPARSE, r"labels \(2, 5, 2, 2\) of 2 and 5"),
+        (torch.zeros(2, 5), torch.zeros(3, 5), "of 2 images, labels of 3"),
+        (
+            torch.zeros(2, 5),
+            torch.zeros(2, 6),
+            "5 outputs, the labels 6 classes of the teacher: .*=maps.num_classes",
+        ),
+        (torch.zeros(2, 4, 6), _SPARSE, "student has 6 outputs, the labels 5 classes"),
         (torch.zeros(2, 5), _SPARSE, "go with image labels"),
         (torch.zeros(2, 4, 5), torch.zeros(2, 5), "with token labels"),
         (torch.zeros(2, 196, 5), _SPARSE, "196 tokens an image .* 2 x 2 = 4"),
         (torch.zeros(2, 2, 5), _SPARSE.dense(), "2 tokens an image .* 2 x 2 = 4"),
-        (torch.zeros(2, 5, 4), _SPARSE, "4 classes"),  # classes and tokens swapped
+        (torch.zeros(2, 5, 4), _SPARSE, "4 outputs"),  # classes and tokens swapped
         (torch.zeros(0, 5), torch.zeros(0, 5), "one image, token and class or more"),
         (torch.zeros(2, 0, 5), torch.zeros(2, 5, 0, 3), "one image, token and class or more"),
         (torch.zeros(2, 5).long(), torch.zeros(2, 5), "of torch.int64"),

@@ -2,8 +2,19 @@
 
 from relabel.loader.batch import CropLabels, collate
 from relabel.loader.crops import CropLabel
+from relabel.loader.hf import hf_loss
 from relabel.loader.labeled import Labeled, LabeledCrops
 from relabel.loader.maps import LabelMaps, open
 from relabel.loader.streams import LabeledSample
 
-__all__ = ["CropLabel", "CropLabels", "LabelMaps", "Labeled", "LabeledCrops", "LabeledSample", "collate", "open"]
+__all__ = [
+    "CropLabel",
+    "CropLabels",
+    "LabelMaps",
+    "Labeled",
+    "LabeledCrops",
+    "LabeledSample",
+    "collate",
+    "hf_loss",
+    "open",
+]

@@ -14,7 +14,7 @@ from relabel.geometry.cells import checked_boxes
 from relabel.geometry.views import Views
 from relabel.labels import SparseLabels
 from relabel.loader.framed import FramedMaps, Rows
-from relabel.score_map import How, Size
+from relabel.score_map import How, ScoreMap, Size
 from relabel.tickets import STORE_BITS, Tickets, store_name
 
 _Device = torch.device | str | None
@@ -150,6 +150,21 @@ class LabelMaps(FramedMaps):
         Raises:
             LabelError: what is no ticket of this store; a ticket of a view that is not exact, with `size`.
         """
+        maps, views = self.maps_of(tickets, device)
+        if sparse:
+            return maps.pool(views, size, sparse=True, **how)
+        return maps.pool(views, size, **how)
+
+    def maps_of(self, tickets: Tensor, device: _Device = None) -> tuple[ScoreMap, Views]:
+        """What `pool` pools, read once for several labels of a batch: ``maps.pool(views)``, ``maps.pool(views, 14)``.
+
+        Args:
+            tickets: (B, 11) int64, on any device.
+            device: where the maps are to be; None is where the tickets are.
+
+        Raises:
+            LabelError: as `pool`.
+        """
         read = Tickets.read(tickets)
         if read.store != self.ticket_id:
             raise LabelError(
@@ -159,10 +174,7 @@ class LabelMaps(FramedMaps):
         maps, device = self.read(read.rows, read.upright), torch.device(device or tickets.device)
         if device.type == "cuda":
             maps = maps.pin_memory()
-        maps = maps.to(device, non_blocking=True)
-        if sparse:
-            return maps.pool(read.views, size, sparse=True, **how)
-        return maps.pool(read.views, size, **how)
+        return maps.to(device, non_blocking=True), read.views
 
 
 def open(path: str | Path, *, partial: bool = False, digest: str | None = None) -> LabelMaps:
