@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import numpy as np
+from numpy.typing import NDArray
+
 from relabel.errors import InvalidValueError, LabelError
 from relabel.geometry import Box
 from relabel.geometry.views import View
 from relabel.loader.maps import LabelMaps
+from relabel.tickets import ticket
 
 _SHOWN = 8
 
@@ -37,6 +41,31 @@ class CropLabel:
     def flip(self) -> bool:
         """Whether the crop was mirrored left to right."""
         return self.view.flip
+
+
+Shown = View | tuple[View, ...]
+"""What an output of a transform shows; a tuple is of several."""
+
+
+def ticket_of(maps: LabelMaps, row: int, shown: Shown, truth: int) -> NDArray[np.int64]:
+    """The ticket of an item, (11,), or (n, 11) of n views; `maps` are in the frame of the views."""
+    upright = maps.frame == "upright"
+    if isinstance(shown, tuple):
+        return np.stack([ticket(maps.ticket_id, row, view, truth, upright) for view in shown])
+    return ticket(maps.ticket_id, row, shown, truth, upright)
+
+
+def crop_label_of(maps: LabelMaps, row: int, shown: Shown, truth: int) -> CropLabel:
+    """The same for `relabel.collate`, which takes one view of an image.
+
+    Raises:
+        InvalidValueError: there are several.
+    """
+    if isinstance(shown, tuple):
+        raise InvalidValueError(
+            f"the transform makes {len(shown)} views of an image, which relabel.collate does not take: use tickets"
+        )
+    return CropLabel(row, shown, truth, maps)
 
 
 def check_unlabeled(unlabeled: str) -> None:

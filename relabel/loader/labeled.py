@@ -16,14 +16,13 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from relabel.errors import InvalidValueError, LabelError
-from relabel.geometry.views import View
-from relabel.loader.crops import CropLabel, check_unlabeled, without_label
+from relabel.loader.crops import Shown, check_unlabeled, crop_label_of, ticket_of, without_label
 from relabel.loader.datasets import Images, Key, Transform
 from relabel.loader.frames import check_size, frame_of_dataset
 from relabel.loader.kinds import Items, taken_apart
 from relabel.loader.maps import LabelMaps
+from relabel.loader.streams import is_pipeline, labeled_pipeline
 from relabel.manifest import Frame
-from relabel.tickets import ticket
 from relabel.tracking import TrackedTransform, tracked
 
 Unlabeled = Literal["raise", "drop"]
@@ -62,11 +61,14 @@ class Labeled(Dataset[Any]):
     """A data set whose items say which label they have: ``(output, ticket)`` in place of ``(output, class)``.
 
     Wraps what a trainer has, with the transform that it has, which runs unchanged: torchvision's ``ImageFolder`` and
-    ``ImageNet``, timm's ``ImageDataset``, any other map-style data set with ``key``, and ``Subset`` or
-    ``ConcatDataset`` of such. The data set itself is not changed, and all its attributes are found here too (`classes`,
-    `targets`, `samples`, ...); `num_classes` is the teacher's. A ticket is int64 (11,), which any collate stacks, and
-    `LabelMaps.pool` answers the labels of a batch. A transform that makes n views of an image gives a list of them, and
-    a ticket (n, 11).
+    ``ImageNet``, timm's ``ImageDataset``, Hugging Face's ``Dataset``, any other map-style data set with ``key``, and
+    ``Subset`` or ``ConcatDataset`` of such. The data set itself is not changed, and all its attributes are found here
+    too (`classes`, `targets`, `samples`, ...); `num_classes` is the teacher's. Items keep their form, a row of Hugging
+    Face's its columns; the output and the ticket stand where image and class stood. Of a webdataset pipeline comes the
+    same pipeline with a `LabeledSample` at its end.
+
+    A ticket is int64 (11,), which any collate stacks, and `LabelMaps.pool` answers the labels of a batch. A transform
+    that makes n views of an image gives a list of them, and a ticket (n, 11).
 
     An item is never another image's: one that cannot be read raises. Whether photographs are loaded upright by their
     EXIF orientation is found out here, from a few that have one. An image of another shape than was labelled raises.
@@ -75,8 +77,9 @@ class Labeled(Dataset[Any]):
         dataset: the data set.
         maps: the store.
         transform: for a data set that has none: from an image as it is loaded to what the trainer takes.
-        key: from what the data set knows an image by to its key in the store: a path where there is one, else the
-            item's index. None is the path below the data set's folder, with forward slashes.
+        key: from what the data set knows an image by to its key in the store: its path where there is one, its row of
+            Hugging Face's, else its index. None is the path below the data set's folder, with forward slashes; images
+            of Hugging Face are then known by their bytes, all of which are read once.
         unlabeled: what to do with images that the store has no label for: "raise", or "drop" them.
         frame: "decoded" or "upright", the frame in which images are loaded, where it cannot be found out.
         geometry: what to do with steps that no view can tell: "ignore" or "refuse" them, see `TrackedTransform`.
@@ -97,6 +100,14 @@ class Labeled(Dataset[Any]):
             the data set itself afterwards.
         ImageError: when an item is asked for whose image cannot be read.
     """
+
+    _label: Callable[[LabelMaps, int, Shown, int], Any] = staticmethod(ticket_of)
+
+    def __new__(cls, dataset: Any = None, *given: Any, **options: Any) -> Any:
+        """The data set; of a webdataset pipeline the same pipeline, with a `LabeledSample` at its end."""
+        if is_pipeline(dataset):
+            return labeled_pipeline(dataset, *given, **options, tickets=cls._label is ticket_of)
+        return super().__new__(cls)
 
     def __init__(  # noqa: PLR0913 - its keywords are the public way to say what cannot be found out
         self,
@@ -126,7 +137,6 @@ class Labeled(Dataset[Any]):
         items, rows = items[labeled], rows[labeled]
         #: For `relabel.check_views`: from a row to what is taken for its image.
         self.stand_in: Callable[[int], Any] | None = None
-        self._store = maps.ticket_id
         self._parts: tuple[_Part, ...] = ()
         sizes_hw = np.zeros((len(rows), 2), np.int64)
         for number, images in enumerate(items.every):
@@ -172,16 +182,10 @@ class Labeled(Dataset[Any]):
             check_size(partial(images.name, place), image, (height, width))
         else:
             image, truth, rest = images.load(place, self.stand_in(row))
-        output, view = part.transform(image)
-        if isinstance(view, tuple):
-            return images.item(list(output), self._label_of_views(row, view, truth, part.maps), rest)
-        return images.item(output, self._label(row, view, truth, part.maps), rest)
-
-    def _label(self, row: int, view: View, truth: int, maps: LabelMaps) -> Any:
-        return ticket(self._store, row, view, truth, maps.frame == "upright")
-
-    def _label_of_views(self, row: int, views: Sequence[View], truth: int, maps: LabelMaps) -> Any:
-        return np.stack([self._label(row, view, truth, maps) for view in views])
+        output, shown = part.transform(image)
+        if isinstance(shown, tuple):
+            output = list(output)
+        return images.item(output, self._label(part.maps, row, shown, truth), rest)
 
     def __getattr__(self, name: str) -> Any:
         dataset = self.__dict__.get("dataset")
@@ -228,16 +232,10 @@ class LabeledCrops(Labeled):
         options: keywords as for `Labeled`.
     """
 
+    _label = staticmethod(crop_label_of)
+
     def __init__(self, dataset: Any, maps: LabelMaps, transform: Transform | None, **options: Any) -> None:
         super().__init__(dataset, maps, transform=transform, **options)
-
-    def _label(self, row: int, view: View, truth: int, maps: LabelMaps) -> CropLabel:
-        return CropLabel(row, view, truth, maps)
-
-    def _label_of_views(self, row: int, views: Sequence[View], truth: int, maps: LabelMaps) -> Any:
-        raise InvalidValueError(
-            f"the transform makes {len(views)} views of an image, which relabel.collate does not take: use Labeled"
-        )
 
 
 def _transform_of(images: Images, transform: Transform | _Keep | None) -> Transform | None:

@@ -10,7 +10,7 @@ from relabel.errors import ImageError, InvalidValueError, LabelError
 from relabel.images.classes import label_of, numbers_of
 from relabel.images.decode import decode_rgb
 from relabel.images.loaded import own_orientation, pil_upright
-from relabel.loader.crops import CropLabel, check_unlabeled, without_label
+from relabel.loader.crops import Shown, check_unlabeled, crop_label_of, ticket_of, without_label
 from relabel.loader.frames import Photograph, check_size, frame_of_sample
 from relabel.loader.maps import LabelMaps
 from relabel.manifest import Frame
@@ -23,48 +23,71 @@ _MOST_BAD = 16
 _log = logging.getLogger(__name__)
 
 
-class LabeledSample:
-    """As `LabeledCrops` for streams: from a sample's mapping, as webdataset makes it, to ``(image, CropLabel)``.
+def is_pipeline(dataset: object) -> bool:
+    """Whether a data set is a pipeline of webdataset's, with ``map``."""
+    is_of_webdataset = any(kind.__module__.startswith("webdataset.") for kind in type(dataset).__mro__)
+    return is_of_webdataset and hasattr(dataset, "map")
 
-    ``WebDataset(urls).map(LabeledSample(maps, transform))``. Picklable if the transform is. A sample's image is the
-    member that `relabel.generate` takes: x.jpg, and not x.seg.png beside it. Bytes are decoded here, to Pillow's RGB as
-    ``decode("pil")`` does, and only where there is a label; images that were decoded before are taken too.
+
+def labeled_pipeline(dataset: Any, maps: LabelMaps, transform: Any = None, **options: Any) -> Any:
+    """A pipeline with a `LabeledSample` at its end."""
+    return dataset.map(LabeledSample(maps, transform, **options))
+
+
+class LabeledSample:
+    """As `Labeled` for streams: from a sample's mapping, as webdataset makes it, to ``(output, ticket)``.
+
+    ``WebDataset(urls).map(LabeledSample(maps, transform))``; such items may be batched, unbatched, shuffled and batched
+    again. Picklable if the transform is. A sample's image is the member that `relabel.generate` takes: x.jpg, and not
+    x.seg.png beside it. Bytes are decoded here, to Pillow's RGB as ``decode("pil")`` does, and only where there is a
+    label; images that were decoded before are taken too.
 
     Args:
         maps: the store.
-        transform: as for `LabeledCrops`.
+        transform: from an image to what the trainer takes; None keeps the image.
+        key: from a sample's ``__key__`` to its key in the store, where that is another.
         image_suffixes: the names under which a sample may hold its image, the first that it has; None is
             `relabel.generate`'s rule.
         unlabeled: what to do with a sample that the store has no label for, or whose image cannot be read or is not
             the one that was labelled: "raise", or "drop", that is, answer None, which webdataset's ``map`` leaves out.
         frame: "decoded" or "upright", the frame of images, where it cannot be told: tensors and arrays have lost their
             Exif. With "upright" what is decoded here is turned.
+        geometry, check: as for `Labeled`.
+        tickets: False for `CropLabel` in place of tickets, which `relabel.collate` takes.
 
     Attributes:
         dropped: how many bad images this process has left out; the first is logged.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - its keywords are the public way to say what cannot be found out
         self,
         maps: LabelMaps,
         transform: Callable[[Any], Any] | None,
         *,
+        key: Callable[[str], str] | None = None,
         image_suffixes: Sequence[str] | None = None,
         unlabeled: Literal["raise", "drop"] = "raise",
         frame: Frame | None = None,
+        geometry: Literal["ignore", "refuse"] = "ignore",
+        check: bool = True,
+        tickets: bool = True,
     ) -> None:
         check_unlabeled(unlabeled)
+        #: For `relabel.check_views`: from a row to what is taken for its image.
+        self.stand_in: Callable[[int], Any] | None = None
+        self._key = key
+        self._label: Callable[[LabelMaps, int, Shown, int], Any] = ticket_of if tickets else crop_label_of
         self.maps = maps
         self._suffixes = None if image_suffixes is None else tuple(image_suffixes)
         self._drop = unlabeled == "drop"
-        self._transform = tracked(transform)
+        self._transform = tracked(transform, geometry=geometry, check=check)
         self._numbers = numbers_of(maps.manifest.data.class_names)
         self._frame = frame
         self._taken = self.dropped = 0
         # What all rows are is read here, so that forked workers share it and spawned ones receive it.
         maps.in_frame(frame or maps.frame).prepare()
 
-    def __call__(self, sample: Mapping[str, Any]) -> tuple[Any, CropLabel] | None:
+    def __call__(self, sample: Mapping[str, Any]) -> tuple[Any, Any] | None:
         """The transformed image of a sample, and which label it has; its ground truth is what ``cls`` says.
 
         None for a sample that holds no image and that the store does not know: `relabel.generate` passes it over.
@@ -81,7 +104,7 @@ class LabeledSample:
                 f"a sample is a mapping of names to values, with __key__; got {what}. Map LabeledSample before "
                 "to_tuple and batched, or in their place"
             )
-        key = sample["__key__"]
+        key = sample["__key__"] if self._key is None else self._key(sample["__key__"])
         names = self._names(sample)
         rows = self.maps.find([key]) if self._drop or not names else self.maps.rows([key])
         row = int(rows[0])
@@ -103,8 +126,10 @@ class LabeledSample:
                 _log.warning("left out, as any further bad image is: %s", error)
             return None
         self._taken += 1
-        output, view = self._transform(image)
-        return output, CropLabel(row, view, self._class_of(sample), maps)
+        output, shown = self._transform(image)
+        if isinstance(shown, tuple):
+            output = list(output)
+        return output, self._label(maps, row, shown, self._class_of(sample))
 
     def _names(self, sample: Mapping[str, Any]) -> list[str]:
         """Under which names a sample holds its image; there should be one."""
@@ -114,6 +139,8 @@ class LabeledSample:
 
     def _loaded(self, value: Any, row: int, key: str) -> tuple[Any, LabelMaps]:
         """A sample's image, decoded, and the maps in its frame."""
+        if self.stand_in is not None:
+            return self.stand_in(row), self.maps.in_frame(self._frame or self.maps.frame)
         orientation = int(self.maps.orientations([row])[0])
         height, width = self.maps.in_frame("decoded").sizes_hw([row])[0].tolist()
         photograph = Photograph((height, width), orientation)

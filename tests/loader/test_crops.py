@@ -58,7 +58,7 @@ def test_what_was_read_off_the_transform_reaches_the_label(photos: Path, store: 
     # An image of 24 x 16 pixels.
     transform = v2.Compose([v2.CenterCrop((10, 6)), v2.RandomHorizontalFlip(float(flip)), v2.ToImage()])
     maps = relabel.open(store)
-    sample = relabel.LabeledSample(maps, transform)({"__key__": NAMES[5], "png": picture(5), "cls": 7})
+    sample = relabel.LabeledSample(maps, transform, tickets=False)({"__key__": NAMES[5], "png": picture(5), "cls": 7})
     assert sample is not None
     for target, label in ((relabel.LabeledCrops(ImageFolder(photos), maps, transform)[5][1], 1), (sample[1], 7)):
         assert target.box.xyxy == pytest.approx((9 / 24, 3 / 16, 15 / 24, 13 / 16))
@@ -192,20 +192,20 @@ def stream_sample(key: str, **changes: Any) -> dict[str, Any]:
 def test_samples_of_a_stream_without_a_label_raise_or_are_left_out(tmp_path: Path) -> None:
     make_store(tmp_path / "s.zarr", [["a", "b"]], random_logits(2, 9, (4, 5)), failed=frozenset({"b"}))
     maps = relabel.open(tmp_path / "s.zarr")
-    label = relabel.LabeledSample(maps, TRANSFORM)
+    label = relabel.LabeledSample(maps, TRANSFORM, tickets=False)
     with pytest.raises(LabelError, match=r"1 of 1 images failed .*'b'"):
         label(stream_sample("b"))
     with pytest.raises(LabelError, match=r"no image of 1 of 1 keys: 'c'"):
         label(stream_sample("c"))
-    drop = relabel.LabeledSample(maps, TRANSFORM, unlabeled="drop")
+    drop = relabel.LabeledSample(maps, TRANSFORM, tickets=False, unlabeled="drop")
     kept = [item for item in map(drop, map(stream_sample, "abc")) if item is not None]
     assert [target.row for _, target in kept] == [0]
     with pytest.raises(InvalidValueError, match="'raise' or 'drop'"):
-        relabel.LabeledSample(maps, TRANSFORM, unlabeled="keep")  # type: ignore[arg-type]
+        relabel.LabeledSample(maps, TRANSFORM, tickets=False, unlabeled="keep")  # type: ignore[arg-type]
 
 
 def test_which_member_of_a_sample_is_its_image_is_the_rule_of_generate(store: Path) -> None:
-    label = relabel.LabeledSample(relabel.open(store), TRANSFORM)
+    label = relabel.LabeledSample(relabel.open(store), TRANSFORM, tickets=False)
     with pytest.raises(InvalidValueError, match=r"got a tuple\. Map LabeledSample before to_tuple"):
         label((picture(0), 0))  # type: ignore[arg-type]
     with pytest.raises(InvalidValueError, match=r"must hold one image; jpg and png is one of .* Give image_suffixes"):
@@ -216,7 +216,7 @@ def test_which_member_of_a_sample_is_its_image_is_the_rule_of_generate(store: Pa
     assert label({"__key__": NAMES[0], "image.jpg": picture(0)})[1].ground_truth == -1  # type: ignore[index]
     image, _ = label(stream_sample(NAMES[0], **{"seg.png": picture(12)}))  # type: ignore[misc]
     assert image.max() == 20 / 255
-    own = relabel.LabeledSample(label.maps, TRANSFORM, image_suffixes=["photo", "seg.png"])
+    own = relabel.LabeledSample(label.maps, TRANSFORM, tickets=False, image_suffixes=["photo", "seg.png"])
     image, _ = own(stream_sample(NAMES[0], **{"seg.png": picture(12)}))  # type: ignore[misc]
     assert image.max() == pytest.approx(240 / 255)
 
@@ -229,7 +229,7 @@ def test_a_stream_of_samples_is_labeled_by_its_keys(tmp_path: Path) -> None:
         members += [(f"x/{number}.png", stream.getvalue()), (f"x/{number}.cls", str(number).encode())]
     write_tar(tmp_path / "a.tar", members)
     make_store(tmp_path / "s.zarr", [[f"x/{i}" for i in (4, 3, 2, 1, 0)]], random_logits(5, 9, (4, 5)))
-    sample = relabel.LabeledSample(relabel.open(tmp_path / "s.zarr"), TRANSFORM)
+    sample = relabel.LabeledSample(relabel.open(tmp_path / "s.zarr"), TRANSFORM, tickets=False)
     stream = wds.WebDataset(str(tmp_path / "a.tar"), shardshuffle=False).decode("pil").map(sample)
     images, labels = next(iter(DataLoader(stream, batch_size=5, num_workers=1, collate_fn=relabel.collate)))
     assert (images[:, 0].amax((1, 2)) * 255 / 20).round().tolist() == [0, 1, 2, 3, 4]
@@ -246,6 +246,8 @@ def test_items_of_two_stores_or_of_two_sizes_do_not_make_a_batch(photos: Path, s
     one, two = crops(photos, store), crops(photos, store)
     with pytest.raises(InvalidValueError, match="Open the store once"):
         relabel.collate([one[0], two[0]])
+    with pytest.raises(InvalidValueError, match=r"got a ndarray as label\. Tickets need no collate"):
+        relabel.collate([relabel.Labeled(ImageFolder(photos, TRANSFORM), one.maps)[0]])
     with pytest.raises(InvalidValueError, match="got 0 items"):
         relabel.collate([])
     plain = relabel.LabeledCrops(ImageFolder(photos), one.maps, None)
@@ -278,7 +280,7 @@ def test_a_batch_hands_on_how_to_pool(tmp_path: Path, options: dict[str, Any]) -
 
 
 def test_a_stream_brings_its_keys_to_its_workers(store: Path) -> None:
-    sample = relabel.LabeledSample(relabel.open(store), TRANSFORM)
+    sample = relabel.LabeledSample(relabel.open(store), TRANSFORM, tickets=False)
     for name in ("key", "status"):
         (store / name).rename(store / f"{name} is gone")
     assert pickle.loads(pickle.dumps(sample))(stream_sample(NAMES[0])) is not None

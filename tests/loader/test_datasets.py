@@ -10,10 +10,11 @@ from typing import Any
 import datasets
 import pytest
 import torch
+import webdataset as wds
 from generating import write_tar
 from loader.photos import NAMES, STEPS, assert_right, encoded, items_of, told, write_photos, write_store
 from timm.data import create_loader
-from timm.data.dataset import ImageDataset
+from timm.data.dataset import ImageDataset, IterableImageDataset
 from torch.utils.data import ConcatDataset, DataLoader
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
@@ -197,3 +198,33 @@ def test_rows_may_be_known_by_a_rule_or_dropped(photos: Path, maps: Any) -> None
         relabel.Labeled(both, maps, transform=TRANSFORM)
     dataset = relabel.Labeled(both, maps, transform=TRANSFORM, unlabeled="drop")
     assert [dataset[i]["id"] for i in range(len(dataset))] == list(range(8))
+
+
+@pytest.mark.parametrize("form", ["map", "Labeled", "key"])
+def test_items_of_a_stream_survive_batching_and_shuffling(tmp_path: Path, form: str) -> None:
+    members = [(f"{name[:-4]}.{end}", data) for n, name in enumerate(NAMES) for end, data in stream_members(n)]
+    write_tar(tmp_path / "photos.tar", members)
+    keys = NAMES if form == "key" else [name.removesuffix(".png") for name in NAMES]
+    maps = relabel.open(write_store(tmp_path / "s.zarr", keys))
+    stream = wds.WebDataset(str(tmp_path / "photos.tar"), shardshuffle=False)
+    if form == "map":
+        stream = stream.map(relabel.LabeledSample(maps, TRANSFORM))
+    else:
+        options = {"key": lambda key: f"{key}.png"} if form == "key" else {}
+        stream = relabel.Labeled(stream, maps, transform=TRANSFORM, **options)
+    stream = stream.batched(4).unbatched().shuffle(5).batched(8)
+    ((images, tickets),) = DataLoader(stream, batch_size=None, num_workers=1)
+    numbers = [round(float(image[0].amax()) * 255 / 20) for image in images]
+    assert sorted(numbers) == list(range(8))
+    assert_right(maps, list(zip(images, tickets, strict=True)), numbers, keys)
+
+
+def stream_members(number: int) -> list[tuple[str, bytes]]:
+    return [("png", encoded(number)), ("cls", str(number // 4).encode())]
+
+
+def test_a_stream_without_keys_is_refused_by_name(maps: Any) -> None:
+    with pytest.raises(InvalidValueError, match=r"got IterableImageDataset\. The samples of a stream .* __key__"):
+        relabel.Labeled(IterableImageDataset("", reader=object()), maps)
+    with pytest.raises(InvalidValueError, match="got DataPipeline"):
+        relabel.Labeled(wds.DataPipeline([{}]), maps)

@@ -123,7 +123,11 @@ def folder(load: Callable[[str], Any] | None, **options: Any) -> Callable[[Album
 def stream(*decoders: Any, **options: Any) -> Callable[[Album, relabel.LabelMaps], Iterator[Item]]:
     def items(album: Album, maps: relabel.LabelMaps) -> Iterator[Item]:
         steps = [wds.decode(*decoders)] if decoders else []
-        return iter(wds.DataPipeline(album.samples, *steps, wds.map(relabel.LabeledSample(maps, TRANSFORM, **options))))
+        return iter(
+            wds.DataPipeline(
+                album.samples, *steps, wds.map(relabel.LabeledSample(maps, TRANSFORM, tickets=False, **options))
+            )
+        )
 
     return items
 
@@ -265,7 +269,7 @@ def test_a_store_that_knows_no_orientations_serves_images_as_they_are_decoded(al
     with pytest.raises(LabelError, match="does not know how 1 of 1 images"):
         maps.in_frame("upright")[[3]]
     path = album.folder / keys[-1]
-    label_of = relabel.LabeledSample(maps, TRANSFORM)
+    label_of = relabel.LabeledSample(maps, TRANSFORM, tickets=False)
     for image in (path.read_bytes(), Image.open(io.BytesIO(path.read_bytes())), Image.new("RGB", (8, 8))):
         assert label_of({"__key__": keys[-1], "jpg": image})[1].maps is maps  # type: ignore[index]
     for image in (torch.zeros(3, 8, 8), ImageOps.exif_transpose(Image.open(io.BytesIO(path.read_bytes())))):
@@ -305,7 +309,7 @@ def test_a_stream_runs_to_its_end_over_images_that_cannot_be_read(album: Album, 
     store = label(tar, tmp_path / "a.zarr", samples_per_shard=None, max_failures=1)
     files |= {"05.jpg": files["05.jpg"][:500], "07.jpg": square, "README.md": b"words", "12.jpg": first}
     write_tar(tar, [*files.items(), ("04.seg.png", b"a mask")])
-    sample = relabel.LabeledSample(relabel.open(store), TRANSFORM, unlabeled="drop")
+    sample = relabel.LabeledSample(relabel.open(store), TRANSFORM, tickets=False, unlabeled="drop")
     stream = wds.WebDataset(str(tar), shardshuffle=False).map(sample)
     seen = []
     for _, labels in DataLoader(stream, batch_size=4, num_workers=1, collate_fn=relabel.collate):
@@ -315,7 +319,7 @@ def test_a_stream_runs_to_its_end_over_images_that_cannot_be_read(album: Album, 
 
 @pytest.mark.parametrize("unlabeled", ["drop", "raise"])
 def test_a_bad_image_is_told_of_once_or_raised(album: Album, unlabeled: Any, caplog: pytest.LogCaptureFixture) -> None:
-    label_of = relabel.LabeledSample(album.stores["tar", "ignored"], TRANSFORM, unlabeled=unlabeled)
+    label_of = relabel.LabeledSample(album.stores["tar", "ignored"], TRANSFORM, tickets=False, unlabeled=unlabeled)
     cut = {"__key__": "o3/00", "jpg": tagged(jpegs()[0], 3)[:700]}
     others = {"__key__": "o3/00", "jpg": jpegs(((50, 80),))[0]}, {"__key__": "o6/00", "jpg": tagged(jpegs()[0], 8)}
     if unlabeled == "raise":
@@ -354,7 +358,7 @@ def orientation_only_in(kind: str) -> bytes:
 def test_a_square_tells_its_frame_by_what_is_left_of_its_exif_wherever_that_stood(tmp_path: Path, kind: str) -> None:
     data = orientation_only_in(kind)
     store = label(write_tar(tmp_path / "a.tar", [("a.png", data)]), tmp_path / "a.zarr", samples_per_shard=None)
-    label_of = relabel.LabeledSample(relabel.open(store), TRANSFORM)
+    label_of = relabel.LabeledSample(relabel.open(store), TRANSFORM, tickets=False)
     as_decoded = Image.open(io.BytesIO(data)).convert("RGB")
     upright = ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert("RGB")
     for image, frame in ((data, "decoded"), (as_decoded, "decoded"), (upright, "upright")):
