@@ -12,6 +12,7 @@ from torchvision.transforms import transforms as v1
 from torchvision.transforms import v2
 
 from relabel.errors import InvalidValueError
+from relabel.tracking import albumentations
 from relabel.tracking.finding import find
 from relabel.tracking.handling import Handler, Part, name_of, still
 from relabel.tracking.ignoring import has_no_map, ignored, note
@@ -93,6 +94,15 @@ class Following:
     def _is_listed(self, step: Any) -> bool:
         return any(step is known for known in self.rules.untracked)
 
+    def _is_of_listed_class(self, step: Any, is_followed: bool) -> bool:
+        is_listed = any(type(step) is known for known in self.rules.untracked)
+        if is_listed and is_followed:
+            raise InvalidValueError(
+                f"untracked lists the class {type(step).__name__}, whose steps are followed, so that the labels of all "
+                "that they move would be wrong; leave it out, or list the one step whose effect is to be ignored"
+            )
+        return is_listed
+
     def _members(self, step: Any) -> list[Any]:
         """The steps of a sequence or container, noticed."""
         modules = step if isinstance(step, nn.Sequential) else step.transforms
@@ -102,27 +112,48 @@ class Following:
         return list(modules)
 
     def _handler(self, step: Any, before: tuple[Part, ...]) -> Handler | None:
+        if albumentations.is_albumentations(step):
+            return self._of_albumentations(step, before)
         if self._is_listed(step):
             return still
         handler = find(step)
-        if any(type(step) is known for known in self.rules.untracked):
-            if handler is None:
-                return still
-            raise InvalidValueError(
-                f"untracked lists the class {type(step).__name__}, whose steps are followed, so that the labels of all "
-                "that they move would be wrong; leave it out, or list the one step whose effect is to be ignored"
-            )
+        if self._is_of_listed_class(step, handler is not None):
+            return still
         if handler is not None:
             return handler
         if type(step) in CONTAINERS and is_intact(step):
             return self._of_container(step, before)
         if not has_no_map(step):
             return self._tried(step, before)
+        return ignored if self._may_ignore(step) else None
+
+    def _may_ignore(self, step: Any) -> bool:
+        """Say that a step that no view tells of is ignored, or refuse it."""
         if self.rules.geometry == "refuse":
             self.refused[name_of(step)] = "it moves pixels in a way that no view tells"
-            return None
+            return False
         note(step)
-        return ignored
+        return True
+
+    def _of_albumentations(self, step: Any, before: tuple[Part, ...]) -> Handler | None:
+        """Of a pipeline; what is not known in it may only be proved to move no pixel."""
+        still = [each for each in self.rules.untracked if not isinstance(each, type)]
+        inside = list(albumentations.Pipeline(tuple(still)).inside(step))
+        for each in inside:
+            is_known = albumentations.is_known(each)
+            if self._is_of_listed_class(each, is_known and not albumentations.is_lost(each)):
+                still.append(each)
+            elif not is_known:
+                name = name_of(each)
+                error = disproof((*before, (each, albumentations.plain)), name) if self.rules.check else ""
+                if error is None:
+                    still.append(each)
+                else:
+                    self.refused[name] = error
+            elif albumentations.is_lost(each) and not self._may_ignore(each):
+                return None
+        self.noticed += [Noticed.of(each, "transforms") for each in inside if albumentations.is_container(each)]
+        return albumentations.Pipeline(tuple(still))
 
     def _of_container(self, step: Any, before: tuple[Part, ...]) -> Handler | None:
         refused, inner = len(self.refused), []

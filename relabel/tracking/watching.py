@@ -14,6 +14,7 @@ from torch import Tensor
 
 from relabel.errors import InvalidValueError
 from relabel.geometry.views import View
+from relabel.tracking.albumentations import is_albumentations
 from relabel.tracking.handling import Part, Shown, double_of, follow, name_of, then
 
 _WHOLE = View.whole()
@@ -45,7 +46,7 @@ class _Recorder:
     def __call__(self, image: Any) -> Any:
         output, shown = follow(self._inner.parts, image)
         self._records.append(_Record(image, output, shown))
-        return output
+        return {"image": output} if is_albumentations(self._inner.step) else output
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._inner.step, name)

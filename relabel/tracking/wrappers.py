@@ -11,6 +11,7 @@ from torch import nn
 from torchvision.transforms import transforms as v1
 from torchvision.transforms import v2
 
+from relabel.tracking.albumentations import is_albumentations
 from relabel.tracking.finding import find
 from relabel.tracking.ignoring import has_no_map
 from relabel.tracking.steps import handler_of_kind
@@ -72,6 +73,7 @@ def _is_step(value: Any, depth: int) -> bool:
         return True
     if (
         isinstance(value, CONTAINERS)
+        or is_albumentations(value)
         or find(value)
         or has_no_map(value)
         or any(map(handler_of_kind, type(value).__mro__))
