@@ -230,15 +230,21 @@ _LEAST_SHOWN = 0.1
 
 def _truth(stored: relabel.ScoreMap, draw: Draw) -> tuple[Tensor, Tensor, Tensor]:
     """The true labels (1, C) and (196, C), and which tokens are seen enough to have one (196,)."""
-    scores = stored.to_dense()[0].double()
+    maps = stored.decoded()
+    if maps.profile is None:
+        raise ValueError("the store keeps no profile")
+    scores = torch.cat([maps.planes, maps.rest[:, None]], dim=1).double()
     # grid_sample's places run from -1 to 1 over the map, and beyond its outer cells' centres it repeats them.
     grid = draw.places[None] * 2 - 1
-    at_places = nn.functional.grid_sample(scores[None], grid, padding_mode="border", align_corners=False)[0]
-    by_token = (at_places * draw.shown).reshape(-1, _TOKENS, _FINE, _TOKENS, _FINE).sum((2, 4)).flatten(1)
+    at_places = nn.functional.grid_sample(scores, grid, padding_mode="border", align_corners=False)[0]
+    by_token = (at_places * draw.shown).reshape(-1, _TOKENS, _FINE, _TOKENS, _FINE).sum((2, 4)).flatten(1).T
     seen = draw.shown.double().reshape(_TOKENS, _FINE, _TOKENS, _FINE).sum((1, 3)).flatten()
-    counted = seen >= _FINE * _FINE / 2
-    tokens = (by_token / seen.clamp(min=1)).softmax(0).T
-    return (by_token.sum(1) / seen.sum()).softmax(0)[None].float(), tokens.float(), counted
+    means = torch.cat([by_token / seen.clamp(min=1)[:, None], by_token.sum(0, keepdim=True) / seen.sum()])
+    tail = means[:, -1:] + maps.profile.double()
+    every = tail[:, -1:].expand(-1, maps.num_classes).clone()
+    stored_scores = torch.cat([means[:, :-1], tail[:, :-1]], dim=1)
+    labels = every.scatter(1, maps.classes.long().expand(len(every), -1), stored_scores).softmax(1)
+    return labels[-1:], labels[:-1], seen >= _FINE * _FINE / 2
 
 
 def _displaced(draw: Draw, view: relabel.View) -> Tensor:
