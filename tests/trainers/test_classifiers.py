@@ -1,0 +1,97 @@
+"""timm's train.py and deit's main.py: the lines that their pages show, and what the pages say of flags."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import training
+from timm.loss import SoftTargetCrossEntropy
+
+# timm's readers leave closing to the collector.
+pytestmark = pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
+
+TIMM: dict[str, Any] = {
+    "model": "test_resnet", "dataset": "", "val_split": "", "img_size": 32, "kd_model": "", "channels_last": False,
+    "mixup": 0.0, "cutmix": 0.0, "smoothing": 0.0, "jsd_loss": False, "aug_splits": 0, "prefetcher": True,
+    "naflex_loader": False, "scale": (0.2, 1.0), "ratio": (0.75, 1.33), "hflip": 0.5, "vflip": 0.0, "aa": None,
+    "color_jitter": None, "train_img_sizes": None,
+}  # fmt: skip
+DEIT: dict[str, Any] = {
+    "model": "test_resnet", "nb_classes": training.CLASSES, "input_size": 32, "num_workers": 0, "bce_loss": False,
+    "color_jitter": 0.3, "aa": "rand-m9-mstd0.5-inc1", "reprob": 0.25, "ThreeAugment": False, "smoothing": 0.1,
+    "mixup": 0.8, "cutmix": 1.0, "cutmix_minmax": None, "mixup_prob": 1.0, "mixup_switch_prob": 0.5,
+    "mixup_mode": "batch",
+}  # fmt: skip
+NO_COLOURS: dict[str, Any] = {"color_jitter": 0.0, "aa": None, "reprob": 0.0}
+
+
+def timm(photographs: Path, *titles: str, **flags: Any) -> training.Seen:
+    with training.watching((SoftTargetCrossEntropy, "forward")) as seen:
+        training.run("timm", *titles, args=TIMM | {"data_dir": str(photographs)} | flags)
+    return seen
+
+
+def deit(photographs: Path, *titles: str, **flags: Any) -> training.Seen:
+    with training.watching((SoftTargetCrossEntropy, "forward")) as seen:
+        training.run("deit", *titles, args=DEIT | {"data_path": str(photographs)} | flags)
+    return seen
+
+
+@pytest.mark.parametrize(
+    ("title", "flags"),
+    [
+        ("labels", {"workers": 1}),
+        ("labels", {"prefetcher": False, "vflip": 0.5}),
+        ("labels", {"kd_model": "test_resnet", "scale": (0.1, 0.4), "hflip": 1.0}),
+        ("mixing", {"mixup": 0.8, "smoothing": 0.1}),
+        ("mixing, no prefetcher", {"mixup": 0.8, "smoothing": 0.1, "prefetcher": False}),
+    ],
+)
+def test_timm_trains_with_labels_of_what_its_images_show(
+    photographs: Path, workplace: Path, title: str, flags: dict[str, Any]
+) -> None:
+    seen = timm(photographs, title, **flags)
+    assert seen.targets.shape == (16, training.CLASSES)
+    assert torch.allclose(seen.targets.sum(1), torch.ones(16), atol=1e-5)
+    assert training.farthest(seen) < 0.05
+
+
+@pytest.mark.parametrize(
+    ("flags", "error", "message"),
+    [
+        ({"mixup": 0.8}, RuntimeError, "out of bounds"),
+        ({"smoothing": 0.1}, RuntimeError, "gather"),
+        ({"aug_splits": 2}, AttributeError, "'AugMixDataset' object has no attribute 'maps'"),
+        ({"train_img_sizes": [32, 48]}, AttributeError, "'ScheduledTransformDataset' object has no attribute 'maps'"),
+    ],
+)
+def test_what_timm_does_to_tickets_or_behind_them_ends_loudly(
+    photographs: Path, workplace: Path, flags: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        timm(photographs, "labels", **flags)
+
+
+def test_timm_with_labels_trains_under_auto_augment(photographs: Path, workplace: Path) -> None:
+    assert torch.allclose(timm(photographs, "labels", aa="rand-m9-mstd0.5").targets.sum(1), torch.ones(16), atol=1e-5)
+
+
+def test_deit_trains_with_labels_of_what_its_images_show(photographs: Path, workplace: Path) -> None:
+    assert training.farthest(deit(photographs, "labels", **NO_COLOURS | {"cutmix": 0.0})) < 0.05
+
+
+def test_deit_trains_by_its_default_recipe(photographs: Path, workplace: Path) -> None:
+    targets = deit(photographs, "labels").targets
+    assert torch.allclose(targets.sum(1), torch.ones(16), atol=1e-5)
+    assert (targets > 0).all()
+
+
+def test_deits_binary_loss_takes_every_class_for_a_target_until_it_is_mended(
+    photographs: Path, workplace: Path
+) -> None:
+    assert (deit(photographs, "labels", bce_loss=True).targets == 1).all()
+    mended = deit(photographs, "labels", "bce", **NO_COLOURS | {"cutmix": 0.0})
+    assert training.farthest(mended) < 0.05
