@@ -74,8 +74,8 @@ def test_the_view_is_that_of_the_pixels(name: str) -> None:
     for seed, size_hw in enumerate(SIZES_HW * 4):
         step.set_random_seed(seed)
         output, view = tracked(place_image(*size_hw))
-        # Colours of 8 bits; half a pixel of the least image is 8 thousandths.
-        assert farthest(seen_matrix(_places(output)), view) < 0.005
+        # Colours of 8 bits, read off where the image is; half a pixel of the least image is 8 thousandths.
+        assert farthest(seen_matrix(_places(output)), view) < 0.004 * max(1, *view.box.size_hw)
         views.add(view)
     assert len(views) > 1 or name == "resize"
 
