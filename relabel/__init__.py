@@ -59,6 +59,7 @@ if TYPE_CHECKING:
     from relabel.tickets import ground_truth as ground_truth
     from relabel.tickets import moved as moved
     from relabel.tracking import TrackedTransform as TrackedTransform
+    from relabel.tracking import register_view as register_view
     from relabel.verify import ShardsOptions as ShardsOptions
     from relabel.verify import verify_shards as verify_shards
     from relabel.worth import LabelsOptions as LabelsOptions

@@ -35,6 +35,9 @@ class Box:
     y1: float
 
     def __post_init__(self) -> None:
+        # Of every crop of a training, in one comparison; numbers that are not finite fail it too.
+        if 0 < self.x1 - self.x0 < math.inf and 0 < self.y1 - self.y0 < math.inf:
+            return
         if not all(math.isfinite(v) for v in self.xyxy):
             raise InvalidValueError(f"a box needs four finite numbers (x0, y0, x1, y1); got {self.xyxy}")
         if self.x1 <= self.x0 or self.y1 <= self.y0:

@@ -57,7 +57,7 @@ def center_crop(step: Any, image: Any) -> tuple[Any, Shown]:
     """CenterCrop of both versions, and timm's that pads as they do."""
     output = step(image)
     # v2 hands back what it takes for no image, an array say.
-    return output, None if output is image else centered(step.size, image_size_hw(image))
+    return output, None if output is image else centered(image_size_hw(output), image_size_hw(image))
 
 
 def centered(size_hw: tuple[int, int], image_hw: tuple[int, int]) -> View:
@@ -106,7 +106,7 @@ def _ltrb(padding: Any) -> tuple[int, int, int, int]:
 def crop_or_pad_timm(step: Any, image: Any) -> tuple[Any, Shown]:
     """timm's RandomCropOrPad, whose ``get_params`` answers (top, left), negative where it pads."""
     output, (top, left) = watched_once(step, "get_params", image)
-    return output, _crop((top, left, *step.size), image)
+    return output, _crop((top, left, *image_size_hw(output)), image)
 
 
 def trimmed_timm(step: Any, image: Any) -> tuple[Any, Shown]:
@@ -119,7 +119,7 @@ def trimmed_timm(step: Any, image: Any) -> tuple[Any, Shown]:
 def five_crops(step: Any, image: Any) -> tuple[Any, Shown]:
     """FiveCrop: the four corners, row by row, and the centre."""
     output = step(image)
-    return output, None if output is image else _corners(step, image)
+    return output, None if output is image else _corners(output[0], image)
 
 
 def ten_crops(step: Any, image: Any) -> tuple[Any, Shown]:
@@ -128,22 +128,23 @@ def ten_crops(step: Any, image: Any) -> tuple[Any, Shown]:
     if output is image:
         return output, None
     turned = FLIPPED_VERTICALLY if step.vertical_flip else FLIPPED
-    five = _corners(step, image)
+    five = _corners(output[0], image)
     return output, (*five, *(turned.then(view) for view in five))
 
 
-def _corners(step: Any, image: Any) -> tuple[View, ...]:
-    image_hw = image_size_hw(image)
-    below, beside = (side - crop for side, crop in zip(image_hw, step.size, strict=True))
+def _corners(crop: Any, image: Any) -> tuple[View, ...]:
+    crop_hw, image_hw = image_size_hw(crop), image_size_hw(image)
+    below, beside = (side - cut for side, cut in zip(image_hw, crop_hw, strict=True))
     starts = ((0, 0), (0, beside), (below, 0), (below, beside))
-    return (*(_crop((*start, *step.size), image) for start in starts), centered(step.size, image_hw))
+    return (*(_crop((*start, *crop_hw), image) for start in starts), centered(crop_hw, image_hw))
 
 
 def classification_preset(step: Any, image: Any) -> tuple[Any, Shown]:
     """torchvision's ``weights.transforms()``: the shorter side resized, then a centre crop."""
     height, width = image_size_hw(image)
-    (short,), (side,) = step.resize_size, step.crop_size
+    (short,) = step.resize_size
     # As torchvision's resize cuts the fraction of the longer side.
     longer = int(short * max(height, width) / min(height, width))
     resized = (short, longer) if height <= width else (longer, short)
-    return step(image), centered((side, side), resized)
+    output = step(image)
+    return output, centered(image_size_hw(output), resized)

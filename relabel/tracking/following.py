@@ -16,6 +16,7 @@ from relabel.tracking import albumentations
 from relabel.tracking.finding import find
 from relabel.tracking.handling import Handler, Part, name_of, still
 from relabel.tracking.ignoring import has_no_map, ignored, note
+from relabel.tracking.keypoints import by_keypoints
 from relabel.tracking.steps import handler_of_kind, is_intact
 from relabel.tracking.trying import disproof, told
 from relabel.tracking.watching import Inner, Watching, exactly, one_after_another, side_by_side
@@ -115,10 +116,10 @@ class Following:
         if albumentations.is_albumentations(step):
             return self._of_albumentations(step, before)
         if self._is_listed(step):
-            return still
+            return self._untracked(step, before)
         handler = find(step)
         if self._is_of_listed_class(step, handler is not None):
-            return still
+            return self._untracked(step, before)
         if handler is not None:
             return handler
         if type(step) in CONTAINERS and is_intact(step):
@@ -154,6 +155,11 @@ class Following:
                 return None
         self.noticed += [Noticed.of(each, "transforms") for each in inside if albumentations.is_container(each)]
         return albumentations.Pipeline(tuple(still))
+
+    def _untracked(self, step: Any, before: tuple[Part, ...]) -> Handler:
+        """Of a step that is to be taken for still; where it is seen to move pixels, its views are not exact."""
+        is_still = self.rules.check and disproof((*before, (step, still)), name_of(step)) is None
+        return still if is_still else ignored
 
     def _of_container(self, step: Any, before: tuple[Part, ...]) -> Handler | None:
         refused, inner = len(self.refused), []
@@ -193,4 +199,6 @@ class Following:
         if attributes:
             self.noticed += [Noticed.of(step, name) for name in attributes]
             yield from (Watching(attributes, tell) for tell in (exactly, one_after_another, side_by_side))
+        if isinstance(step, v2.Transform):
+            yield by_keypoints
         yield told

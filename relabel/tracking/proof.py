@@ -45,10 +45,16 @@ def prove(run: Callable[[Any], tuple[Any, Any]], name: str, kinds: Sequence[str]
         kinds: of images that it may take, of `KINDS`; the first one that it takes is given.
 
     Raises:
-        InvalidValueError: what it tells is not what it shows; or it takes none of the images.
+        InvalidValueError: what it tells is not what it shows; or nothing of that can be compared, or it takes none of
+            the images.
     """
     with undisturbed():
         found = _drawn(copy.deepcopy(run), name, kinds)
+    if all(each is None for each in found):
+        raise InvalidValueError(
+            f"{name} shows nothing that could be compared with what it tells: its outputs are plain, hold fewer than "
+            "some 100 pixels, or show what a step before it moved and nobody followed"
+        )
     if fault := verdict(found):
         raise InvalidValueError(
             f"{name} does not show what it tells: of {len(found)} images whose pixels say where they are, {fault}. A "

@@ -32,9 +32,6 @@ class TrackedTransform:
             only. Or "refuse" them.
         check: whether to try out what is not known; with False it is refused.
 
-    Attributes:
-        transform: the transform.
-
     Raises:
         InvalidValueError: a step cannot be followed; names each, and the ways out. Or `untracked` lists a class whose
             steps are followed, or may do anything.
@@ -48,15 +45,20 @@ class TrackedTransform:
         geometry: Literal["ignore", "refuse"] = "ignore",
         check: bool = True,
     ) -> None:
-        self.transform = transform
+        self._transform = transform
         self._rules = Rules(tuple(untracked), geometry, check)
         self._followed = self._follow()
 
+    @property
+    def transform(self) -> Callable[[Any], Any] | None:
+        """The transform that is tracked."""
+        return self._transform
+
     def _follow(self) -> tuple[tuple[Part, ...], tuple[Noticed, ...]]:
-        if self.transform is None:
+        if self._transform is None:
             return (), ()
         following = Following(self._rules)
-        parts = following.parts(self.transform)
+        parts = following.parts(self._transform)
         if following.refused:
             named = ", ".join(name + (f" ({why})" if why else "") for name, why in following.refused.items())
             raise InvalidValueError(

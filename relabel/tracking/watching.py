@@ -71,7 +71,11 @@ class Watching:
             InvalidValueError: what its output shows is not seen from the steps inside.
         """
         records: list[_Record] = []
-        instead = {name: _with_recorders(value, records) for name, value in self.attributes.items()}
+
+        def recorder(value: Any) -> Any:
+            return _Recorder(value, records) if isinstance(value, Inner) else value
+
+        instead = {name: _mapped(value, recorder) for name, value in self.attributes.items()}
         output = double_of(step, **instead)(image)
         try:
             return output, self.tell(output, image, records)
@@ -81,19 +85,26 @@ class Watching:
                 "shows is not known. Do that in a step of its own, or let it return (image, relabel.View)"
             ) from None
 
+    def of_inner(self, change: Callable[[tuple[Part, ...]], tuple[Part, ...]]) -> Watching:
+        """The same, with the steps of each inner transform changed."""
+
+        def changed(value: Any) -> Any:
+            return Inner(value.step, change(value.parts)) if isinstance(value, Inner) else value
+
+        return Watching({name: _mapped(value, changed) for name, value in self.attributes.items()}, self.tell)
+
 
 class _BrokenChainError(Exception):
     """An output that the steps inside did not make."""
 
 
-def _with_recorders(value: Any, records: list[_Record]) -> Any:
-    if isinstance(value, Inner):
-        return _Recorder(value, records)
+def _mapped(value: Any, change: Callable[[Any], Any]) -> Any:
+    """What an attribute holds, in lists and dicts too, each changed."""
     if isinstance(value, list | tuple):
-        return [_with_recorders(each, records) for each in value]
+        return [_mapped(each, change) for each in value]
     if isinstance(value, dict):
-        return {name: _with_recorders(each, records) for name, each in value.items()}
-    return value
+        return {name: _mapped(each, change) for name, each in value.items()}
+    return change(value)
 
 
 def exactly(output: Any, image: Any, records: list[_Record]) -> Shown:
@@ -125,16 +136,17 @@ def one_after_another(_output: Any, _image: Any, records: list[_Record]) -> Show
 
 def side_by_side(output: Any, image: Any, records: list[_Record]) -> Shown:
     """A guess, for the proof: each transform was given the image, and the outputs are theirs, stacked or in a list."""
-    shown = _guessed(records, is_chain=False)
-    ends = [
-        part or _WHOLE
-        for index, part in enumerate(shown)
-        if records[index].made is image or not any(records[index].made is later.given for later in records[index + 1 :])
-    ]
     count = len(output) if isinstance(output, list | tuple | Tensor) else 1
-    if count != len(ends) or any(isinstance(end, tuple) for end in ends):
+    shown = [part or _WHOLE for part in _guessed(records, is_chain=False)]
+    last_given = {id(record.given): index for index, record in enumerate(records)}
+    ends = [index for index, record in enumerate(records) if last_given.get(id(record.made), -1) <= index]
+    if len(ends) != count:
+        # An output of which nothing was changed may be given on as the image itself.
+        ends = [index for index, record in enumerate(records) if index in ends or record.made is image]
+    views = tuple(shown[index] for index in ends)
+    if len(ends) != count or any(isinstance(view, tuple) for view in views):
         raise _BrokenChainError
-    return tuple(ends)  # type: ignore[arg-type] # a tuple among them was just refused
+    return views  # type: ignore[return-value] # a tuple among them was just refused
 
 
 def _guessed(records: list[_Record], *, is_chain: bool = True) -> list[Shown]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import pickle
 import random
 from typing import Any
@@ -20,7 +19,7 @@ from timm.data.transforms import (
     RandomResizedCropAndInterpolation,
     TrimBorder,
 )
-from torch import Tensor, nn
+from torch import nn
 from torchvision.transforms import transforms as v1
 from torchvision.transforms import v2
 from torchvision.transforms._presets import ImageClassification
@@ -28,7 +27,7 @@ from torchvision.transforms._presets import ImageClassification
 from relabel.errors import InvalidValueError
 from relabel.geometry import Box
 from relabel.geometry.views import View
-from relabel.tracking import TrackedTransform, register_view
+from relabel.tracking import TrackedTransform
 
 PIPELINES: dict[str, Any] = {
     "v1": lambda: v1.Compose([v1.RandomResizedCrop(96), v1.RandomHorizontalFlip(), v1.ToTensor()]),
@@ -112,6 +111,16 @@ def test_what_turns_is_told_to_a_thousandth_of_a_side(version: Any, center: Any,
         assert farthest(seen_matrix(output), view) < 1e-3
 
 
+def test_sizes_may_be_set_later_as_one_number() -> None:
+    for step in (v1.CenterCrop(9), v1.FiveCrop(9)):
+        tracked = TrackedTransform(step)
+        step.size = 40
+        output, views = tracked(place_image(50, 70))
+        crop, view = (output[-1], views[-1]) if isinstance(views, tuple) else (output, views)
+        assert crop.size == (40, 40)
+        assert farthest(seen_matrix(crop), view) < 0.01
+
+
 def test_half_a_turn_is_a_box_with_mirrorings() -> None:
     _, view = TrackedTransform(v1.RandomRotation((180, 180)))(place_image(20, 30))
     assert view == View(Box.whole(), flip=True, flip_vertical=True)
@@ -144,16 +153,6 @@ def test_a_crop_of_a_mirrored_view_is_taken_from_the_other_side() -> None:
 
 def _upside_down(image: Any) -> Any:
     return image.transpose(Image.Transpose.FLIP_TOP_BOTTOM)
-
-
-@pytest.mark.parametrize("step", [v1.Lambda(_upside_down), _upside_down], ids=["Lambda", "function"])
-def test_a_step_that_is_not_known_is_refused_by_name(step: Any) -> None:
-    name = getattr(step, "__qualname__", type(step).__name__)
-    with pytest.raises(InvalidValueError, match=rf"through {name}\b") as caught:
-        TrackedTransform(v1.Compose([v1.RandomResizedCrop(8), step]))
-    assert "RandomResizedCrop" not in str(caught.value)
-    allowed = TrackedTransform(v1.Compose([v1.CenterCrop(8), step]), untracked=(step,))
-    assert allowed(place_image(8, 8))[1].box == Box.whole()
 
 
 @pytest.mark.parametrize("kind", [v1.CenterCrop, v2.CenterCrop])
@@ -196,7 +195,7 @@ def test_a_class_of_steps_may_be_left_untracked() -> None:
             return _upside_down(image)
 
     steps = v1.Compose([v1.CenterCrop(8), UpsideDown(), UpsideDown()])
-    assert TrackedTransform(steps, untracked=(UpsideDown,))(place_image(8, 8))[1] == View.whole()
+    assert TrackedTransform(steps, untracked=(UpsideDown,))(place_image(8, 8))[1].box == Box.whole()
 
 
 def test_a_class_whose_steps_are_followed_is_not_left_untracked_by_mistake() -> None:
@@ -220,67 +219,11 @@ def test_timms_other_crop_modes_are_followed(mode: str) -> None:
         assert view.box.size_hw != (1.0, 1.0)
 
 
-def test_several_crops_of_one_image_are_refused_by_name() -> None:
-    class TwoViews(v2.Compose):
-        def forward(self, *inputs: Any) -> Any:
-            return [super(TwoViews, self).forward(*inputs) for _ in range(2)]
-
-    for transform in (TwoViews([v2.RandomResizedCrop(8)]), (v1.CenterCrop(8), v1.ToTensor())):
-        with pytest.raises(InvalidValueError, match=rf"through {type(transform).__name__}\b"):
-            TrackedTransform(transform)  # type: ignore[arg-type]
-
-
 def test_a_crop_that_has_nothing_of_the_image_is_an_error() -> None:
     for top, left in ((0, 30), (20, 0), (-5, 0), (0, -5)):
         with pytest.raises(InvalidValueError, match="has nothing of an image of height 20 and width 30"):
             Box.from_crop(top, left, 5, 5, (20, 30))
         assert Box.from_crop(top * 0.9, left * 0.9, 5, 5, (20, 30))
-
-
-class Resized(v1.RandomResizedCrop):
-    """A crop that runs other code than its parent's."""
-
-    def forward(self, img: Any) -> Any:
-        """All of the image."""
-        return img.resize((8, 8))
-
-
-def _with_its_own(name: str) -> v1.RandomHorizontalFlip:
-    step = v1.RandomHorizontalFlip()
-    setattr(step, name, lambda image: image.transpose(Image.Transpose.FLIP_LEFT_RIGHT))
-    return step
-
-
-def _hooked() -> v2.RandomResizedCrop:
-    step = v2.RandomResizedCrop(8)
-    step.register_forward_hook(lambda step, given, output: output.transpose(Image.Transpose.FLIP_LEFT_RIGHT))
-    return step
-
-
-def _skipping() -> v2.CenterCrop:
-    step = v2.CenterCrop(8)
-    step._transformed_types = (Tensor,)
-    return step
-
-
-@pytest.mark.parametrize(
-    "step",
-    [Resized(8), _with_its_own("forward"), _with_its_own("__call__"), _hooked(), _skipping()],
-    ids=["child", "forward", "call", "hook", "types"],
-)
-def test_a_step_that_does_not_run_its_known_classs_own_code_is_refused(step: Any) -> None:
-    with pytest.raises(InvalidValueError, match=rf"through {type(step).__name__}\b"):
-        TrackedTransform(v1.Compose([v1.CenterCrop(9), step]))
-
-
-@pytest.mark.parametrize(("kind", "method"), [(v1.Pad, "forward"), (v2.Transform, "forward"), (v2.Pad, "transform")])
-def test_a_method_exchanged_on_a_known_class_is_seen(kind: Any, method: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    step = v2.Pad(3) if kind is v2.Transform else kind(3)
-    TrackedTransform(step)
-    original = getattr(kind, method)
-    monkeypatch.setattr(kind, method, functools.wraps(original)(lambda self, *given: original(self, *given)))
-    with pytest.raises(InvalidValueError, match=rf"through {type(step).__name__}\b"):
-        TrackedTransform(step)
 
 
 @pytest.mark.parametrize("step", [v1.TenCrop(40), v2.TenCrop((30, 40), vertical_flip=True), v2.FiveCrop(40)])
@@ -303,18 +246,3 @@ def test_what_v2_hands_back_as_it_was_is_not_taken_for_cropped() -> None:
         output, view = TrackedTransform(step)(image)
         assert output is image
         assert view == View.whole()
-
-
-def test_a_class_of_ones_own_is_followed_once_it_is_registered(monkeypatch: pytest.MonkeyPatch) -> None:
-    class LeftHalf:
-        def __call__(self, image: Image.Image) -> Image.Image:
-            return image.crop((0, 0, image.width // 2, image.height))
-
-    with pytest.raises(InvalidValueError, match="register_view"):
-        TrackedTransform(LeftHalf())
-    monkeypatch.setattr("relabel.tracking.finding._REGISTERED", {})
-    register_view(LeftHalf, lambda step, image: (step(image), View(Box(0.0, 0.0, 0.5, 1.0))))
-    output, view = TrackedTransform(v1.Compose([LeftHalf(), v1.CenterCrop(40)]))(place_image(60, 120))
-    assert farthest(seen_matrix(output), view) < 0.01
-    with pytest.raises(InvalidValueError, match="takes a class"):
-        register_view(LeftHalf(), lambda step, image: (image, None))  # type: ignore[arg-type]
