@@ -18,6 +18,7 @@ from torch import Tensor
 
 from relabel.errors import InvalidValueError
 from relabel.labels import Labels, MixedLabels, SparseLabels
+from relabel.tickets import softening
 
 Draw = Literal["batch", "each"]
 """One draw for the whole batch, as published, or one for each image."""
@@ -293,7 +294,7 @@ def _checked(labels: Labels, count: int) -> _Unmixed:
     if isinstance(labels, Tensor) and (labels.ndim not in (2, 4) or not labels.is_floating_point()):
         raise InvalidValueError(
             "labels to mix are floating soft labels (B, C), or (B, C, h, w) of tokens; "
-            f"got {tuple(labels.shape)} of {labels.dtype}. From class ids: F.one_hot(ids, C).float()"
+            f"got {tuple(labels.shape)} of {labels.dtype}. {softening(labels)}"
         )
     if len(labels) != count:
         raise InvalidValueError(f"{count} images need as many labels; got {len(labels)}")

@@ -142,12 +142,19 @@ def ground_truth(tickets: Tensor | NDArray[np.int64]) -> Tensor:
     Raises:
         LabelError: they are no tickets, or were changed.
     """
-    truth = torch.from_numpy(_checked(tickets)[:, 9].copy())
-    return truth.to(tickets.device) if isinstance(tickets, Tensor) else truth
+    return torch.from_numpy(_checked(tickets)[:, 9].copy()).to(device_of(tickets))
+
+
+def device_of(tickets: Tensor | NDArray[np.int64]) -> torch.device:
+    """Where tickets are: a stream's collate may have left them to numpy."""
+    return tickets.device if isinstance(tickets, Tensor) else torch.device("cpu")
 
 
 def moved(
-    tickets: Tensor, matrix: Tensor, size_hw: tuple[int, int], output_hw: tuple[int, int] | None = None
+    tickets: Tensor | NDArray[np.int64],
+    matrix: Tensor,
+    size_hw: tuple[int, int],
+    output_hw: tuple[int, int] | None = None,
 ) -> Tensor:
     """The tickets (B, 11) of a batch of images whose pixels a step on the device has moved since, on their device.
 
@@ -164,7 +171,14 @@ def moved(
     """
     read = Tickets.read(tickets)
     views = moved_views(read.views, matrix, size_hw, output_hw or size_hw)
-    return replace(read, views=views).pack().to(tickets.device)
+    return replace(read, views=views).pack().to(device_of(tickets))
+
+
+def softening(labels: Tensor) -> str:
+    """How what was given in place of soft labels becomes such, for a message."""
+    if labels.dtype == torch.int64 and labels.shape[1:] == (COLUMNS,):
+        return "Of tickets: maps.pool(tickets)"
+    return "From class ids: F.one_hot(ids, C).float()"
 
 
 def store_name(store: int) -> str:

@@ -15,9 +15,11 @@ from torch import Tensor
 from torch.utils.data import default_collate
 from torchvision.transforms import v2
 
-from relabel.errors import LabelError
+from relabel.errors import InvalidValueError, LabelError
 from relabel.geometry import Box
 from relabel.geometry.views import View, Views
+from relabel.losses import SoftCrossEntropy
+from relabel.mixing import CutMix, Mixup
 from relabel.tickets import COLUMNS, Tickets, ground_truth, ticket
 
 STORE = 2**59 + 7
@@ -118,6 +120,14 @@ def test_what_is_no_batch_of_tickets_is_refused_with_what_it_is(kind: str) -> No
     change, message = STRANGE[kind]
     with pytest.raises(LabelError, match=message):
         Tickets.read(change(batch()))
+
+
+@pytest.mark.parametrize("mixer", [CutMix(), Mixup()])
+def test_our_own_mixers_and_losses_say_to_pool_first(mixer: CutMix | Mixup) -> None:
+    with pytest.raises(InvalidValueError, match=r"\(4, 11\) of torch\.int64\. Of tickets: maps\.pool\(tickets\)"):
+        mixer(torch.rand(4, 3, 8, 8), batch(4))
+    with pytest.raises(InvalidValueError, match=r"Of tickets: maps\.pool\(tickets\)"):
+        SoftCrossEntropy()(torch.randn(4, COLUMNS), batch(4))
 
 
 def test_collates_slices_and_copies_carry_tickets() -> None:

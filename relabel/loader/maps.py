@@ -6,7 +6,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal, Unpack, overload
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from relabel.errors import InvalidValueError, LabelError
@@ -15,9 +17,10 @@ from relabel.geometry.views import Views
 from relabel.labels import SparseLabels
 from relabel.loader.framed import FramedMaps, Rows
 from relabel.score_map import How, ScoreMap, Size
-from relabel.tickets import STORE_BITS, Tickets, store_name
+from relabel.tickets import STORE_BITS, Tickets, device_of, store_name
 
 _Device = torch.device | str | None
+_Given = Tensor | NDArray[np.int64]
 
 
 class LabelMaps(FramedMaps):
@@ -110,7 +113,7 @@ class LabelMaps(FramedMaps):
     @overload
     def pool(
         self,
-        tickets: Tensor,
+        tickets: _Given,
         size: Size | None = ...,
         *,
         sparse: Literal[False] = ...,
@@ -121,7 +124,7 @@ class LabelMaps(FramedMaps):
     @overload
     def pool(
         self,
-        tickets: Tensor,
+        tickets: _Given,
         size: Size | None = ...,
         *,
         sparse: Literal[True],
@@ -131,7 +134,7 @@ class LabelMaps(FramedMaps):
 
     def pool(
         self,
-        tickets: Tensor,
+        tickets: _Given,
         size: Size | None = None,
         *,
         sparse: bool = False,
@@ -155,7 +158,7 @@ class LabelMaps(FramedMaps):
             return maps.pool(views, size, sparse=True, **how)
         return maps.pool(views, size, **how)
 
-    def maps_of(self, tickets: Tensor, device: _Device = None) -> tuple[ScoreMap, Views]:
+    def maps_of(self, tickets: _Given, device: _Device = None) -> tuple[ScoreMap, Views]:
         """What `pool` pools, read once for several labels of a batch: ``maps.pool(views)``, ``maps.pool(views, 14)``.
 
         Args:
@@ -171,7 +174,7 @@ class LabelMaps(FramedMaps):
                 f"the tickets are of another store, that of the identity {store_name(read.store)}, and {self.where} is "
                 f"{store_name(self.ticket_id)}: pool them with the LabelMaps that the data set was made with"
             )
-        maps, device = self.read(read.rows, read.upright), torch.device(device or tickets.device)
+        maps, device = self.read(read.rows, read.upright), torch.device(device or device_of(tickets))
         if device.type == "cuda":
             maps = maps.pin_memory()
         return maps.to(device, non_blocking=True), read.views

@@ -15,7 +15,7 @@ from torch.autograd.function import once_differentiable
 
 from relabel.errors import InvalidValueError
 from relabel.labels import Labels, MixedLabels, SparseLabels
-from relabel.tickets import COLUMNS
+from relabel.tickets import softening
 
 Reduction = Literal["mean", "sum", "none"]
 NumItems = int | float | Tensor | None
@@ -173,11 +173,9 @@ def check(logits: Tensor, labels: Labels) -> None:
         )
     if isinstance(labels, Tensor):
         if labels.ndim not in (2, 4) or not labels.is_floating_point():
-            is_ticket = labels.dtype == torch.int64 and labels.shape[1:] == (COLUMNS,)
             raise InvalidValueError(
                 "labels must be floating soft labels (B, C), or (B, C, h, w) of tokens; "
-                f"got {tuple(labels.shape)} of {labels.dtype}. "
-                + ("Of tickets: maps.pool(tickets)" if is_ticket else "From class ids: F.one_hot(ids, C).float()")
+                f"got {tuple(labels.shape)} of {labels.dtype}. {softening(labels)}"
             )
         batch, classes, *size = labels.shape
     elif isinstance(labels, SparseLabels | MixedLabels):
