@@ -77,12 +77,6 @@ def collate(items: Sequence[tuple[Any, CropLabel]]) -> tuple[Any, CropLabels]:
             f"relabel.collate takes items with a CropLabel; got one with a {type(other).__name__}. Tickets are stacked "
             "by any collate, leave this one out; or make the items with tickets=False"
         )
-    other = next((crop for crop in crops if not isinstance(crop, CropLabel)), None)
-    if other is not None:
-        raise InvalidValueError(
-            f"relabel.collate takes items of LabeledCrops, or of LabeledSample(..., tickets=False); got a "
-            f"{type(other).__name__} as label. Tickets need no collate of ours: leave it out, and LabelMaps.pool them"
-        )
     if not crops or _stores(crops) != 1:
         stores = sorted({crop.maps.where for crop in crops})
         raise InvalidValueError(

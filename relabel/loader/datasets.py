@@ -40,7 +40,7 @@ class Images:
     def __init__(self, dataset: Any) -> None:
         self.dataset = dataset
         self.transform: Transform | None = getattr(dataset, "transform", None)
-        self._seen = tuple((name, getattr(dataset, name)) for name in self.watched if hasattr(dataset, name))
+        self._seen = {name: getattr(dataset, name) for name in self.watched if hasattr(dataset, name)}
         # A list of its own: an item and its row stay together, whoever shuffles the other.
         self._samples = tuple(dataset.samples) if hasattr(dataset, "samples") and hasattr(dataset, "root") else None
 
@@ -49,7 +49,7 @@ class Images:
 
     def refuse_changes(self) -> None:
         """Raise where the data set was given another transform, other samples or another way to load them."""
-        for name, value in self._seen:
+        for name, value in self._seen.items():
             if getattr(self.dataset, name) is not value:
                 raise InvalidValueError(
                     f"{name} of {type(self.dataset).__name__} was set after Labeled was made of it, and would not be "

@@ -12,7 +12,7 @@ from torch.utils.data import ConcatDataset, IterableDataset, Subset
 
 from relabel.errors import InvalidValueError
 from relabel.loader.datasets import FolderImages, Images, OtherImages, TimmImages
-from relabel.loader.huggingface import HuggingFaceImages
+from relabel.loader.hf_datasets import HuggingFaceImages
 
 _KINDS: dict[str, type[Images]] = {
     "torchvision.datasets.folder.DatasetFolder": FolderImages,

@@ -145,6 +145,7 @@ class Labeled(Dataset[Any]):
             # Here, and not in a worker an hour later: whether all can be had in this frame.
             in_frame.turns(rows[own])
             sizes_hw[own] = in_frame.sizes_hw(rows[own])
+            images.release()
             self._parts += (_Part(images, in_frame, given[number], follow[number]),)
         self.maps = self._parts[0].maps if len(self._parts) == 1 else maps
         # One tensor, so that spawned workers share it.

@@ -246,7 +246,7 @@ def test_items_of_two_stores_or_of_two_sizes_do_not_make_a_batch(photos: Path, s
     one, two = crops(photos, store), crops(photos, store)
     with pytest.raises(InvalidValueError, match="Open the store once"):
         relabel.collate([one[0], two[0]])
-    with pytest.raises(InvalidValueError, match=r"got a ndarray as label\. Tickets need no collate"):
+    with pytest.raises(InvalidValueError, match=r"got one with a ndarray\. Tickets are stacked"):
         relabel.collate([relabel.Labeled(ImageFolder(photos, TRANSFORM), one.maps)[0]])
     with pytest.raises(InvalidValueError, match="got 0 items"):
         relabel.collate([])

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import datasets
 import numpy as np
 import pytest
 import torch
@@ -17,6 +18,7 @@ from images.test_decode import photograph_like
 from labeled import label
 from PIL import Image, ImageOps
 from PIL.PngImagePlugin import PngInfo
+from timm.data.dataset import ImageDataset
 from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
 from torchvision.io import ImageReadMode, decode_image
@@ -132,6 +134,25 @@ def stream(*decoders: Any, **options: Any) -> Callable[[Album, relabel.LabelMaps
     return items
 
 
+def other(kind: str) -> Callable[[Album, relabel.LabelMaps], Iterator[Item]]:
+    """Of the same photographs, in the order of the folder."""
+
+    def items(album: Album, maps: relabel.LabelMaps) -> Iterator[Item]:
+        paths = sorted(map(str, album.folder.rglob("*.jpg")))
+        images: Any = ImageDataset(str(album.folder if kind == "timm" else album.tar))
+        if kind == "Hugging Face":
+            columns = {"image": paths, "label": [number // 2 for number in range(16)]}
+            features = datasets.Features({"image": datasets.Image(), "label": datasets.Value("int64")})
+            images = datasets.Dataset.from_dict(columns, features=features)
+        labeled = relabel.LabeledCrops(images, maps, TRANSFORM)
+        for row in (labeled[i] for i in range(16)):
+            yield (row["image"], row["label"]) if kind == "Hugging Face" else row
+        # Lets go of the tar.
+        pickle.dumps(labeled)
+
+    return items
+
+
 # The frame in which each shows images, and what comes of it: all of it right, or a refusal.
 WAYS: dict[str, tuple[str, Callable[[Album, relabel.LabelMaps], Iterator[Item]], str]] = {
     "ImageFolder": ("decoded", folder(None), ""),
@@ -139,6 +160,9 @@ WAYS: dict[str, tuple[str, Callable[[Album, relabel.LabelMaps], Iterator[Item]],
     "ImageFolder, tensors": ("decoded", folder(lambda path: decode_image(path, ImageReadMode.RGB)), ""),
     "ImageFolder, upright tensors": ("upright", folder(tensor_upright), ""),
     "ImageFolder, upright arrays": ("upright", folder(lambda path: np.array(pil_upright(path))), ""),
+    "timm": ("decoded", other("timm"), ""),
+    "timm in a tar": ("decoded", other("tar"), ""),
+    "Hugging Face": ("upright", other("Hugging Face"), ""),
     "webdataset before decode": ("decoded", stream(), ""),
     "webdataset before decode, upright": ("upright", stream(frame="upright"), ""),
     "webdataset pil": ("decoded", stream("pil"), ""),
@@ -181,7 +205,7 @@ def worst(maps: relabel.LabelMaps, shown: str, items: Iterator[Item]) -> dict[in
 @pytest.mark.parametrize("way", WAYS)
 def test_every_orientation_has_its_label_or_is_refused(album: Album, way: str, exif: str) -> None:
     shown, items, refused = WAYS[way]
-    maps = album.stores["folder" if way.startswith("ImageFolder") else "tar", exif]
+    maps = album.stores["tar" if way.startswith("webdataset") else "folder", exif]
     torch.manual_seed(0)
     if refused:
         with pytest.raises(InvalidValueError, match=refused):
