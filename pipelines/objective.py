@@ -7,9 +7,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
+import relabel
 from pipelines.lvvit import TokenAnswer
 from pipelines.recipe import Recipe
-from relabel import CropLabels
 from relabel.errors import InvalidValueError
 from relabel.labels import Labels, SparseLabels
 from relabel.losses import TokenLabelingLoss, soft_cross_entropy
@@ -21,13 +21,14 @@ _MIXERS = {"cutmix": CutMix, "mixup": Mixup}
 class Objective:
     """The loss of a recipe: ``objective(student, images, labels)``, a scalar with a gradient.
 
-    Maps are pooled on the device that they are on, and no dense target of all classes and tokens is made. Nothing waits
+    Labels are pooled on the device of the images, and no dense target of all classes and tokens is made. Nothing waits
     for the device.
 
     Args:
         recipe: its target, smoothing, pooling, mixing and loss are used.
         num_classes: C.
         grid_hw: (h, w) of the student's tokens, for target "token".
+        maps: what pools the tickets, for targets that need a store.
         seed: of the mixing; processes that train together need different ones.
 
     Raises:
@@ -35,9 +36,15 @@ class Objective:
     """
 
     def __init__(
-        self, recipe: Recipe, num_classes: int, grid_hw: tuple[int, int] | None = None, *, seed: int | None = None
+        self,
+        recipe: Recipe,
+        num_classes: int,
+        grid_hw: tuple[int, int] | None = None,
+        *,
+        maps: relabel.LabelMaps | None = None,
+        seed: int | None = None,
     ) -> None:
-        self._recipe, self._num_classes, self._grid_hw = recipe, num_classes, grid_hw
+        self._recipe, self._num_classes, self._grid_hw, self._maps = recipe, num_classes, grid_hw, maps
         if recipe.target == "token" and grid_hw is None:
             raise InvalidValueError(f"target token needs a student that answers tokens; {recipe.model} does not")
         if recipe.ground_truth is not None and (recipe.target != "token" or recipe.mixing in _MIXERS):
@@ -49,18 +56,16 @@ class Objective:
         self._mixer = mixer(recipe.mixing_alpha, recipe.mixing_probability, seed=seed) if mixer else None
         self._token_loss = TokenLabelingLoss(token_weight=recipe.token_weight, correction=recipe.ground_truth)
 
-    def __call__(
-        self, student: nn.Module, images: Tensor, labels: CropLabels | Tensor, *, mixes: bool = True
-    ) -> Tensor:
+    def __call__(self, student: nn.Module, images: Tensor, labels: Tensor, *, mixes: bool = True) -> Tensor:
         """The loss of a batch, float32.
 
         Args:
             student: as `student_models.build_student` makes it, in training; may be wrapped for many devices.
             images: (B, 3, h, w) floating, normalised.
-            labels: `CropLabels`; or classes (B,) int64 for the targets that need no store.
+            labels: tickets (B, 11), or classes (B,) for the targets that need no store; int64, best on the CPU.
             mixes: whether the recipe's mixing happens (not in its last epochs).
         """
-        classes = labels if isinstance(labels, Tensor) else labels.ground_truth
+        classes = (labels if labels.ndim == 1 else relabel.ground_truth(labels)).to(images.device, non_blocking=True)
         targets = self._targets(labels, classes)
         if mixes and self._mixer is not None:
             images, *targets = self._mixer(images, *targets)
@@ -73,19 +78,27 @@ class Objective:
         loss: Tensor = self._token_loss(logits, *targets, share=share, ground_truth=ground_truth)
         return loss
 
-    def _targets(self, labels: CropLabels | Tensor, classes: Tensor) -> list[Labels]:
+    def _targets(self, labels: Tensor, classes: Tensor) -> list[Labels]:
         """The image labels, and for target "token" those of the tokens."""
         recipe = self._recipe
         if not recipe.uses_store:
             one_hot = torch.zeros(len(classes), self._num_classes, device=classes.device)
             one_hot.scatter_(1, classes.unsqueeze(1), 1)
             return [one_hot * (1 - recipe.smoothing) + recipe.smoothing / self._num_classes]
-        if isinstance(labels, Tensor):
-            raise InvalidValueError(f"target {recipe.target} needs CropLabels; got classes {tuple(labels.shape)}")
+        if self._maps is None:
+            raise InvalidValueError(f"target {recipe.target} needs the maps of a store, and got none")
         sizes = (None, self._grid_hw) if recipe.target == "token" else (None,)
         return [
             _smoothed(
-                labels.pool(size, sparse=True, space=recipe.space, temperature=recipe.temperature, uncovered="nearest"),
+                self._maps.pool(
+                    labels,
+                    size,
+                    sparse=True,
+                    device=classes.device,
+                    space=recipe.space,
+                    temperature=recipe.temperature,
+                    uncovered="nearest",
+                ),
                 recipe.smoothing,
             )
             for size in sizes

@@ -1,42 +1,46 @@
-"""Batches for train_student.py: image folders, the recipe's augmentation, and the labels that its target needs."""
+"""Batches for train_student.py: folders or tars of images, and the tickets of the labels that its target needs."""
 
 from __future__ import annotations
 
 import itertools
-import math
+import random
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from timm.data.auto_augment import RandAugment, rand_augment_transform
-from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
-from timm.data.random_erasing import RandomErasing
-from timm.data.transforms import RandomResizedCropAndInterpolation, str_to_interp_mode
-from torch import Tensor, nn
-from torch.utils.data import DataLoader, DistributedSampler, Subset
-from torchvision import transforms
+from torch import Tensor
+from torch.utils.data import DataLoader, DistributedSampler, IterableDataset, Subset, get_worker_info
 from torchvision.datasets import ImageFolder
+from torchvision.datasets.folder import default_loader
 
 import relabel
 from pipelines.recipe import Recipe
+from pipelines.student_pixels import train_transform, validation_transform
 from relabel.errors import ImageError, InvalidValueError, SourceError
-from relabel.tracking import TrackedTransform
 
-# The principal components of the colours of ImageNet's training images (AlexNet, section 4.1).
-_COLOUR_VALUES = (0.2175, 0.0188, 0.0045)
-_COLOUR_VECTORS = ((-0.5675, 0.7192, 0.4009), (-0.5808, -0.0045, -0.8140), (-0.5836, -0.6948, 0.4203))
+KEYS: dict[str, Callable[[str], str] | None] = {"path": None, "stem": lambda path: Path(path).stem}
+"""What a folder's image is called in the store: its path below the folder, or its file's name, as in tars of it."""
+_SHUFFLED = 512
+"""Images that a worker of tars draws the next one from, 50 MB of photographs."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Places:
-    """Folders of class folders to learn from and to be tested on, and the store of labels, if the target needs one."""
+    """Where things lie.
 
-    images: Path
+    Attributes:
+        images: to learn from: a folder of class folders, or webdataset tars as `relabel generate` takes them.
+        validation: a folder of the same class folders.
+        labels: the store, if the target needs one.
+        keys: one of `KEYS`.
+    """
+
+    images: str
     validation: Path
     labels: str | None
+    keys: str = "path"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,170 +53,160 @@ class Share:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Data:
-    """Both loaders of one process.
+    """Both loaders of one process; images are uint8 (b, 3, s, s).
 
     Attributes:
-        train: (images (b, 3, s, s), labels), labels being `relabel.CropLabels` or, without a store, classes (b,).
+        train: (images, tickets (b, 11)) or, without a store, (images, classes (b,)).
         validation: (images, classes) of this process's part of the validation images.
         num_classes: C.
-        sampler: of `train`; None for one process.
+        steps: batches of an epoch.
+        maps: what pools the tickets.
+        order: has `set_epoch`, after which the order is that epoch's.
     """
 
     train: DataLoader[Any]
     validation: DataLoader[Any]
     num_classes: int
-    sampler: DistributedSampler[Any] | None = field(repr=False)
+    steps: int
+    maps: relabel.LabelMaps | None
+    order: Any
 
-    def epoch(self, number: int) -> Iterator[tuple[Tensor, relabel.CropLabels | Tensor]]:
+    def epoch(self, number: int) -> Iterator[tuple[Tensor, Tensor]]:
         """The batches of an epoch; equal numbers give equal order."""
-        if self.sampler is not None:
-            self.sampler.set_epoch(number)
-        return iter(self.train)
+        self.order.set_epoch(number)
+        return itertools.islice(self.train, self.steps)
 
 
-class Lighting(nn.Module):
-    """AlexNet's colour noise: a tensor image (3, h, w) in [0, 1], moved along the principal components of colour."""
+class TarStream(IterableDataset[tuple[Tensor, Any]]):
+    """The images of tars over and over, with their tickets, in another order each epoch; each worker has its own tars.
 
-    def __init__(self, deviation: float) -> None:
-        super().__init__()
-        self.deviation = deviation
+    Args:
+        images: the tars, as `relabel generate` takes them.
+        sample: what makes an item of a sample.
+        share: this process, each of whose workers takes its part of the tars.
+        seed: of the order.
+    """
 
-    def forward(self, image: Tensor) -> Tensor:
-        """The image with one random colour added to all of its pixels."""
-        drawn = torch.randn(3) * self.deviation * torch.tensor(_COLOUR_VALUES)
-        return image + (torch.tensor(_COLOUR_VECTORS) @ drawn)[:, None, None]
+    def __init__(self, images: str, sample: relabel.LabeledSample, share: Share, seed: int) -> None:
+        self._source, self._sample, self._share, self._seed = relabel.open_source(images), sample, share, seed
+        self._epoch = 0
 
+    def set_epoch(self, number: int) -> None:
+        """Which order comes next."""
+        self._epoch = number
 
-def train_transform(recipe: Recipe) -> TrackedTransform:
-    """The recipe's random crop, flip, RandAugment and colours, up to a normalised tensor (3, s, s)."""
-    size = recipe.image_size
-    steps: list[Any] = [
-        RandomResizedCropAndInterpolation(size, recipe.crop_scale, recipe.crop_ratio, recipe.interpolation),
-        transforms.RandomHorizontalFlip(recipe.flip_probability),
-    ]
-    if recipe.randaugment is not None:
-        mean = tuple(round(255 * value) for value in IMAGENET_DEFAULT_MEAN)
-        settings = {"translate_const": int(size * 0.45), "img_mean": mean}
-        steps.append(_posterizing(rand_augment_transform(recipe.randaugment, settings)))
-    elif recipe.color_jitter:
-        steps.append(transforms.ColorJitter(*[recipe.color_jitter] * 3))
-    steps.append(transforms.ToTensor())
-    if recipe.lighting:
-        steps.append(Lighting(recipe.lighting))
-    steps.append(transforms.Normalize(IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD))
-    if recipe.random_erasing:
-        steps.append(RandomErasing(recipe.random_erasing, mode="pixel", device="cpu"))
-    return TrackedTransform(transforms.Compose(steps), untracked=(Lighting,))
+    def __iter__(self) -> Iterator[tuple[Tensor, Any]]:
+        worker, share = get_worker_info(), self._share
+        workers, number = (1, 0) if worker is None else (worker.num_workers, worker.id)
+        number, readers = share.rank * workers + number, share.world_size * workers
+        spans = [span for spans in self._source.spans(self._sample.maps.manifest.data.class_names) for span in spans]
+        if len(spans) < readers:
+            raise SourceError(f"{readers} loader processes cannot share {len(spans)} tars: lower --workers")
+        # The same order in all of them.
+        draw = random.Random(f"{self._seed} {self._epoch}")
+        while True:
+            draw.shuffle(spans)
+            yield from self._shuffled(spans[number::readers], random.Random(draw.random() + number))
 
+    def _shuffled(self, spans: list[Any], draw: random.Random) -> Iterator[tuple[Tensor, Any]]:
+        held: list[Any] = []
+        for image in itertools.chain.from_iterable(self._source.read(*span) for span in spans):
+            held.append(image)
+            if len(held) >= _SHUFFLED:
+                yield self._item(held, draw)
+        while held:
+            yield self._item(held, draw)
 
-def validation_transform(recipe: Recipe) -> transforms.Compose:
-    """The centred crop of the recipe."""
-    name = "bicubic" if recipe.interpolation == "random" else recipe.interpolation
-    return transforms.Compose(
-        [
-            transforms.Resize(math.floor(recipe.image_size / recipe.validation_crop), str_to_interp_mode(name)),
-            transforms.CenterCrop(recipe.image_size),
-            transforms.ToTensor(),
-            transforms.Normalize(IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD),
-        ]
-    )
+    def _item(self, held: list[Any], draw: random.Random) -> Any:
+        place = draw.randrange(len(held))
+        held[place], held[-1] = held[-1], held[place]
+        image = held.pop()
+        # Any suffix of an image: what it is, its bytes say.
+        return self._sample({"__key__": image.key, "jpg": image.encoded(), "cls": image.label})
 
 
 def load_data(recipe: Recipe, places: Places, share: Share, device: torch.device) -> Data:
-    """Open the folders and the store, and see that they belong together.
+    """Open images and store, and see that they belong together.
 
     Raises:
         SourceError: a folder without class folders of images, or other classes for validation than for training.
-        InvalidValueError: a target that needs labels without a store, a store of other classes than the folder's, or
-            a batch that the processes cannot share or the images cannot fill.
+        InvalidValueError: a target that needs labels without a store, a store of other classes than the folder's,
+            tars for a target that needs none, or a batch that the processes cannot share or the images cannot fill.
         LabelError: images that the store has no label for.
     """
     if recipe.batch_size % share.world_size:
         raise InvalidValueError(f"{share.world_size} processes cannot share a batch of {recipe.batch_size} evenly")
-    train, validation = _folder(places.images), _folder(places.validation)
-    if train.classes != validation.classes:
-        raise SourceError(
-            f"{places.images} and {places.validation} must hold the same class folders; only in one of them: "
-            f"{', '.join(sorted(set(train.classes) ^ set(validation.classes))[:8])}"
-        )
-    dataset: Any = _Plain(train, train_transform(recipe))
-    if recipe.uses_store:
-        dataset = relabel.LabeledCrops(train, _maps(recipe, places, train), train_transform(recipe))
-    if len(dataset) < recipe.batch_size:
-        raise InvalidValueError(f"{len(dataset)} images cannot fill a batch of {recipe.batch_size}; lower --batch-size")
-    sampler: DistributedSampler[Any] | None = None
-    if share.world_size > 1:
-        sampler = DistributedSampler(
-            dataset, share.world_size, share.rank, shuffle=True, seed=recipe.seed, drop_last=True
-        )
-    part = Subset(validation, range(share.rank, len(validation), share.world_size))
-    validation.transform = validation_transform(recipe)
+    validation = _folder(places.validation, validation_transform(recipe))
+    dataset, count, maps = _training(recipe, places, share, validation.classes)
+    if count < recipe.batch_size:
+        raise InvalidValueError(f"{count} images cannot fill a batch of {recipe.batch_size}; lower --batch-size")
+    order: Any = dataset
+    if not isinstance(dataset, TarStream):
+        order = DistributedSampler(dataset, share.world_size, share.rank, seed=recipe.seed, drop_last=True)
     options: dict[str, Any] = {
         "batch_size": recipe.batch_size // share.world_size,
         "num_workers": recipe.workers,
         "pin_memory": device.type == "cuda",
     }
+    part = Subset(validation, range(share.rank, len(validation), share.world_size))
     return Data(
-        train=DataLoader(
-            dataset, sampler=sampler, shuffle=sampler is None, drop_last=True,
-            collate_fn=relabel.collate if recipe.uses_store else None, **options,
-        ),
+        train=DataLoader(dataset, sampler=None if order is dataset else order, drop_last=True, **options),
         validation=DataLoader(part, **options),
-        num_classes=len(train.classes),
-        sampler=sampler,
-    )  # fmt: skip
+        num_classes=len(validation.classes),
+        steps=count // recipe.batch_size,
+        maps=maps,
+        order=order,
+    )
 
 
-def _posterizing(augment: RandAugment) -> RandAugment:
-    """timm's strongest posterizing keeps 0 bits of a colour, which Pillow refuses from version 13 on: 1 then."""
-    for operation in augment.ops:
-        if operation.name.startswith("Posterize"):
-            operation.level_fn = partial(_one_bit_at_least, operation.level_fn)
-    return augment
+def _training(
+    recipe: Recipe, places: Places, share: Share, classes: list[str]
+) -> tuple[Any, int, relabel.LabelMaps | None]:
+    """The images to learn from, how many they are, and what their tickets are pooled with."""
+    transform = train_transform(recipe)
+    maps = _maps(recipe, places, classes) if recipe.uses_store else None
+    if not Path(places.images).is_dir() and ".tar" in places.images:
+        if maps is None:
+            raise InvalidValueError(f"target {recipe.target} reads no tars: give a folder of class folders")
+        sample = relabel.LabeledSample(maps, transform)
+        return TarStream(places.images, sample, share, recipe.seed), len(maps), maps
+    folder = _folder(Path(places.images), transform)
+    if folder.classes != classes:
+        raise SourceError(
+            f"{places.images} and {places.validation} must hold the same class folders; only in one of them: "
+            f"{', '.join(sorted(set(folder.classes) ^ set(classes))[:8])}"
+        )
+    if maps is None:
+        return folder, len(folder), None
+    return relabel.Labeled(folder, maps, key=KEYS[places.keys]), len(folder), maps
 
 
-def _one_bit_at_least(level_fn: Callable[[float, Any], tuple[int]], level: float, settings: Any) -> tuple[int]:
-    return (max(1, level_fn(level, settings)[0]),)
-
-
-class _Plain(torch.utils.data.Dataset[tuple[Tensor, int]]):
-    """A folder's images through a tracked transform, whose crop box nobody needs; with the one class of each."""
-
-    def __init__(self, folder: ImageFolder, transform: TrackedTransform) -> None:
-        self._folder, self._transform = folder, transform
-
-    def __len__(self) -> int:
-        return len(self._folder)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        path, label = self._folder.samples[index]
-        try:
-            image = self._folder.loader(path)
-        except (OSError, SyntaxError) as error:
-            raise ImageError(f"{path} cannot be read: {error}. Mend it, or remove it") from error
-        return self._transform(image)[0], label
-
-
-def _folder(path: Path) -> ImageFolder:
+def _folder(path: Path, transform: Callable[[Any], Any]) -> ImageFolder:
     try:
-        return ImageFolder(path)
+        return ImageFolder(path, transform, loader=_load)
     except OSError as error:
         # torchvision's message names the folder and what it lacks.
         raise SourceError(f"{path} is no folder of class folders of images: {error}") from error
 
 
-def _maps(recipe: Recipe, places: Places, folder: ImageFolder) -> relabel.LabelMaps:
+def _load(path: str) -> Any:
+    try:
+        return default_loader(path)
+    except (OSError, SyntaxError) as error:  # Pillow raises both for damaged files
+        raise ImageError(f"{path} cannot be read: {error}. Mend it, or remove it") from error
+
+
+def _maps(recipe: Recipe, places: Places, classes: list[str]) -> relabel.LabelMaps:
     if places.labels is None:
         raise InvalidValueError(
             f"target {recipe.target} needs the labels of {places.images}: make them with relabel generate, and give "
             "--labels STORE; or take --target one-hot"
         )
     maps = relabel.open(places.labels)
-    if maps.num_classes != len(folder.classes):
-        some = ", ".join(itertools.islice(folder.classes, 3))
+    if maps.num_classes != len(classes):
         raise InvalidValueError(
-            f"{places.labels} has labels of {maps.num_classes} classes, and {places.images} has {len(folder.classes)} "
-            f"class folders ({some} ...). They must be the same classes in the same order, the teacher's: "
-            "relabel generate --classes keeps some of a teacher's"
+            f"{places.labels} has labels of {maps.num_classes} classes, and {places.validation} has {len(classes)} "
+            f"class folders ({', '.join(classes[:3])} ...). They must be the same classes in the same order, the "
+            "teacher's: relabel generate --classes keeps some of a teacher's"
         )
     return maps

@@ -12,7 +12,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from pipelines.imagenet1k import PRESETS, preset_named
 from pipelines.recipe import Recipe
-from pipelines.student_data import Places
+from pipelines.student_data import KEYS, Places
 from relabel.errors import InvalidValueError
 
 _NOT_GIVEN = object()
@@ -34,9 +34,14 @@ def parse(arguments: list[str] | None, description: str | None) -> Command:
     parser = argparse.ArgumentParser(
         "train_student.py", description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--images", type=Path, required=True, help="training images, a folder of class folders")
+    parser.add_argument(
+        "--images", required=True, help="training images, a folder of class folders, or tars as 'train-{000..099}.tar'"
+    )
     parser.add_argument("--val", type=Path, required=True, help="validation images, of the same class folders")
     parser.add_argument("--labels", help="store of the training images' labels, for targets relabel and token")
+    parser.add_argument(
+        "--keys", choices=KEYS, default="path", help="what a folder's images are called in the store [%(default)s]"
+    )
     parser.add_argument("--out", type=Path, default=Path("student-output"), help="output folder [%(default)s]")
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in --out")
     parser.add_argument("--device", default="auto", help="cpu, cuda or auto [%(default)s]")
@@ -53,7 +58,8 @@ def parse(arguments: list[str] | None, description: str | None) -> Command:
         recipe = _recipe(given)
     except InvalidValueError as error:
         parser.error(str(error))
-    return Command(recipe, Places(given.images, given.val, given.labels), given.out, given.resume, given.device)
+    places = Places(images=given.images, validation=given.val, labels=given.labels, keys=given.keys)
+    return Command(recipe, places, given.out, given.resume, given.device)
 
 
 def _recipe(given: argparse.Namespace) -> Recipe:

@@ -192,7 +192,7 @@ def _run(job: Job) -> str:
     for teacher, target in job.missing():
         started = time.perf_counter()
         batches = _batches(crops, classes, maps.get(teacher), content["keys"], target == SWAPPED)
-        student, loss = train(job.recipe(target), batches, len(crops.owners))
+        student, loss = train(job.recipe(target), batches, len(crops.owners), maps.get(teacher))
         scores = {"scene": top1_of_scenes(student, test), "crop": top1_of_crops(student, test)}
         result = {"teacher": teacher, "student": job.student, "target": target, "seed": job.seed, **scores}
         result |= {"loss": loss, "seconds": round(time.perf_counter() - started, 1)}
@@ -208,8 +208,8 @@ def _run(job: Job) -> str:
 
 def _batches(
     crops: made.Crops, classes: Tensor, maps: relabel.LabelMaps | None, keys: list[str], swapped: bool
-) -> Iterator[tuple[Tensor, relabel.CropLabels | Tensor]]:
-    """Normalised images with their labels, as a loader of `LabeledCrops` gives them."""
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Normalised images with their tickets, as a loader of `relabel.Labeled` gives them; or with their classes."""
     rows = None if maps is None else maps.rows(keys)[crops.owners]
     order = [1, 0, 3, 2] if swapped else [0, 1, 2, 3]
     size = _BASE["batch_size"]
@@ -220,17 +220,17 @@ def _batches(
             yield images, classes[some]
         else:
             boxes = crops.boxes[some][:, order]
-            yield images, relabel.CropLabels(maps[rows[some]], relabel.Views.of_boxes(boxes), classes[some])
+            yield images, maps.tickets(rows[some], boxes, ground_truth=classes[some])
 
 
 def train(
-    recipe: Recipe, batches: Iterator[tuple[Tensor, relabel.CropLabels | Tensor]], count: int
+    recipe: Recipe, batches: Iterator[tuple[Tensor, Tensor]], count: int, maps: relabel.LabelMaps | None
 ) -> tuple[nn.Module, float]:
-    """A student of all batches, and its mean loss over the last tenth of them."""
+    """A student of all batches, whose tickets `maps` pools, and its mean loss over the last tenth of them."""
     torch.manual_seed(recipe.seed)
     student: Any = build_student(recipe, scenes.NUM_CLASSES)
     student.to(memory_format=torch.channels_last)
-    objective = Objective(recipe, scenes.NUM_CLASSES, token_grid_hw(student), seed=recipe.seed)
+    objective = Objective(recipe, scenes.NUM_CLASSES, token_grid_hw(student), maps=maps, seed=recipe.seed)
     optimizer = make_optimizer(student, recipe)
     steps, losses = count // recipe.batch_size, []
     for step, (images, labels) in enumerate(batches):

@@ -39,6 +39,7 @@ from pipelines.schedule import learning_rate, make_optimizer, set_learning_rate
 from pipelines.student_data import Data, Share, load_data
 from pipelines.student_models import build_student, token_grid_hw
 from pipelines.student_options import Command, parse
+from pipelines.student_pixels import Pixels
 from relabel.errors import RelabelError
 from relabel.progress import Progress
 from relabel.teacher.devices import find_device
@@ -92,7 +93,8 @@ class Trainer:
         student: Any = build_student(recipe, data.num_classes)
         self._student = student.to(device, memory_format=torch.channels_last)
         # Mixing draws from torch's generator, which every epoch starts anew: so a resumed run is equal.
-        self._objective = Objective(recipe, data.num_classes, token_grid_hw(self._student))
+        self._objective = Objective(recipe, data.num_classes, token_grid_hw(self._student), maps=data.maps)
+        self._pixels = Pixels(recipe, device)
         self._average = None if recipe.ema_decay is None else ModelEmaV3(self._student, decay=recipe.ema_decay)
         self._optimizer = make_optimizer(self._student, recipe)
         self._scaler = torch.amp.GradScaler(device.type, enabled=recipe.precision == "float16")
@@ -123,7 +125,7 @@ class Trainer:
     def _learn(self, number: int, *, shown: bool) -> tuple[float, int, float]:
         """The mean loss, the images of all processes, and the last learning rate of an epoch."""
         recipe, device = self._recipe, self._device
-        steps, rate = len(self._data.train), 0.0
+        steps, rate = self._data.steps, 0.0
         mixes = number < recipe.total_epochs - recipe.mixing_off_epochs
         self._parallel.train()
         self._switch_mixtoken(mixes)
@@ -132,7 +134,7 @@ class Trainer:
             for step, (images, labels) in enumerate(self._data.epoch(number)):
                 rate = learning_rate(recipe, number + step / steps)
                 set_learning_rate(self._optimizer, rate)
-                images, labels = _moved(images, device), labels.to(device, non_blocking=True)
+                images = self._pixels(images, trains=True)
                 # The loss stays on the device: nothing waits for a step.
                 total += self._step(images, labels, mixes=mixes)
                 if self._average is not None:
@@ -146,7 +148,7 @@ class Trainer:
             )
         return mean, steps * recipe.batch_size, rate
 
-    def _step(self, images: Tensor, labels: Any, *, mixes: bool) -> Tensor:
+    def _step(self, images: Tensor, labels: Tensor, *, mixes: bool) -> Tensor:
         """One step of the optimizer; the loss, without gradient."""
         precision = _PRECISIONS[self._recipe.precision]
         with torch.autocast(self._device.type, precision, enabled=precision != torch.float32):
@@ -177,7 +179,7 @@ class Trainer:
         with torch.inference_mode(), autocast:
             for images, classes in self._data.validation:
                 classes = classes.to(self._device, non_blocking=True)
-                counts[0] += (student(_moved(images, self._device)).argmax(1) == classes).sum()
+                counts[0] += (student(self._pixels(images, trains=False)).argmax(1) == classes).sum()
                 counts[1] += len(classes)
         right, count = map(int, _summed(counts, self._share))
         return 100 * right / count
@@ -227,10 +229,6 @@ def _seed(seed: int, epoch: int, rank: int) -> None:
     torch.manual_seed(value)
     random.seed(value)
     np.random.seed(value)  # noqa: NPY002, since timm's RandAugment draws from this one
-
-
-def _moved(images: Tensor, device: torch.device) -> Tensor:
-    return images.to(device, non_blocking=True, memory_format=torch.channels_last)
 
 
 def _summed(values: Tensor, share: Share) -> Tensor:

@@ -14,6 +14,7 @@ from PIL import Image
 
 import relabel
 from pipelines import student_table, students
+from relabel.tickets import Tickets
 
 _TARGETS = ("one-hot", "smoothed", "ReLabel", "Token Labeling", "ReLabel, x and y swapped")
 
@@ -77,11 +78,12 @@ def test_only_the_swapped_target_sends_x_and_y_in_the_wrong_order(quick: Path) -
         assert len(batches) == 64 // 32
         for number, (images, labels) in enumerate(batches):
             some = slice(32 * number, 32 * number + 32)
-            assert torch.equal(labels.views.boxes, crops.boxes[some][:, order])
-            assert torch.equal(labels.ground_truth, classes[some])
+            tickets = Tickets.read(labels)
+            assert torch.equal(tickets.views.boxes, crops.boxes[some][:, order])
+            assert torch.equal(tickets.ground_truth, classes[some])
             assert torch.equal(images, (crops.pixels[some].float() - 127.5) / 127.5)
             keys = [content["keys"][i] for i in crops.owners[some].tolist()]
-            assert torch.equal(labels.maps.planes, maps[maps.rows(keys)].planes)
+            assert torch.equal(tickets.rows, maps.rows(keys))
 
 
 def test_scenes_of_students_teachers_and_tests_share_no_scan() -> None:

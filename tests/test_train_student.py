@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import io
 import json
 import os
+import random
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -17,19 +20,23 @@ import torch
 from PIL import Image
 from torch import nn
 
+import relabel
 from pipelines import imagenet1k, train_student
 from pipelines.lvvit import TokenAnswer
 from pipelines.objective import Objective
 from pipelines.recipe import Recipe
 from pipelines.schedule import learning_rate
-from pipelines.student_data import validation_transform
+from pipelines.student_data import Data, Places, Share, load_data
 from pipelines.student_models import build_student, token_grid_hw
 from pipelines.student_options import parse
+from pipelines.student_pixels import Pixels, validation_transform
 from relabel.generate import GenerateOptions, generate
 from relabel.teacher import TeacherSpec
+from relabel.tickets import Tickets
 
 _PIPELINES = Path(__file__).parents[1] / "pipelines"
 _COLOURS = {"blue": (30, 60, 220), "green": (40, 200, 60), "red": (220, 40, 40)}
+_CPU = torch.device("cpu")
 _CONVNET = ("--model", "test_resnet", "--image-size", "32")
 _LVVIT = (
     "--model", "lvvit_demo", "--image-size", "32",
@@ -105,15 +112,16 @@ def _cross_entropy(logits: torch.Tensor, label: np.ndarray) -> float:
     return float(-(label * log_softmax).sum(-1).mean())
 
 
-def test_the_loss_of_each_target_is_that_of_its_labels() -> None:
-    from relabel import CropLabels, ScoreMap, Views
-
+def test_the_loss_of_each_target_is_that_of_its_labels(tmp_path: Path) -> None:
     torch.manual_seed(0)
     batch, classes, grid = 6, 5, (2, 3)
-    maps = ScoreMap.from_logits(3 * torch.randn(batch, classes, 4, 4), planes=2, profile=1)
+    written = relabel.ScoreMap.from_logits(3 * torch.randn(batch, classes, 4, 4), planes=2, profile=1)
+    relabel.write(tmp_path / "labels.zarr", [str(i) for i in range(batch)], written)
+    opened = relabel.open(tmp_path / "labels.zarr")
     boxes = torch.tensor([[0.1, 0.2, 0.7, 0.9]]).repeat(batch, 1)
     true = torch.tensor([0, 1, 2, 3, 4, 0])
-    labels = CropLabels(maps, Views.of_boxes(boxes), true)
+    labels = opened.tickets(range(batch), boxes, ground_truth=true)
+    maps = opened[range(batch)]
     images, image_logits, token_logits = torch.zeros(batch, 3, 8, 8), torch.randn(batch, 5), torch.randn(batch, 6, 5)
     one_hot = np.eye(classes)[true]
     soft = maps.pool(boxes).double().numpy()
@@ -121,7 +129,7 @@ def test_the_loss_of_each_target_is_that_of_its_labels() -> None:
 
     def loss(answer: Any, given: Any, **changes: Any) -> float:
         made = Recipe(**{"name": "try", "model": "test_resnet", **changes})
-        return float(Objective(made, classes, grid)(Answering(answer), images, given))
+        return float(Objective(made, classes, grid, maps=opened)(Answering(answer), images, given))
 
     assert loss(image_logits, true, target="one-hot") == pytest.approx(_cross_entropy(image_logits, one_hot))
     assert loss(image_logits, labels, target="one-hot") == pytest.approx(_cross_entropy(image_logits, one_hot))
@@ -286,6 +294,54 @@ def test_a_resumed_run_is_equal_to_one_that_never_stopped(
     ]
 
 
+def _called_by_their_names(folders: Folders, root: Path) -> tuple[Path, Path, Path]:
+    """The same images in a folder and in three tars, and a store whose keys are their names: "blue0" and so on."""
+    stored = relabel.open(folders.store)
+    keys = list(stored.keys())
+    names = ["".join(Path(key).with_suffix("").parts) for key in keys]
+    for place, (key, name) in enumerate(zip(keys, names, strict=True)):
+        kind = Path(key).parent.name
+        (root / "named" / kind).mkdir(parents=True, exist_ok=True)
+        (root / "named" / kind / f"{name}.png").symlink_to(folders.train / key)
+        with tarfile.open(root / f"{place % 3}.tar", "a") as tar:
+            tar.add(folders.train / key, f"{name}.png")
+            told = str(sorted(_COLOURS).index(kind)).encode()
+            member = tarfile.TarInfo(f"{name}.cls")
+            member.size = len(told)
+            tar.addfile(member, io.BytesIO(told))
+    relabel.write(root / "named.zarr", names, stored[stored.rows(keys)])
+    return root / "named", root / "{0..2}.tar", root / "named.zarr"
+
+
+def test_tars_and_files_known_by_their_names_train_and_tars_go_on(folders: Folders, tmp_path: Path) -> None:
+    folder, tars, store = _called_by_their_names(folders, tmp_path)
+    given = [*_CONVNET, "--target", "relabel", "--labels", str(store), "--epochs", "4", "--learning-rate", "0.01"]
+    for out, images in (("files", [str(folder), "--keys", "stem"]), ("tars", [str(tars), "--workers", "1"])):
+        train_student.main(folders.options(tmp_path / out, *given, "--images", *images))
+        assert float(_log(tmp_path / out)[-1]["train_loss"]) < float(_log(tmp_path / out)[0]["train_loss"])
+    loaded = [
+        [torch.cat(parts) for parts in zip(*data.epoch(number), strict=True)]
+        for number in (0, 1, 0)
+        for data in [_tars(tars, store, folders)]
+    ]
+    assert all(torch.equal(*pair) for pair in zip(loaded[0], loaded[2], strict=True))
+    rows = [Tickets.read(tickets).rows for _, tickets in loaded]
+    assert rows[0].tolist() != rows[1].tolist()
+    # Three steps of 8: each image once.
+    assert sorted(rows[0].tolist()) == list(range(24))
+    for pixels, tickets in zip(*loaded[0], strict=True):
+        truth = int(relabel.ground_truth(tickets[None]))
+        assert int(pixels.float().mean((1, 2)).argmax()) == 2 - truth
+
+
+def _tars(tars: Path, store: Path, folders: Folders) -> Data:
+    # torchvision's flip draws from the one, timm's crop from the other.
+    torch.manual_seed(0)
+    random.seed(0)
+    recipe = Recipe(name="t", model="test_resnet", target="relabel", batch_size=8, image_size=32, workers=0)
+    return load_data(recipe, Places(images=str(tars), validation=folders.val, labels=str(store)), Share(), _CPU)
+
+
 def test_two_processes_of_torchrun_train_one_student(folders: Folders, tmp_path: Path) -> None:
     out = tmp_path / "out"
     given = folders.options(out, *_LVVIT, "--target", "token", "--mixing", "mixtoken", "--ema-decay", "0.9")
@@ -306,7 +362,8 @@ def test_two_processes_of_torchrun_train_one_student(folders: Folders, tmp_path:
     transform = validation_transform(recipe)
     images = [(path, place) for place, name in enumerate(sorted(_COLOURS)) for path in (folders.val / name).iterdir()]
     with torch.no_grad():
-        answers = student(torch.stack([transform(Image.open(path)) for path, _ in images])).argmax(1)
+        pixels = torch.stack([transform(Image.open(path)) for path, _ in images])
+        answers = student(Pixels(recipe, _CPU)(pixels, trains=False)).argmax(1)
     right = sum(int(answer) == place for answer, (_, place) in zip(answers, images, strict=True))
     assert float(_log(out)[-1]["val_top1"]) == pytest.approx(100 * right / 12, abs=1e-3)
     assert all(torch.isfinite(weight).all() for weight in _weights(out).values())
@@ -323,6 +380,7 @@ def test_two_processes_of_torchrun_train_one_student(folders: Folders, tmp_path:
         (("--model", "resnet_of_mine", "--target", "one-hot"), "resnet_of_mine"),
         ((*_CONVNET, "--target", "one-hot", "--batch-size", "64"), "24 images cannot fill a batch of 64"),
         ((*_CONVNET, "--target", "one-hot", "--resume"), "there is no checkpoint"),
+        ((*_CONVNET, "--target", "one-hot", "--images", "{0..2}.tar"), "target one-hot reads no tars"),
         ((*_CONVNET, "--target", "token", "--mixing", "cutmix", "--ground-truth", "agreement"), "without cutmix"),
         (("--target", "one-hot"), "give --model NAME"),
         ((*_CONVNET, "--target", "one-hot", "--smoothing", "0.1"), "smoothing must be 0"),

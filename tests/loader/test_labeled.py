@@ -148,9 +148,17 @@ def test_workers_of_every_kind_give_the_label_of_what_they_loaded(
     photos: Path, maps: relabel.LabelMaps, context: str
 ) -> None:
     dataset = ConcatDataset([Subset(labeled(photos, maps), range(1, 7)), labeled(photos, maps)])
-    loader = DataLoader(dataset, 7, num_workers=1, multiprocessing_context=context, persistent_workers=True)
-    for _ in range(2):
-        assert_right(maps, items_of(loader), [*range(1, 7), *range(8)])
+    tickets = []
+    for start in (context, "fork"):
+        torch.manual_seed(0)
+        loader = DataLoader(dataset, 7, num_workers=1, multiprocessing_context=start, persistent_workers=True)
+        for _ in range(2):
+            items = items_of(loader)
+            assert_right(maps, items, [*range(1, 7), *range(8)])
+            tickets.append(torch.stack([ticket for _, ticket in items]))
+    # Workers of equal seeds draw the same crops however they start, also in a second epoch of theirs.
+    assert torch.equal(torch.cat(tickets[:2]), torch.cat(tickets[2:]))
+    assert not torch.equal(tickets[0], tickets[1])
 
 
 def test_several_views_of_an_image_have_a_ticket_each(photos: Path, maps: relabel.LabelMaps) -> None:
