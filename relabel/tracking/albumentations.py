@@ -131,9 +131,11 @@ class Pipeline:
 
     Attributes:
         still: transforms in it that are taken to move no pixel.
+        skips_lost: whether those that no view tells of are left out, as for a proof of the others.
     """
 
     still: tuple[Any, ...] = ()
+    skips_lost: bool = False
 
     def __call__(self, step: Any, image: Any) -> tuple[Any, Shown]:
         """Run the pipeline on an image, an array (height, width, channels) or of Pillow."""
@@ -163,6 +165,8 @@ class Pipeline:
         original = step.apply_with_params
 
         def noting(params: dict[str, Any], **data: Any) -> Any:
+            if self.skips_lost and move is _lost:
+                return data
             result = original(params, **data)
             sizes = (data["image"].shape[:2], result["image"].shape[:2])
             shown[0] = then(shown[0], move(params, *sizes))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,8 @@ from torch import Tensor
 
 from relabel.errors import InvalidValueError
 from relabel.geometry.views import View
-from relabel.tracking.handling import Part, Shown, follow
+from relabel.tracking.albumentations import Pipeline
+from relabel.tracking.handling import Handler, Part, Shown, follow
 from relabel.tracking.ignoring import ignored
 from relabel.tracking.proof import prove
 from relabel.tracking.watching import Watching
@@ -67,8 +68,10 @@ class _Run:
 
 def _without_ignored(parts: tuple[Part, ...]) -> tuple[Part, ...]:
     """What an ignored step moves would hide whether the others show what they tell."""
-    return tuple(
-        (step, handler.of_inner(_without_ignored) if isinstance(handler, Watching) else handler)
-        for step, handler in parts
-        if handler is not ignored
-    )
+    return tuple((step, _without_lost(handler)) for step, handler in parts if handler is not ignored)
+
+
+def _without_lost(handler: Handler) -> Handler:
+    if isinstance(handler, Pipeline):
+        return replace(handler, skips_lost=True)
+    return handler.of_inner(_without_ignored) if isinstance(handler, Watching) else handler

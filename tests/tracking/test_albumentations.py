@@ -13,6 +13,7 @@ import pytest
 import torch
 from albumentations.pytorch import ToTensorV2
 from numpy.typing import NDArray
+from PIL import Image
 from places import SIZES_HW, farthest, place_image, seen_matrix
 from torchvision.transforms import v2
 
@@ -148,6 +149,35 @@ def test_what_is_not_the_librarys_own_is_refused_by_name(step: Any) -> None:
     output, view = TrackedTransform(pipeline, untracked=(step,))(place_image(8, 8))
     assert output.shape == (8, 8, 3)
     assert view == View.whole()
+
+
+class _Grey(A.ImageOnlyTransform):
+    def apply(self, img: NDArray[np.uint8], **params: Any) -> NDArray[np.uint8]:
+        return img.mean(2, keepdims=True).astype(np.uint8).repeat(3, 2)
+
+
+class _Wrapped:
+    """As users hand a pipeline to a data set of torchvision."""
+
+    def __init__(self, pipeline: Any) -> None:
+        self.pipeline = pipeline
+
+    def __call__(self, image: Image.Image) -> NDArray[np.uint8]:
+        return self.pipeline(image=np.array(image))["image"]  # type: ignore[no-any-return] # untyped
+
+
+def test_a_transform_of_ones_own_and_a_wrapper_are_proved() -> None:
+    pipeline = A.Compose([A.RandomCrop(40, 50), A.HorizontalFlip(), _Grey(p=1)])
+    assert TrackedTransform(pipeline)(place_image(60, 80))[0].shape == (40, 50, 3)
+    perspective = v2.Compose([A.Compose([A.Perspective(p=1)]), A.VerticalFlip(p=1), _Wrapped(pipeline)])
+    assert TrackedTransform(perspective)(place_image(60, 80))[1].flip_vertical
+    pipeline.transforms.pop()
+    tracked, flips = TrackedTransform(_Wrapped(pipeline)), set()
+    for size_hw in SIZES_HW * 3:
+        output, view = tracked(place_image(*size_hw))
+        assert farthest(seen_matrix(_places(output)), view) < 0.005
+        flips.add(view.flip)
+    assert flips == {True, False}
 
 
 def test_a_class_that_is_followed_is_not_left_untracked_by_mistake() -> None:
