@@ -193,7 +193,7 @@ class Following:
         known = (handler_of_kind(kind) for kind in type(step).__mro__)
         yield from [handler for handler in known if handler is not None][:1]
         refused = len(self.refused)
-        attributes = attributes_of(step, lambda inner: Inner(inner, self.parts(inner, before)))
+        attributes = attributes_of(step, lambda inner: Inner(inner, self.parts(inner, before)), self._is_listed)
         if len(self.refused) > refused:
             return
         if attributes:

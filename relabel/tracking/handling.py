@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from relabel.errors import InvalidValueError
@@ -57,6 +57,18 @@ def double_of(step: Any, **instead: Any) -> Any:
     return double
 
 
+def run_with(step: Any, instead: Mapping[str, Any], image: Any) -> Any:
+    """The output of a step with other attributes; what it sets on itself it keeps, a count of its calls say."""
+    double = double_of(step, **instead)
+    output = double(image)
+    # The libraries' own steps set nothing.
+    if not type(step).__module__.startswith(("torchvision.", "timm.")):
+        for name, value in double.__dict__.items():
+            if name not in instead and step.__dict__.get(name, instead) is not value:
+                step.__dict__[name] = value
+    return output
+
+
 def watched(step: Any, method: str, image: Any) -> tuple[Any, list[Any]]:
     """Run a step on an image; its output, and all that its own `method` answered while it ran."""
     answers: list[Any] = []
@@ -66,7 +78,7 @@ def watched(step: Any, method: str, image: Any) -> tuple[Any, list[Any]]:
         answers.append(original(*given, **named))
         return answers[-1]
 
-    return double_of(step, **{method: noting})(image), answers
+    return run_with(step, {method: noting}, image), answers
 
 
 def watched_once(step: Any, method: str, image: Any) -> tuple[Any, Any]:

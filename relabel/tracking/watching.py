@@ -15,7 +15,7 @@ from torch import Tensor
 from relabel.errors import InvalidValueError
 from relabel.geometry.views import View
 from relabel.tracking.albumentations import is_albumentations
-from relabel.tracking.handling import Part, Shown, double_of, follow, name_of, then
+from relabel.tracking.handling import Part, Shown, follow, name_of, run_with, then
 
 _WHOLE = View.whole()
 
@@ -38,10 +38,13 @@ class _Record:
 
 
 class _Recorder:
-    """What stands for an inner transform during one call."""
+    """What stands for an inner transform during one call: what is read off or set on it is the transform's."""
+
+    __slots__ = ("_inner", "_records")
 
     def __init__(self, inner: Inner, records: list[_Record]) -> None:
-        self._inner, self._records = inner, records
+        object.__setattr__(self, "_inner", inner)
+        object.__setattr__(self, "_records", records)
 
     def __call__(self, image: Any) -> Any:
         output, shown = follow(self._inner.parts, image)
@@ -50,6 +53,9 @@ class _Recorder:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._inner.step, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        setattr(self._inner.step, name, value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +82,7 @@ class Watching:
             return _Recorder(value, records) if isinstance(value, Inner) else value
 
         instead = {name: _mapped(value, recorder) for name, value in self.attributes.items()}
-        output = double_of(step, **instead)(image)
+        output = run_with(step, instead, image)
         try:
             return output, self.tell(output, image, records)
         except _BrokenChainError:

@@ -38,9 +38,26 @@ _DEEPEST = 4
 """How many wrappers around each other are looked into: what holds transforms deeper down is no transform itself."""
 
 
-def attributes_of(step: Any, as_inner: Callable[[Any], Inner]) -> dict[str, Any]:
-    """The attributes of a step that hold transforms, in lists and dicts too, with each transform as an `Inner`."""
-    return {name: _replaced(value, as_inner) for name, value in _held(step) if _holds_steps(value, _DEEPEST)}
+def attributes_of(step: Any, as_inner: Callable[[Any], Inner], is_listed: Callable[[Any], bool]) -> dict[str, Any]:
+    """The attributes of a step that hold transforms, in lists and dicts too, with each transform as an `Inner`.
+
+    Args:
+        step: the step.
+        as_inner: from a transform to its `Inner`.
+        is_listed: whether an object is to be taken for a transform, whatever it is.
+    """
+
+    def is_step(value: Any) -> bool:
+        return is_listed(value) or _is_step(value, _DEEPEST)
+
+    def replaced(value: Any) -> Any:
+        if isinstance(value, list | tuple | nn.ModuleList):
+            return [replaced(each) for each in value]
+        if isinstance(value, dict | nn.ModuleDict):
+            return {name: replaced(each) for name, each in value.items()}
+        return as_inner(value) if is_step(value) else value
+
+    return {name: replaced(value) for name, value in _held(step) if any(map(is_step, _elements(value) or [value]))}
 
 
 def _held(step: Any) -> Iterator[tuple[str, Any]]:
@@ -80,11 +97,3 @@ def _is_step(value: Any, depth: int) -> bool:
     ):
         return True
     return depth > 0 and any(_holds_steps(each, depth - 1) for _, each in _held(value))
-
-
-def _replaced(value: Any, as_inner: Callable[[Any], Inner]) -> Any:
-    if isinstance(value, list | tuple | nn.ModuleList):
-        return [_replaced(each, as_inner) for each in value]
-    if isinstance(value, dict | nn.ModuleDict):
-        return {name: _replaced(each, as_inner) for name, each in value.items()}
-    return as_inner(value) if _is_step(value, _DEEPEST) else value

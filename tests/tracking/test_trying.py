@@ -374,3 +374,48 @@ def test_a_class_of_ones_own_is_followed_once_it_is_registered(monkeypatch: pyte
     assert farthest(seen_matrix(output), view) < 0.01
     with pytest.raises(InvalidValueError, match="takes a class"):
         register_view(RightHalf(), lambda step, image: (image, None))  # type: ignore[arg-type]
+
+
+class Counting(Preset):
+    """Mirrors every second image, and crops to another size at each."""
+
+    def __init__(self) -> None:
+        super().__init__(v1.CenterCrop(40))
+        self.flip, self.calls = v1.RandomHorizontalFlip(1), 0
+
+    def __call__(self, image: Any) -> Any:
+        self.calls += 1
+        self.transforms.size = (40 + self.calls, 40)
+        return self.transforms(self.flip(image) if self.calls % 2 else image)
+
+
+def test_a_wrapper_keeps_what_it_sets_on_itself_and_on_its_steps() -> None:
+    step = Counting()
+    tracked = TrackedTransform(step)
+    assert step.calls == 0
+    for call in (1, 2, 3):
+        output, view = tracked(place_image(64, 64))
+        assert step.calls == call
+        assert output.height == 40 + call
+        assert view.flip == bool(call % 2)
+        assert farthest(seen_matrix(output), view) < 0.01
+
+
+class InAList:
+    """Runs what it is given."""
+
+    def __init__(self, *steps: Any) -> None:
+        self.steps = list(steps)
+
+    def __call__(self, image: Any) -> Any:
+        for step in self.steps:
+            image = step(image)
+        return image
+
+
+def test_an_untracked_function_inside_a_wrapper_is_not_followed() -> None:
+    wrapper = InAList(v1.CenterCrop(40), _mirror, v1.RandomVerticalFlip(1))
+    with pytest.raises(InvalidValueError, match="through InAList"):
+        TrackedTransform(wrapper)
+    _, view = TrackedTransform(wrapper, untracked=(_mirror,))(place_image(40, 40))
+    assert view == View(Box.whole(), flip_vertical=True, is_exact=False)
