@@ -42,6 +42,8 @@ if TYPE_CHECKING:
     from relabel.loader import LabeledCrops as LabeledCrops
     from relabel.loader import LabeledSample as LabeledSample
     from relabel.loader import LabelMaps as LabelMaps
+    from relabel.loader import ViewsReport as ViewsReport
+    from relabel.loader import check_views as check_views
     from relabel.loader import collate as collate
     from relabel.loader import hf_loss as hf_loss
     from relabel.loader import open as open

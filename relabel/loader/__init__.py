@@ -1,6 +1,7 @@
 """Labels for a trainer: a store by key, datasets and streams of crops that know their label, and batches of them."""
 
 from relabel.loader.batch import CropLabels, collate
+from relabel.loader.checking import ViewsReport, check_views
 from relabel.loader.crops import CropLabel
 from relabel.loader.hf import hf_loss
 from relabel.loader.labeled import Labeled, LabeledCrops
@@ -14,6 +15,8 @@ __all__ = [
     "Labeled",
     "LabeledCrops",
     "LabeledSample",
+    "ViewsReport",
+    "check_views",
     "collate",
     "hf_loss",
     "open",

@@ -135,8 +135,8 @@ class Labeled(Dataset[Any]):
             raise without_label(maps, items.names(np.flatnonzero(~labeled)), len(rows))
         self.indices = torch.from_numpy(np.flatnonzero(labeled))
         items, rows = items[labeled], rows[labeled]
-        #: For `relabel.check_views`: from a row to what is taken for its image.
-        self.stand_in: Callable[[int], Any] | None = None
+        #: For `relabel.check_views`: from a row and its image to what is taken for that.
+        self.stand_in: Callable[[int, Any], Any] | None = None
         self._parts: tuple[_Part, ...] = ()
         sizes_hw = np.zeros((len(rows), 2), np.int64)
         for number, images in enumerate(items.every):
@@ -178,11 +178,10 @@ class Labeled(Dataset[Any]):
         part = self._parts[number]
         images = part.images
         images.refuse_changes()
-        if self.stand_in is None:
-            image, truth, rest = images.load(place)
-            check_size(partial(images.name, place), image, (height, width))
-        else:
-            image, truth, rest = images.load(place, self.stand_in(row))
+        image, truth, rest = images.load(place)
+        check_size(partial(images.name, place), image, (height, width))
+        if self.stand_in is not None:
+            image = self.stand_in(row, image)
         output, shown = part.transform(image)
         if isinstance(shown, tuple):
             output = list(output)

@@ -73,8 +73,8 @@ class LabeledSample:
         tickets: bool = True,
     ) -> None:
         check_unlabeled(unlabeled)
-        #: For `relabel.check_views`: from a row to what is taken for its image.
-        self.stand_in: Callable[[int], Any] | None = None
+        #: For `relabel.check_views`: from a row and its image to what is taken for that.
+        self.stand_in: Callable[[int, Any], Any] | None = None
         self._key = key
         self._label: Callable[[LabelMaps, int, Shown, int], Any] = ticket_of if tickets else crop_label_of
         self.maps = maps
@@ -126,6 +126,8 @@ class LabeledSample:
                 _log.warning("left out, as any further bad image is: %s", error)
             return None
         self._taken += 1
+        if self.stand_in is not None:
+            image = self.stand_in(row, image)
         output, shown = self._transform(image)
         if isinstance(shown, tuple):
             output = list(output)
@@ -139,8 +141,6 @@ class LabeledSample:
 
     def _loaded(self, value: Any, row: int, key: str) -> tuple[Any, LabelMaps]:
         """A sample's image, decoded, and the maps in its frame."""
-        if self.stand_in is not None:
-            return self.stand_in(row), self.maps.in_frame(self._frame or self.maps.frame)
         orientation = int(self.maps.orientations([row])[0])
         height, width = self.maps.in_frame("decoded").sizes_hw([row])[0].tolist()
         photograph = Photograph((height, width), orientation)

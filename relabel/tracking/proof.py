@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import io
 import random
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -11,7 +12,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
+from torchvision import tv_tensors
 
 from relabel.errors import InvalidValueError
 from relabel.geometry.views import View
@@ -31,6 +34,23 @@ KINDS: dict[str, Callable[[Any], Any]] = {
     "a uint8 array (h, w, 3)": lambda pixels: pixels,
 }
 """What a pipeline may take, in the order in which it is tried."""
+
+
+def as_loaded(pixels: NDArray[np.uint8], like: Any) -> Any:
+    """The pixels (h, w, 3) of a position image, of the kind of an image that a data set loads."""
+    if isinstance(like, torch.Tensor):
+        channels = torch.from_numpy(pixels).permute(2, 0, 1)[: 3 if like.ndim == 2 else like.shape[-3]].contiguous()
+        scaled = channels.to(like.dtype) / 255 if like.dtype.is_floating_point else channels.to(like.dtype)
+        return tv_tensors.wrap(scaled[0] if like.ndim == 2 else scaled, like=like)
+    if isinstance(like, np.ndarray):
+        same = pixels[..., 0] if like.ndim == 2 else pixels[..., : like.shape[2]]
+        return (same / 255 if np.issubdtype(like.dtype, np.floating) else same).astype(like.dtype)
+    image = Image.fromarray(pixels)
+    if isinstance(like, bytes):
+        stream = io.BytesIO()
+        image.save(stream, "PNG")
+        return stream.getvalue()
+    return image.convert(like.mode)
 
 
 def prove(run: Callable[[Any], tuple[Any, Any]], name: str, kinds: Sequence[str] = tuple(KINDS)) -> None:

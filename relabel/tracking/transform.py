@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Collection
 from typing import Any, Literal
 
@@ -9,6 +10,7 @@ from relabel.errors import InvalidValueError
 from relabel.geometry.views import View
 from relabel.tracking.following import Following, Noticed, Rules
 from relabel.tracking.handling import Part, follow
+from relabel.tracking.ignoring import ignored
 
 _WHOLE = View.whole()
 
@@ -83,6 +85,19 @@ class TrackedTransform:
                 break
         output, shown = follow(parts, image)
         return output, _WHOLE if shown is None else shown
+
+    def for_proof(self) -> TrackedTransform:
+        """A copy to be run on position images, with generators of its own.
+
+        It leaves out the steps that are ignored: what they move would hide whether the others show what they tell.
+        """
+        try:
+            copied = copy.deepcopy(self)
+        except Exception:  # noqa: BLE001 - a step may hold what cannot be copied, a file or a lock; then it is run itself
+            copied = copy.copy(self)
+        parts, noticed = copied._followed
+        copied._followed = tuple(part for part in parts if part[1] is not ignored), noticed
+        return copied
 
 
 def tracked(
