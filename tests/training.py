@@ -6,10 +6,12 @@ says which colours its crop has: the pixels are the oracle of the label, whateve
 
 from __future__ import annotations
 
+import sys
 from argparse import Namespace
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import colour_teacher
@@ -101,9 +103,11 @@ class Seen:
         if isinstance(first, Tensor) and first.ndim == 4 and first.shape[1] == 3:
             self._images = first.detach().clone()
 
-    def note_target(self, target: Tensor) -> None:
-        """What a loss is given."""
-        self.batches.append((self._images * _STD + _MEAN, target.detach().clone()))
+    def note_target(self, target: Tensor | relabel.SparseLabels) -> None:
+        """What a loss is given, but for the class numbers of an evaluation."""
+        dense = target if isinstance(target, Tensor) else target.dense()
+        if dense.ndim > 1:
+            self.batches.append((self._images * _STD + _MEAN, dense.detach().clone()))
 
     @property
     def images(self) -> Tensor:
@@ -142,20 +146,21 @@ def watching(*losses: tuple[Any, str]) -> Iterator[Seen]:
             setattr(place, name, original)
 
 
-def script(trainer: str, *titles: str) -> dict[str, Any]:
-    """The names of a trainer's script, after the changes that its page shows under these titles; none: as it was."""
+def script(trainer: str, *titles: str) -> ModuleType:
+    """A trainer's script, after the changes that its page shows under these titles; none: as it was."""
     text = (ROOT / f"tests/trainers/scripts/{trainer}.py").read_text(encoding="utf-8")
     for title in titles:
         text = patched(text, patches(f"docs/trainers/{trainer}.md")[title])
-    names: dict[str, Any] = {"__name__": f"script_{trainer}"}
-    exec(compile(text, f"{trainer}.py as the page changes it", "exec", dont_inherit=True), names)
-    return names
+    # A module, so that what it defines can be pickled.
+    module = sys.modules[f"script_{trainer}"] = ModuleType(f"script_{trainer}")
+    exec(compile(text, f"{trainer}.py as the page changes it", "exec", dont_inherit=True), vars(module))
+    return module
 
 
 def run(trainer: str, *titles: str, args: dict[str, Any]) -> Any:
     """The script's main."""
     own = {"device": "cpu", "workers": 0, "num_classes": CLASSES, "make_model": student, "epochs": 1, "batch_size": 8}
-    return script(trainer, *titles)["main"](Namespace(**own | args))
+    return script(trainer, *titles).main(Namespace(**own | args))
 
 
 def farthest(seen: Seen) -> float:

@@ -8,7 +8,7 @@ import pytest
 import training
 
 
-@pytest.mark.parametrize("trainer", ["kornia"])
+@pytest.mark.parametrize("trainer", ["albumentations", "kornia"])
 def test_labels_are_of_what_an_augmenter_shows(photographs: Path, workplace: Path, trainer: str) -> None:
     with training.watching() as seen:
         training.run(trainer, "labels", args={"data_dir": str(photographs)})

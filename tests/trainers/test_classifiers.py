@@ -1,4 +1,4 @@
-"""timm's train.py and deit's main.py: the lines that their pages show, and what the pages say of flags."""
+"""timm, the reference of torchvision, deit: the lines that their pages show, and what the pages say of flags."""
 
 from __future__ import annotations
 
@@ -25,6 +25,10 @@ DEIT: dict[str, Any] = {
     "mixup": 0.8, "cutmix": 1.0, "cutmix_minmax": None, "mixup_prob": 1.0, "mixup_switch_prob": 0.5,
     "mixup_mode": "batch",
 }  # fmt: skip
+TORCHVISION: dict[str, Any] = {
+    "train_crop_size": 32, "auto_augment": None, "weights": None, "cache_dataset": False, "cache_dir": ".",
+    "mixup_alpha": 0.0, "cutmix_alpha": 0.0, "label_smoothing": 0.0,
+}  # fmt: skip
 NO_COLOURS: dict[str, Any] = {"color_jitter": 0.0, "aa": None, "reprob": 0.0}
 
 
@@ -37,6 +41,12 @@ def timm(photographs: Path, *titles: str, **flags: Any) -> training.Seen:
 def deit(photographs: Path, *titles: str, **flags: Any) -> training.Seen:
     with training.watching((SoftTargetCrossEntropy, "forward")) as seen:
         training.run("deit", *titles, args=DEIT | {"data_path": str(photographs)} | flags)
+    return seen
+
+
+def torchvision(photographs: Path, *titles: str, **flags: Any) -> training.Seen:
+    with training.watching() as seen:
+        training.run("torchvision", *titles, args=TORCHVISION | {"data_path": str(photographs)} | flags)
     return seen
 
 
@@ -79,12 +89,42 @@ def test_timm_with_labels_trains_under_auto_augment(photographs: Path, workplace
     assert torch.allclose(timm(photographs, "labels", aa="rand-m9-mstd0.5").targets.sum(1), torch.ones(16), atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("title", "flags"),
+    [
+        ("labels", {}),
+        ("labels", {"weights": "ResNet18_Weights.DEFAULT"}),
+        ("labels", {"cache_dataset": True, "epochs": 2}),
+        ("mixing", {"mixup_alpha": 0.8, "workers": 1}),
+    ],
+)
+def test_the_reference_trains_with_labels_of_what_its_images_show(
+    photographs: Path, workplace: Path, title: str, flags: dict[str, Any]
+) -> None:
+    for _ in range(1 + ("cache_dataset" in flags)):
+        seen = torchvision(photographs, title, **flags)
+    assert torch.allclose(seen.targets.sum(1), torch.ones(16 * flags.get("epochs", 1)), atol=1e-5)
+    assert training.farthest(seen) < 0.05
+
+
+@pytest.mark.parametrize("policy", ["ra", "ta_wide", "augmix", "imagenet"])
+def test_the_reference_with_labels_trains_under_auto_augment(photographs: Path, workplace: Path, policy: str) -> None:
+    seen = torchvision(photographs, "mixing", auto_augment=policy, cutmix_alpha=1.0)
+    assert torch.allclose(seen.targets.sum(1), torch.ones(16), atol=1e-5)
+
+
+def test_mixers_of_torchvision_that_meet_tickets_end_loudly(photographs: Path, workplace: Path) -> None:
+    with pytest.raises(ValueError, match="must match num_classes: 11 != 48"):
+        torchvision(photographs, "labels", mixup_alpha=0.8)
+
+
 def test_deit_trains_with_labels_of_what_its_images_show(photographs: Path, workplace: Path) -> None:
     assert training.farthest(deit(photographs, "labels", **NO_COLOURS | {"cutmix": 0.0})) < 0.05
 
 
-def test_deit_trains_by_its_default_recipe(photographs: Path, workplace: Path) -> None:
-    targets = deit(photographs, "labels").targets
+@pytest.mark.parametrize("three_augment", [False, True])
+def test_deit_trains_by_its_default_recipe(photographs: Path, workplace: Path, three_augment: bool) -> None:
+    targets = deit(photographs, "labels", ThreeAugment=three_augment).targets
     assert torch.allclose(targets.sum(1), torch.ones(16), atol=1e-5)
     assert (targets > 0).all()
 

@@ -13,6 +13,7 @@ from accelerate.utils import DataLoaderConfiguration
 from transformers import ViTConfig, ViTForImageClassification
 
 import relabel
+from relabel.loader import hf
 
 
 def vit(num_classes: int) -> ViTForImageClassification:
@@ -60,3 +61,59 @@ def test_accelerate_trains_with_the_labels_of_its_crops(train: Callable[..., Any
         train("accelerate", "labels", **own)
     assert seen.targets.shape == (16, training.CLASSES)
     assert training.farthest(seen) < 0.05
+
+
+def trainer_arguments(workplace: Path, **own: Any) -> dict[str, Any]:
+    quiet = {"use_cpu": True, "report_to": [], "save_strategy": "no", "disable_tqdm": True, "logging_strategy": "no"}
+    steps = {"max_steps": 2, "per_device_train_batch_size": 8, "per_device_eval_batch_size": 16}
+    return {"output_dir": str(workplace), "remove_unused_columns": False, **quiet, **steps, **own}
+
+
+@_SLOW
+def test_the_trainer_trains_with_labels_and_evaluates_with_classes(train: Callable[..., Any], workplace: Path) -> None:
+    with training.watching((hf, "soft_cross_entropy")) as seen:
+        metrics = train("transformers", "labels", training=trainer_arguments(workplace))
+    assert seen.targets.shape == (16, training.CLASSES)
+    assert training.farthest(seen) < 0.05
+    assert 0 <= metrics["eval_accuracy"] <= 1
+    assert metrics["eval_loss"] > 0
+
+
+@_SLOW
+def test_a_step_of_the_trainer_is_the_same_at_once_and_by_accumulation(
+    train: Callable[..., Any], workplace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    losses: list[float] = []
+    original = hf.HFLoss.__call__
+
+    def noting(self: hf.HFLoss, outputs: Any, labels: torch.Tensor, **named: Any) -> torch.Tensor:
+        loss = original(self, outputs, labels, **named)
+        losses.extend([loss.item()] if labels.ndim == 2 else [])
+        return loss
+
+    monkeypatch.setattr(hf.HFLoss, "__call__", noting)
+
+    def stepped(batch: int, accumulated: int) -> tuple[float, torch.Tensor]:
+        """The loss of one step, and its gradient, by which plain descent moves the weights."""
+        models: list[ViTForImageClassification] = []
+        sizes = {"per_device_train_batch_size": batch, "gradient_accumulation_steps": accumulated, "max_steps": 1}
+        plain = {"optim": "sgd", "learning_rate": 1.0, "max_grad_norm": 0.0, "lr_scheduler_type": "constant"}
+        arguments = trainer_arguments(workplace, **sizes, **plain)
+        train(
+            "transformers",
+            "labels",
+            training=arguments,
+            make_model=lambda count: models.append(vit(count)) or models[0],
+        )
+        before, after = (
+            torch.nn.utils.parameters_to_vector(m.parameters()) for m in (vit(training.CLASSES), models[0])
+        )
+        loss = sum(losses)
+        losses.clear()
+        return loss, before - after
+
+    (loss, gradient), (accumulated_loss, accumulated_gradient) = stepped(16, 1), stepped(4, 4)
+    assert loss == pytest.approx(accumulated_loss, rel=1e-5)
+    assert loss > 2
+    assert torch.allclose(gradient, accumulated_gradient, atol=1e-5)
+    assert gradient.norm() > 0.1
