@@ -52,7 +52,7 @@ def farthest(seen: NDArray[np.float64], view: View) -> float:
     return float(np.abs(_CORNERS @ (seen - np.array(view.as_matrix())).T).max())
 
 
-def draws(count: int = 4) -> Iterator[tuple[int, int]]:
+def draws(count: int = 2) -> Iterator[tuple[int, int]]:
     """The sizes of images to draw a pipeline on, each with a seed of its own set."""
     for seed, size_hw in enumerate(SIZES_HW * count):
         torch.manual_seed(seed)

@@ -29,6 +29,8 @@ from relabel.geometry import Box
 from relabel.geometry.views import View
 from relabel.tracking import TrackedTransform
 
+pytestmark = pytest.mark.usefixtures("fewer_draws")
+
 PIPELINES: dict[str, Any] = {
     "v1": lambda: v1.Compose([v1.RandomResizedCrop(96), v1.RandomHorizontalFlip(), v1.ToTensor()]),
     "v2": lambda: v2.Compose(

@@ -21,13 +21,9 @@ from torchvision.transforms import transforms as v1
 from relabel.errors import InvalidValueError
 from relabel.geometry import Box
 from relabel.geometry.views import View
-from relabel.tracking import TrackedTransform, proof, register_view
+from relabel.tracking import TrackedTransform, register_view
 
-
-@pytest.fixture(autouse=True)
-def _fewer_draws(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is refused here lies at every image."""
-    monkeypatch.setattr(proof, "_DRAWS", 8)
+pytestmark = pytest.mark.usefixtures("fewer_draws")
 
 
 def _steps() -> v1.Compose:
@@ -188,7 +184,7 @@ def test_no_recipe_is_refused(name: str) -> None:
 def test_what_shows_what_is_guessed_is_followed(name: str) -> None:
     transform = ACCEPTED[name]()
     tracked = TrackedTransform(transform)
-    for size_hw in draws(2):
+    for size_hw in draws(1):
         output, views = tracked(place_image(*size_hw))
         pairs = [(output, views)] if isinstance(views, View) else list(zip(output, views, strict=True))
         assert max(farthest(seen_matrix(image), view) for image, view in pairs) < 0.015

@@ -17,6 +17,8 @@ from torchvision.transforms import v2
 from relabel.errors import InvalidValueError
 from relabel.tracking import TrackedTransform
 
+pytestmark = pytest.mark.usefixtures("fewer_draws")
+
 
 def _crop() -> v1.RandomResizedCrop:
     return v1.RandomResizedCrop(64, (0.3, 1))
