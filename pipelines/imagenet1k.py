@@ -124,8 +124,9 @@ def _token_labeling(name: str, top1: float, **changes: Any) -> Preset:
         _SOUND_LABELS,
         "maps cover the whole image, squashed, where the published ones cover its centred square",
         "the token loss counts 0.5, as the paper says; the published commands leave it at 1 (token_weight)",
-        "RandAugment's turns, shears and shifts act on the crop, and its labels do not follow; the published code lets "
-        "them act on the whole image and its map",
+        "RandAugment acts on the crop, and labels follow; published, it acts on the whole image and its map",
+        "tokens count as much as they show of the image; published ones that RandAugment left empty are taught "
+        "that all classes are equally likely",
         "the cosine starts after the warm-up, where the published one counts the warm-up's epochs",
     ]
     if recipe.image_size != 224:
