@@ -107,12 +107,14 @@ def test_a_map_that_only_scales_and_mirrors_gives_what_the_box_gives(seed, outsi
         torch.testing.assert_close(found.covered, expected.covered, atol=1e-6, rtol=0)
 
 
+@pytest.mark.parametrize("size", [None, (2, 3)])
 @pytest.mark.parametrize("sides", [30.0, 1e3, 1e6])
-def test_a_view_far_larger_than_the_image_gives_what_its_box_gives(sides):
+def test_a_view_far_larger_than_the_image_gives_what_its_box_gives(sides, size):
     boxes = torch.tensor([[0.3 - sides / 3, 0.4 - sides / 2, 0.3 + sides, 0.4 + sides]], dtype=torch.float64)
     as_boxes, as_maps = affine_without_turning(boxes, [False], [True])
     maps = maps_of(1)
-    torch.testing.assert_close(maps.pool(as_maps), maps.pool(as_boxes), atol=1e-6, rtol=0)
+    found, expected = (maps.pool(views, size, uncovered="nearest") for views in (as_maps, as_boxes))
+    torch.testing.assert_close(found, expected, atol=1e-6, rtol=0)
     matrix = as_maps.matrices[0] @ torch.tensor([[0.8, -0.6, 0.1], [0.6, 0.8, -0.2], [0, 0, 1]], dtype=torch.float64)
     label = maps.pool(Views.of([View.affine(tuple(map(tuple, matrix.tolist())))]))
     torch.testing.assert_close(label, maps.pool(torch.tensor([[0.0, 0.0, 1.0, 1.0]])), atol=0.05, rtol=0)
@@ -232,6 +234,17 @@ def test_a_part_of_a_turned_view_outside_the_map_raises_or_takes_the_nearest_cel
     # The token at the far corner is nearest to the map's last cell.
     expected = torch.from_numpy(oracle.softmax(scores_of(maps, 1)[:, -1, -1]))
     torch.testing.assert_close(nearest[1, :, -1, -1], expected, atol=1e-9, rtol=0)
+
+
+def test_a_sliver_that_passes_a_corner_of_the_map_takes_the_nearest_cells():
+    # Some of its samples are beside the map and others above it, none near it.
+    sliver = Views.of([View.affine(((1.3, 0.001, 0.5), (1.3, -0.001, -0.8)))])
+    maps = maps_of(1)
+    label = maps.pool(sliver, uncovered="nearest")
+    along = (np.arange(15) + 0.5) / 15  # hypot(1.3 * 9, 1.3 * 7) cells, rounded up
+    places = np.clip((-0.8 + 1.3 * along) * 7 - 0.5, 0, 6), np.clip((0.5 + 1.3 * along) * 9 - 0.5, 0, 8)
+    nearest = np.mean([oracle.sample(scores_of(maps, 0), y, x) for y, x in zip(*places, strict=True)], axis=0)
+    np.testing.assert_allclose(label[0], oracle.softmax(nearest), atol=1e-3)
 
 
 def test_arguments_that_contradict_views_are_refused():
