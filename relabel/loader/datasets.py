@@ -82,14 +82,14 @@ class Images:
             data = self.encoded(index)
             yield [b"" if data is None else data]
 
-    def load(self, index: int, instead: Any = None) -> Loaded:
-        """An image, its class and the rest of its item; with `instead`, as if that had been loaded.
+    def load(self, index: int) -> Loaded:
+        """An image, its class and the rest of its item.
 
         Raises:
             ImageError: it cannot be read.
         """
         try:
-            return self._load(index, instead)
+            return self._load(index)
         except _UNREADABLE as error:
             name = self.name(index)
             raise ImageError(f"{name} cannot be read: {error}. Mend it, or leave it out of the dataset") from error
@@ -105,7 +105,7 @@ class Images:
     def release(self) -> None:
         """Let go of files that were opened: processes would share their place in them, and they cannot be pickled."""
 
-    def _load(self, index: int, instead: Any) -> Loaded:
+    def _load(self, index: int) -> Loaded:
         raise NotImplementedError
 
     def _path(self, index: int) -> str:
@@ -115,10 +115,9 @@ class Images:
 class FolderImages(Images):
     """torchvision's ``DatasetFolder``, so ``ImageFolder`` and ``ImageNet``: known by the path below the folder."""
 
-    def _load(self, index: int, instead: Any) -> Loaded:
+    def _load(self, index: int) -> Loaded:
         path, label = self._samples[index]  # type: ignore[index]  # it has samples
-        image = self.dataset.loader(path) if instead is None else instead
-        return image, class_of(label, self.dataset.target_transform), ()
+        return self.dataset.loader(path), class_of(label, self.dataset.target_transform), ()
 
 
 class TimmImages(Images):
@@ -161,14 +160,11 @@ class TimmImages(Images):
             self._process = os.getpid()
         return self.dataset.reader[index]
 
-    def _load(self, index: int, instead: Any) -> Loaded:
+    def _load(self, index: int) -> Loaded:
         dataset = self.dataset
         file, label, *features = self._opened(index)
         with file:
-            if instead is not None:
-                image = instead
-            else:
-                image = file.read() if dataset.load_bytes else pil_image(file, dataset.input_img_mode)
+            image = file.read() if dataset.load_bytes else pil_image(file, dataset.input_img_mode)
         rest = () if dataset.additional_features is None else features
         return image, class_of(label, dataset.target_transform), rest
 
@@ -198,7 +194,7 @@ class OtherImages(Images):
         image, truth = self._columns
         return {**rest, image: output, truth: label} if isinstance(rest, Mapping) else super().item(output, label, rest)
 
-    def _load(self, index: int, instead: Any) -> Loaded:
+    def _load(self, index: int) -> Loaded:
         item = self._plain[index]
         rest: Any = ()
         if isinstance(item, Mapping):
@@ -207,7 +203,7 @@ class OtherImages(Images):
             image, label, *rest = item
         else:
             image, label = item, None
-        return image if instead is None else instead, class_of(label), rest
+        return image, class_of(label), rest
 
 
 def as_it_is(*given: Any, **named: Any) -> Any:

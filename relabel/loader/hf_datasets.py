@@ -67,9 +67,9 @@ class HuggingFaceImages(Images):
         rest[self._image], rest[self._label] = output, label
         return rest
 
-    def _load(self, index: int, instead: Any) -> Loaded:
+    def _load(self, index: int) -> Loaded:
         row = self.dataset[index]
-        return row[self._image] if instead is None else instead, class_of(row.get(self._label)), row
+        return row[self._image], class_of(row.get(self._label)), row
 
 
 def _file(held: Mapping[str, Any]) -> bytes:
