@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Literal, Unpack, overload
 
@@ -79,7 +80,7 @@ class LabelMaps(FramedMaps):
         """As `rows_of`, with -1 for an image that the store does not have."""
         return torch.from_numpy(self._facts.find_images(images))
 
-    @property
+    @cached_property
     def ticket_id(self) -> int:
         """What the tickets of this store's images hold of it: the first 60 bits of the manifest's identity."""
         return int.from_bytes(self._reader.identity[:8]) >> 64 - STORE_BITS
