@@ -71,7 +71,7 @@ def likeness(image: Any, data: bytes, orientation: int) -> tuple[bool, bool] | N
     if own.orientation != orientation:
         return None
     frames = [_small(pixels) for pixels in (own.pixels, turned(own.pixels, orientation))]
-    found = _small(_pixels(image))
+    found = _small(pixels_of(image))
     # NaN, of an image of one colour, is above nothing.
     if not _correlation(*frames) < _LIKE:
         return None
@@ -79,8 +79,10 @@ def likeness(image: Any, data: bytes, orientation: int) -> tuple[bool, bool] | N
     return as_decoded * _NEARER < as_upright, as_upright * _NEARER < as_decoded
 
 
-def _pixels(image: Any) -> Tensor:
-    """Of any kind of image, (..., height, width)."""
+def pixels_of(image: Any) -> Tensor:
+    """Of any kind of image, (..., height, width); of bytes themselves."""
+    if isinstance(image, bytes):
+        return torch.frombuffer(bytearray(image), dtype=torch.uint8)
     if isinstance(image, Tensor):
         return image
     array = np.asarray(image.convert("RGB") if isinstance(image, Image.Image) else image)

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from relabel.errors import ImageError, InvalidValueError
-from relabel.images.loaded import pil_image
+from relabel.images.loaded import pil_image, pixels_of
+from relabel.naming import key_and_suffix
 
 Transform = Callable[[Any], Any]
 Key = Callable[[Any], str]
@@ -23,6 +24,8 @@ Loaded = tuple[Any, int, Any]
 """An image as it is loaded, its class (-1 where unknown), and whatever else its item is made of."""
 
 # Pillow raises the first two for damaged files, and a tar's reader the third.
+_LOADS = 8
+"""A flip of one half goes unnoticed once in 128 times."""
 _UNREADABLE = (OSError, SyntaxError, tarfile.TarError)
 
 
@@ -36,6 +39,8 @@ class Images:
 
     watched: ClassVar[tuple[str, ...]] = ("transform", "transforms", "samples", "loader", "reader")
     """Attributes of a data set that, set afterwards, would go unnoticed."""
+    is_known_to_load: bool = True
+    """Whether what loads an image is known to be no code of the user's, which may crop and flip."""
 
     def __init__(self, dataset: Any) -> None:
         self.dataset = dataset
@@ -60,8 +65,8 @@ class Images:
         """What an image is called in errors."""
         return f"item {index} of {type(self.dataset).__name__}" if self._samples is None else self._path(index)
 
-    def keys(self, indices: Sequence[int], key: Key | None) -> list[str] | None:
-        """The keys of images; None where they are known by their bytes instead."""
+    def keys(self, indices: Sequence[int], key: Key | None, *, of_tars: bool) -> list[str] | None:
+        """The keys of images, in a store that was made of tars or not; None where they are known by their bytes."""
         if self._samples is not None:
             root = getattr(self.dataset, "split_folder", self.dataset.root)
             return [key(self._path(index)) if key else _below(self._path(index), root) for index in indices]
@@ -98,6 +103,23 @@ class Images:
         """An image, as it is loaded."""
         return self.load(index)[0]
 
+    def refuse_chance(self, index: int) -> None:
+        """Raise where an image is not loaded twice the same: something crops, flips or changes it before the transform.
+
+        Raises:
+            InvalidValueError: it is not.
+        """
+        try:
+            first, *others = (pixels_of(self.image(index)) for _ in range(_LOADS))
+        except ImageError:
+            # Whoever asks for this item is told.
+            return
+        if any(other.shape != first.shape or (other != first).any() for other in others):
+            raise InvalidValueError(
+                f"{self.name(index)} is another image each time that {type(self.dataset).__name__} loads it: what "
+                "crops, flips or changes images at random is to be its `transform`, or that of Labeled, to be followed"
+            )
+
     def item(self, output: Any, label: Any, rest: Any) -> Any:
         """An item of the data set's own form, the transformed image and the label in their places."""
         return output, label, *rest
@@ -115,6 +137,10 @@ class Images:
 class FolderImages(Images):
     """torchvision's ``DatasetFolder``, so ``ImageFolder`` and ``ImageNet``: known by the path below the folder."""
 
+    def __init__(self, dataset: Any) -> None:
+        super().__init__(dataset)
+        self.is_known_to_load = getattr(dataset.loader, "__module__", "") == "torchvision.datasets.folder"
+
     def _load(self, index: int) -> Loaded:
         path, label = self._samples[index]  # type: ignore[index]  # it has samples
         return self.dataset.loader(path), class_of(label, self.dataset.target_transform), ()
@@ -131,13 +157,23 @@ class TimmImages(Images):
         """See `Images.name`."""
         return str(self.dataset.reader.filename(index))
 
-    def keys(self, indices: Sequence[int], key: Key | None) -> list[str] | None:
+    def keys(self, indices: Sequence[int], key: Key | None, *, of_tars: bool) -> list[str] | None:
         """See `Images.keys`."""
+        reader = self.dataset.reader
         # Of those of the Hugging Face hub a name says little.
-        if key is None and hasattr(self.dataset.reader, "dataset"):
+        if key is None and hasattr(reader, "dataset"):
             return None
         names = [self.name(index) for index in indices]
-        return [key(name) if key else name.replace(os.sep, "/") for name in names]
+        if key is not None:
+            return [key(name) for name in names]
+        if not hasattr(reader, "tar_state"):
+            return [name.replace(os.sep, "/") for name in names]
+        if len(set(names)) < len(set(indices)):
+            raise InvalidValueError(
+                "several tars hold images of the same name, and timm's reader does not say which is which: unpack them "
+                "into a folder, or read them as a stream, with relabel.LabeledSample"
+            )
+        return [key_and_suffix(name)[0] for name in names] if of_tars else names
 
     def encoded(self, index: int) -> bytes:
         """See `Images.encoded`."""
@@ -177,6 +213,7 @@ class OtherImages(Images):
 
     def __init__(self, dataset: Any, columns: tuple[str, str]) -> None:
         super().__init__(dataset)
+        self.is_known_to_load = False
         self._columns = columns
         self._plain = copy.copy(dataset)
         for name in ("transform", "transforms"):

@@ -48,7 +48,7 @@ class HuggingFaceImages(Images):
         path = self._undecoded[index][self._image]["path"]
         return f"row {index}" + (f" ({path})" if path else "")
 
-    def keys(self, indices: Sequence[int], key: Key | None) -> list[str] | None:
+    def keys(self, indices: Sequence[int], key: Key | None, *, of_tars: bool) -> list[str] | None:
         """See `Images.keys`; a rule is given a row, its image as path and bytes."""
         return None if key is None else [key(self._undecoded[index]) for index in indices]
 

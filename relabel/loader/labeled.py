@@ -24,6 +24,7 @@ from relabel.loader.maps import LabelMaps
 from relabel.loader.streams import is_pipeline, labeled_pipeline
 from relabel.manifest import Frame
 from relabel.tracking import TrackedTransform, tracked
+from relabel.tracking.proof import undisturbed
 
 Unlabeled = Literal["raise", "drop"]
 
@@ -84,7 +85,8 @@ class Labeled(Dataset[Any]):
         frame: "decoded" or "upright", the frame in which images are loaded, where it cannot be found out.
         geometry: what to do with steps that no view can tell: "ignore" or "refuse" them, see `TrackedTransform`.
         columns: the names of image and class, in items that are mappings; ("image", "label") where none are known.
-        check: whether steps that are not known may be tried out, see `TrackedTransform`.
+        check: whether steps that are not known may be tried out, see `TrackedTransform`; and whether code of yours that
+            loads images is asked a few times for one, and refused if it does not load it the same.
 
     Attributes:
         dataset: the data set.
@@ -141,6 +143,9 @@ class Labeled(Dataset[Any]):
         sizes_hw = np.zeros((len(rows), 2), np.int64)
         for number, images in enumerate(items.every):
             own = items.parts == number
+            if check and own.any() and not images.is_known_to_load:
+                with undisturbed():
+                    images.refuse_chance(int(items.indices[own][0]))
             in_frame = maps.in_frame(frame or frame_of_dataset(maps, rows[own], items.indices[own], images))
             # Here, and not in a worker an hour later: whether all can be had in this frame.
             in_frame.turns(rows[own])
@@ -256,7 +261,7 @@ def _rows(items: Items, maps: LabelMaps, key: Key | None, unlabeled: Unlabeled) 
     for number, images in enumerate(items.every):
         own = items.parts == number
         indices = items.indices[own].tolist()
-        keys = images.keys(indices, key)
+        keys = images.keys(indices, key, of_tars=maps.manifest.data.kind == "webdataset")
         if keys is None:
             rows[own] = _rows_by_bytes(images, indices, maps, unlabeled)
         else:

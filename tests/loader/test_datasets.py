@@ -13,8 +13,11 @@ import torch
 import webdataset as wds
 from generating import write_tar
 from loader.photos import NAMES, STEPS, assert_right, encoded, items_of, told, write_photos, write_store
+from PIL import Image
+from stores import change_manifest
 from timm.data import create_loader
 from timm.data.dataset import ImageDataset, IterableImageDataset
+from timm.data.readers.reader_image_in_tar import ReaderImageInTar
 from torch.utils.data import ConcatDataset, DataLoader
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
@@ -39,6 +42,20 @@ def maps(tmp_path_factory: pytest.TempPathFactory) -> relabel.LabelMaps:
 def tar(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("tar") / "photos.tar"
     return write_tar(path, [(name, encoded(number)) for number, name in enumerate(NAMES)])
+
+
+def test_images_in_tars_have_the_keys_of_a_store_that_was_made_of_tars(tar: Path, tmp_path: Path) -> None:
+    keys = [name.removesuffix(".png") for name in NAMES]
+    write_store(tmp_path / "s.zarr", keys)
+    change_manifest(tmp_path / "s.zarr", data__kind="webdataset")
+    maps = relabel.open(tmp_path / "s.zarr")
+    dataset = relabel.Labeled(ImageDataset(str(tar), transform=TRANSFORM), maps)
+    assert_right(maps, [dataset[i] for i in (6, 1)], [6, 1], keys)
+    assert pickle.dumps(dataset)
+    for part in ("a", "b"):
+        write_tar(tmp_path / f"{part}.tar", [("cat/0.png", encoded(0))])
+    with pytest.raises(InvalidValueError, match="several tars hold images of the same name"):
+        relabel.Labeled(ImageDataset("", reader=ReaderImageInTar(str(tmp_path))), maps)
 
 
 @pytest.mark.parametrize("reader", ["", "tar"])
@@ -89,7 +106,7 @@ class Own(torch.utils.data.Dataset[Any]):
     """As users write them."""
 
     def __init__(self, form: str, transform: Any = None) -> None:
-        self.form, self.transform = form, transform
+        self.form, self.transform, self.getting = form, transform, torch.nn.Identity()
 
     def __len__(self) -> int:
         return 8
@@ -97,6 +114,7 @@ class Own(torch.utils.data.Dataset[Any]):
     def __getitem__(self, index: int) -> Any:
         image = torch.zeros(3, 16, 24)
         image[0], image[1] = index * 20 / 255, torch.arange(24) * 10 / 255
+        image = self.getting(image)
         if self.transform:
             image = self.transform(image)
         return {
@@ -126,6 +144,21 @@ def test_any_data_set_is_labeled_by_a_rule_for_its_keys(maps: Any, form: str) ->
     own.transform = None
     with pytest.raises(InvalidValueError, match="transform of Own was set after"):
         dataset[0]
+
+
+@pytest.mark.parametrize("hidden", ["in the data set", "in the loader of a folder"])
+def test_chance_before_the_transform_is_refused(photos: Path, maps: Any, hidden: str) -> None:
+    flip = v2.RandomHorizontalFlip()
+    images: Any
+    if hidden == "in the data set":
+        images = Own("pair")
+        images.getting = flip
+    else:
+        images = ImageFolder(photos, loader=lambda path: flip(Image.open(path).convert("RGB")))
+    before = torch.get_rng_state()
+    with pytest.raises(InvalidValueError, match=r"is another image each time that \w+ loads it: what crops, flips"):
+        relabel.Labeled(images, maps, key=lambda _: NAMES[0])
+    assert torch.equal(before, torch.get_rng_state())
 
 
 def test_a_folder_that_gives_items_of_its_own_keeps_them(photos: Path, maps: Any) -> None:
