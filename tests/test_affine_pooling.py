@@ -65,8 +65,8 @@ def test_labels_of_turned_views_are_those_of_samples_on_the_parallelograms_of_th
         is_seen = left > 0
         found = labels[image].numpy().reshape(expected.shape)
         np.testing.assert_allclose(found[:, is_seen], expected[:, is_seen], atol=1e-10)
-        _, share = oracle.resampled(scores_of(maps, image), in_cells, size_hw, fine=max(150 // size_hw[0], 40))
-        np.testing.assert_allclose(covered[image].numpy().reshape(size_hw), share, atol=0.02)
+        _, share = oracle.resampled(scores_of(maps, image), in_cells, size_hw, fine=max(150 // size_hw[0], 25))
+        np.testing.assert_allclose(covered[image].numpy().reshape(size_hw), share, atol=0.04)
         checked += int(is_seen.sum())
     assert checked > 0.8 * labels[:, 0].numel()
 
@@ -234,6 +234,14 @@ def test_a_part_of_a_turned_view_outside_the_map_raises_or_takes_the_nearest_cel
     # The token at the far corner is nearest to the map's last cell.
     expected = torch.from_numpy(oracle.softmax(scores_of(maps, 1)[:, -1, -1]))
     torch.testing.assert_close(nearest[1, :, -1, -1], expected, atol=1e-9, rtol=0)
+
+
+def test_labels_of_turned_views_do_not_depend_on_where_the_maps_are(device):
+    views = Views.of([turned_view(1), View(Box(0.1, 0.2, 0.6, 0.9), flip=True), turned_view(2)])
+    maps = ScoreMap.from_logits(maps_of(3).to_dense().float(), planes=2, profile=2).coded()
+    found = maps.to(device).pool(views, 4, uncovered="nearest")
+    assert found.device.type == device.type
+    torch.testing.assert_close(found.cpu(), maps.pool(views, 4, uncovered="nearest"), atol=1e-5, rtol=0)
 
 
 def test_a_sliver_that_passes_a_corner_of_the_map_takes_the_nearest_cells():
