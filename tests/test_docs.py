@@ -25,7 +25,7 @@ _DOCTEST_EXAMPLES = 36
 _EXAMPLES_IN = (
     "relabel.geometry.boxes",
     "relabel.geometry.views",
-    "relabel.losses",
+    "relabel.losses.soft",
     "relabel.manifest.manifest",
     "relabel.mixing",
     "relabel.plan",
