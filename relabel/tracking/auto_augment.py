@@ -78,20 +78,23 @@ _TIMM: dict[str, Callable[[float, Any], View] | None] = {
 
 _TIMM_MODULE = "timm.data.auto_augment"
 _TIMM_ARGUMENTS = {"fillcolor", "resample"}
-_V1 = (v1.AutoAugment, v1.RandAugment, v1.TrivialAugmentWide)
-_V2 = (v2.AutoAugment, v2.RandAugment, v2.TrivialAugmentWide)
+
+
+def handler_of_kind(kind: type) -> Handler | None:
+    """The handler of a class of torchvision's; None for any other, a child of one too."""
+    if kind in (v2.AutoAugment, v2.RandAugment, v2.TrivialAugmentWide):
+        return _followed_v2
+    return _followed_v1 if kind in (v1.AutoAugment, v1.RandAugment, v1.TrivialAugmentWide) else None
 
 
 def handler_for(step: Any) -> Handler | None:
     """The handler of an auto-augment, or of one of timm's operations; None of anything else, of AugMix too."""
     kind = type(step)
-    is_timms = kind.__module__ == _TIMM_MODULE
-    if not (is_timms or kind in (*_V1, *_V2)) or not is_intact(step):
+    torchvisions = handler_of_kind(kind)
+    if not (torchvisions or kind.__module__ == _TIMM_MODULE) or not is_intact(step):
         return None
-    if kind in _V2:
-        return _followed_v2
-    if kind in _V1:
-        return _followed_v1 if _name_in(kind.__module__, v1._apply_op) else None
+    if torchvisions is not None:
+        return torchvisions if torchvisions is _followed_v2 or _name_in(v1.__name__, v1._apply_op) else None
     handler, operations = {
         "AugmentOp": (_followed_operation, lambda: [step]),
         "RandAugment": (_followed_rand_timm, lambda: step.ops),
@@ -128,8 +131,8 @@ def _followed_v1(step: Any, image: Any) -> tuple[Any, Shown]:
         shown[0] = then(shown[0], _shown_by(step, name, magnitude, image))
         return original(image, name, magnitude, *rest, **named)
 
-    forward = type(step).forward
-    run = FunctionType(forward.__code__, {**forward.__globals__, "_apply_op": noting}, forward.__name__)
+    own = type(step).forward
+    run = FunctionType(own.__code__, {**own.__globals__, "_apply_op": noting}, closure=own.__closure__)
     return run(step, image), shown[0]
 
 

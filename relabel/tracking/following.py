@@ -12,7 +12,7 @@ from torchvision.transforms import transforms as v1
 from torchvision.transforms import v2
 
 from relabel.errors import InvalidValueError
-from relabel.tracking import albumentations
+from relabel.tracking import albumentations, auto_augment
 from relabel.tracking.finding import find
 from relabel.tracking.handling import Handler, Part, name_of, still
 from relabel.tracking.ignoring import has_no_map, ignored, note
@@ -190,7 +190,7 @@ class Following:
 
     def _guesses(self, step: Any, before: tuple[Part, ...]) -> Iterator[Handler]:
         # A child of a known class, or a step of one that was changed, may still show what its class shows.
-        known = (handler_of_kind(kind) for kind in type(step).__mro__)
+        known = (handler_of_kind(kind) or auto_augment.handler_of_kind(kind) for kind in type(step).__mro__)
         yield from [handler for handler in known if handler is not None][:1]
         refused = len(self.refused)
         attributes = attributes_of(step, lambda inner: Inner(inner, self.parts(inner, before)), self._is_listed)

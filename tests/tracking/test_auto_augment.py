@@ -107,17 +107,17 @@ def test_timms_policies_are_followed(config: str) -> None:
     for operation in chain.from_iterable(step.policy) if config in _POLICIES else step.ops:
         if timm_augment.NAME_TO_OP[operation.name].__name__.split("_")[0] not in ("shear", "translate", "rotate"):
             operation.prob = 0.0
-    found = [_farthest(step, place_image(*size_hw)) for size_hw in draws(6)]
+    found = [_farthest(step, place_image(*size_hw)) for size_hw in draws(4)]
     assert max(error for error, _ in found) < 0.02
-    assert (len({view for _, view in found}) > 3) == (config not in ("3a", "rand-t3a"))
+    assert (len({view for _, view in found}) > 1) == (config not in ("3a", "rand-t3a"))
 
 
 @pytest.mark.parametrize("step", _TORCHVISION, ids=repr)
 def test_torchvisions_policies_are_followed(step: Any, without_colours: None) -> None:
     torch.manual_seed(0)
-    found = [_farthest(step, place_image(*size_hw)) for size_hw in SIZES_HW * 6]
+    found = [_farthest(step, place_image(*size_hw)) for size_hw in SIZES_HW * 5]
     assert max(error for error, _ in found) < 0.02
-    assert len({view for _, view in found}) > 3
+    assert len({view for _, view in found}) > 1
 
 
 @pytest.mark.parametrize(
@@ -186,9 +186,30 @@ def test_what_is_not_the_librarys_own_is_not_followed(step: Any) -> None:
     assert handler_for(step) is None
 
 
+class _FewOperations(autoaugment.RandAugment):
+    def _augmentation_space(self, *given: Any) -> Any:
+        space = super()._augmentation_space(*given)
+        return {name: space[name] for name in ("Rotate", "ShearX", "Identity")}
+
+
+class _Turned(autoaugment.TrivialAugmentWide):
+    def forward(self, img: Any) -> Any:
+        return super().forward(img).rotate(20)
+
+
+def test_a_child_of_ones_own_is_proved_or_refused() -> None:
+    tracked = TrackedTransform(_FewOperations(2, 20))
+    found = [tracked(place_image(*size_hw)) for size_hw in draws(3)]
+    assert max(farthest(seen_matrix(output), view) for output, view in found) < 0.02
+    assert any(view.matrix for _, view in found)
+    with pytest.raises(InvalidValueError, match="through _Turned"):
+        TrackedTransform(_Turned())
+
+
 def test_a_function_of_the_library_that_was_exchanged_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(autoaugment, "_apply_op", _turned)
     assert handler_for(autoaugment.RandAugment()) is None
+    assert handler_for(v2.RandAugment()) is not None
 
 
 def test_an_operation_that_is_exchanged_later_is_not_followed_blindly() -> None:
