@@ -17,7 +17,7 @@ LAWS = $(shell grep -rl 'import.* given' tests)
 room = $(wildcard tests/$(ROOM) tests/test_$(ROOM).py tests/test_$(ROOM)_*.py relabel/$(ROOM) relabel/$(ROOM).py)
 
 .DEFAULT_GOAL := help
-.PHONY: help install check test test-gpu test-oldest demo bench laws edits faults damage fuzz replaced fixture
+.PHONY: help install check test test-gpu test-oldest demo bench overhead laws edits faults damage fuzz replaced fixture
 
 help: ## Show this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -51,6 +51,9 @@ demo: $(STAMP) ## Teacher, store, labels of crops on real digit scans, in minute
 
 bench: $(STAMP) ## Speed and size, each beside a peer in the same run
 	$(BIN)/python -m bench.run
+
+overhead: $(STAMP) ## What labels cost a training loop: stages, epochs, processes, a step of ResNet-18
+	OMP_NUM_THREADS=1 $(BIN)/python -m bench.overhead
 
 laws: $(STAMP) ## The laws with examples that no run before had, twenty times; `make test` has the same ones every time
 	for round in $$(seq 20); do HYPOTHESIS_PROFILE=fresh $(BIN)/python -m pytest -q -x $(ALONGSIDE) $(LAWS) || exit 1; done

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench import measure, published
+from bench import epoch, measure, overhead, published
 
 _ROOT = Path(__file__).parents[1]
 
@@ -40,6 +40,16 @@ def test_bench_prints_every_figure(tmp_path: Path) -> None:
         [row] = [row for what, row in figures.items() if what.startswith(start)]
         assert any(re.match(r"[\d.,e-]+ (B|us|ms|MB|x)$", cell) for cell in row[1:]), row
     assert not list(tmp_path.iterdir())
+
+
+def test_what_labels_cost_a_loop_is_measured_by_stage_and_beside_peers(tmp_path: Path) -> None:
+    scene = epoch.Scene.made(tmp_path, 4)
+    measured = {each.what: each.measured for each in overhead.stages(tmp_path, scene, overhead.QUICK)}
+    stages = {"transform", "transform, tracked", "ticket", "read", "read and pool", "loss of labels"}
+    assert all(measured[stage] > 0 for stage in (*stages, "peer: a .pt file an image, dense, roi_align"))
+    # Labels are pooled outside of what is compiled, which is then one graph for all batches.
+    graphs = {each.what: each.measured for each in overhead.compiled(scene)}
+    assert sorted(graphs.values()) == [0, 0, 1, 1]
 
 
 def test_pooling_is_measured_beside_the_dense_way_on_one_core() -> None:
