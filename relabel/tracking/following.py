@@ -176,7 +176,11 @@ class Following:
     def _tried(self, step: Any, before: tuple[Part, ...]) -> Handler | None:
         """The first guess at what a step shows that the proof bears out."""
         name, refused, why = name_of(step), len(self.refused), ""
-        for handler in self._guesses(step, before) if self.rules.check and callable(step) else ():
+        if not callable(step):
+            why = "it cannot be called; several steps are a Compose"
+        elif not self.rules.check:
+            why = "it is not known, and may not be tried with check=False"
+        for handler in self._guesses(step, before) if not why else ():
             error = disproof((*before, (step, handler)), name)
             if error is None:
                 if isinstance(step, nn.Module):

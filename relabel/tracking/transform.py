@@ -22,13 +22,15 @@ class TrackedTransform:
     ``Compose``, ``nn.Sequential``, ``RandomApply``, ``RandomChoice``, ``RandomOrder``. Any other object with such steps
     inside is watched while it runs them (a preset, a wrapper that makes two views). What is neither, a child of a known
     class, a step that was changed, or a function, is tried out on images that encode their places, and taken if it
-    shows what its class shows, or what it tells itself by returning ``(image, relabel.View)``, or moves no pixel.
+    shows what its class shows, or what it tells itself by returning ``(image, relabel.View)``, or moves no pixel. What
+    one does to few images only (one in fifty, large ones, later ones) is not seen by that.
 
     Steps that are exchanged later in a list of steps are followed, or refused, at the next image.
 
     Args:
         transform: the transform, from an image (PIL, or a tensor (..., height, width)) to anything; None keeps images.
-        untracked: steps, and classes of steps that are not followed, whose effect is taken not to matter for labels.
+        untracked: steps, and classes of steps that are not followed, whose effect is taken not to matter for labels; of
+            those that are seen to move pixels the views are not exact, and good for image labels only.
         geometry: what to do with steps that are known to move pixels in a way that no view tells (perspective, elastic,
             AugMix): "ignore" them, and log once what this costs; their views are not exact, and good for image labels
             only. Or "refuse" them.

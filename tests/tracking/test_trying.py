@@ -306,8 +306,13 @@ def test_a_class_with_an_exchanged_method_is_tried(monkeypatch: pytest.MonkeyPat
 
 def test_nothing_is_tried_without_check() -> None:
     for step in (Preset(), v1.Lambda(lambda image: image)):
-        with pytest.raises(InvalidValueError, match=f"through {type(step).__name__}\\."):
+        with pytest.raises(InvalidValueError, match=rf"through {type(step).__name__} \(.*check=False\)"):
             TrackedTransform(step, check=False)
+
+
+def test_a_list_of_steps_is_no_transform() -> None:
+    with pytest.raises(InvalidValueError, match=r"through list \(it cannot be called; several steps are a Compose\)"):
+        TrackedTransform([v1.CenterCrop(40), v1.ToTensor()])  # type: ignore[arg-type]
 
 
 def test_a_step_that_cannot_be_copied_is_tried_itself() -> None:
