@@ -8,7 +8,11 @@ from typing import Any
 import pytest
 import torch
 import training
+from timm.data import create_dataset, create_loader
 from timm.loss import SoftTargetCrossEntropy
+
+import relabel
+from relabel.errors import LabelError
 
 # timm's readers leave closing to the collector.
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
@@ -85,10 +89,6 @@ def test_what_timm_does_to_tickets_or_behind_them_ends_loudly(
         timm(photographs, "labels", **flags)
 
 
-def test_timm_with_labels_trains_under_auto_augment(photographs: Path, workplace: Path) -> None:
-    assert torch.allclose(timm(photographs, "labels", aa="rand-m9-mstd0.5").targets.sum(1), torch.ones(16), atol=1e-5)
-
-
 @pytest.mark.parametrize(
     ("title", "flags"),
     [
@@ -107,10 +107,32 @@ def test_the_reference_trains_with_labels_of_what_its_images_show(
     assert training.farthest(seen) < 0.05
 
 
-@pytest.mark.parametrize("policy", ["ra", "ta_wide", "augmix", "imagenet"])
-def test_the_reference_with_labels_trains_under_auto_augment(photographs: Path, workplace: Path, policy: str) -> None:
-    seen = torchvision(photographs, "mixing", auto_augment=policy, cutmix_alpha=1.0)
-    assert torch.allclose(seen.targets.sum(1), torch.ones(16), atol=1e-5)
+@pytest.mark.parametrize(
+    ("trainer", "recipe"),
+    [
+        ("timm", TIMM | {"img_size": 64, "aa": "rand-m9-mstd0.5-inc1", "color_jitter": 0.4}),
+        ("torchvision", TORCHVISION | {"train_crop_size": 64, "auto_augment": "ra"}),
+        ("torchvision", TORCHVISION | {"train_crop_size": 64, "auto_augment": "ta_wide"}),
+        ("torchvision", TORCHVISION | {"train_crop_size": 64, "auto_augment": "imagenet"}),
+        ("deit", DEIT | {"input_size": 64}),
+        ("deit", DEIT | {"input_size": 64, "ThreeAugment": True}),
+    ],
+)
+def test_default_recipes_show_what_their_labels_are_of(
+    photographs: Path, workplace: Path, trainer: str, recipe: dict[str, Any]
+) -> None:
+    data = {"data_dir": str(photographs), "data_path": str(photographs)}
+    report = relabel.check_views(training.run(trainer, "labels", args=recipe | data))
+    assert report.inexact == 0
+    assert report.compared > 10
+
+
+def test_what_crops_behind_the_label_is_seen_from_the_loader(photographs: Path, workplace: Path) -> None:
+    data = relabel.Labeled(create_dataset("", root=str(photographs)), relabel.open("labels.zarr"))
+    sizes = {"input_size": 32, "input_size_choices": [32, 48], "batch_size": 8, "is_training": True}
+    loader = create_loader(data, **sizes, num_workers=0, device=torch.device("cpu"))
+    with pytest.raises(LabelError, match="ScheduledTransformDataset > Labeled"):
+        relabel.check_views(loader)
 
 
 def test_mixers_of_torchvision_that_meet_tickets_end_loudly(photographs: Path, workplace: Path) -> None:
@@ -122,9 +144,8 @@ def test_deit_trains_with_labels_of_what_its_images_show(photographs: Path, work
     assert training.farthest(deit(photographs, "labels", **NO_COLOURS | {"cutmix": 0.0})) < 0.05
 
 
-@pytest.mark.parametrize("three_augment", [False, True])
-def test_deit_trains_by_its_default_recipe(photographs: Path, workplace: Path, three_augment: bool) -> None:
-    targets = deit(photographs, "labels", ThreeAugment=three_augment).targets
+def test_deit_trains_by_its_default_recipe(photographs: Path, workplace: Path) -> None:
+    targets = deit(photographs, "labels").targets
     assert torch.allclose(targets.sum(1), torch.ones(16), atol=1e-5)
     assert (targets > 0).all()
 

@@ -111,6 +111,7 @@ def main(args):
 
     for epoch in range(args.epochs):
         train_one_epoch(model, criterion, data_loader_train, optimizer, device, epoch, mixup_fn, args)
+    return data_loader_train
 
 
 def train_one_epoch(model, criterion, data_loader, optimizer, device, epoch, mixup_fn, args):

@@ -81,6 +81,7 @@ def main(args):
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
     for epoch in range(args.epochs):
         train_one_epoch(model, criterion, optimizer, data_loader, device, epoch, args)
+    return data_loader
 
 
 def train_one_epoch(model, criterion, optimizer, data_loader, device, epoch, args):

@@ -39,3 +39,4 @@ def main(args):
         loss = criterion(outputs, labels)
         loss.backward()
         optimizer.step()
+    return trainloader
