@@ -24,7 +24,7 @@ from relabel.loader.maps import LabelMaps
 from relabel.loader.streams import is_pipeline, labeled_pipeline
 from relabel.manifest import Frame
 from relabel.tracking import TrackedTransform, tracked
-from relabel.tracking.proof import undisturbed
+from relabel.tracking.proof import prove_known, undisturbed
 
 Unlabeled = Literal["raise", "drop"]
 
@@ -85,8 +85,9 @@ class Labeled(Dataset[Any]):
         frame: "decoded" or "upright", the frame in which images are loaded, where it cannot be found out.
         geometry: what to do with steps that no view can tell: "ignore" or "refuse" them, see `TrackedTransform`.
         columns: the names of image and class, in items that are mappings; ("image", "label") where none are known.
-        check: whether steps that are not known may be tried out, see `TrackedTransform`; and whether code of yours that
-            loads images is asked a few times for one, and refused if it does not load it the same.
+        check: whether the transform is proved, as by `relabel.check_views`, now and whenever it is set: it takes a
+            tenth of a second. Steps that are not known are refused without; see `TrackedTransform`. And whether code of
+            yours that loads images is asked a few times for one, and refused if it does not load it the same.
 
     Attributes:
         dataset: the data set.
@@ -127,7 +128,7 @@ class Labeled(Dataset[Any]):
         check_unlabeled(unlabeled)
         items = taken_apart(dataset, columns)
         given = [_transform_of(images, transform) for images in items.every]
-        self._track = partial(tracked, geometry=geometry, check=check)
+        self._track = partial(_proved, geometry=geometry, check=check)
         # Before keys are read, which takes longer.
         follow = [self._track(each) for each in given]
         self.dataset = dataset
@@ -241,6 +242,14 @@ class LabeledCrops(Labeled):
 
     def __init__(self, dataset: Any, maps: LabelMaps, transform: Transform | None, **options: Any) -> None:
         super().__init__(dataset, maps, transform=transform, **options)
+
+
+def _proved(transform: Transform | None, *, geometry: Literal["ignore", "refuse"], check: bool) -> TrackedTransform:
+    """A transform, tracked; with `check` it has shown what it tells."""
+    follow = tracked(transform, geometry=geometry, check=check)
+    if check and transform is not None:
+        prove_known(follow.for_proof(), f"the transform {type(transform).__name__}")
+    return follow
 
 
 def _transform_of(images: Images, transform: Transform | _Keep | None) -> Transform | None:

@@ -79,6 +79,22 @@ def test_what_is_set_on_the_data_set_afterwards_is_seen_at_the_next_item(
         dataset[0]
 
 
+def test_a_transform_that_does_not_show_what_it_tells_is_refused(photos: Path, maps: relabel.LabelMaps) -> None:
+    class Lying:
+        pass
+
+    def handle(_: object, image: Any) -> Any:
+        return image.rotate(180), relabel.View(relabel.Box.whole(), flip=True)
+
+    relabel.register_view(Lying, handle)
+    state = torch.get_rng_state()
+    with pytest.raises(InvalidValueError, match="the transform Lying does not show what it tells"):
+        relabel.Labeled(ImageFolder(photos, Lying()), maps)
+    dataset = relabel.Labeled(ImageFolder(photos, Lying()), maps, check=False)
+    assert told(dataset[0][1])[1].flip
+    assert torch.equal(state, torch.get_rng_state())
+
+
 def test_subsets_and_sums_of_data_sets_are_taken_apart(photos: Path, maps: relabel.LabelMaps) -> None:
     one, other = ImageFolder(photos, TRANSFORM), ImageFolder(photos, v2.Compose(STEPS[2:]))
     first, second = random_split(one, [5, 3], torch.Generator().manual_seed(0))
