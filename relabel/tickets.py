@@ -165,9 +165,11 @@ def moved(
         size_hw: of the images that came in, in pixels.
         output_hw: of those that go out, where it is another.
 
+    A perspective counts as what it is around the centre, for image labels: token labels of such tickets are refused.
+
     Raises:
         LabelError: they are no tickets.
-        InvalidValueError: another shape or number of maps; one that has no inverse, or is of a perspective.
+        InvalidValueError: another shape or number of maps; one that has no inverse.
     """
     read = Tickets.read(tickets)
     views = moved_views(read.views, matrix, size_hw, output_hw or size_hw)

@@ -100,6 +100,17 @@ def test_what_float32_leaves_of_a_crops_corners_is_no_turn() -> None:
     assert (views.is_affine.tolist(), views.flips.tolist()) == ([True], [False])
 
 
+def test_a_perspective_counts_as_what_it_is_around_the_centre_and_is_not_exact() -> None:
+    matrix = np.array([[1.1, 0.1, 3], [-0.05, 0.9, 2], [2e-3, 1e-3, 1]])
+    whole = tickets((View.whole(), View.whole()))
+    after = moved(whole, torch.from_numpy(np.stack([matrix, np.eye(3)])), SIZE_HW, (40, 40))
+    assert Tickets.read(after).views.is_exact.tolist() == [False, True]
+    pixels = 19.5 + np.array([[0.0, 0], [0.5, 0], [0, 0.5]])
+    came_from = np.c_[pixels, np.ones(3)] @ np.linalg.inv(matrix).T
+    expected = (came_from[:, :2] / came_from[:, 2:] + 0.5) / SIZE_HW[::-1]
+    np.testing.assert_allclose(shown(after, (pixels + 0.5) / 40)[0], expected, atol=1e-4)
+
+
 EYE = torch.eye(3).repeat(3, 1, 1)
 
 
@@ -112,7 +123,7 @@ EYE = torch.eye(3).repeat(3, 1, 1)
         (EYE.numpy(), "got ndarray"),
         (EYE * torch.tensor([1.0, 0.0, 1.0]), "no inverse"),
         (EYE * torch.nan, "no inverse"),
-        (EYE + torch.tensor([[0, 0, 0], [0, 0, 0], [1e-3, 0, 0]]), "perspective"),
+        (torch.tensor([[1.0, 0, 0], [0, 1, 0], [0, 0, 0]]).repeat(3, 1, 1), "no inverse"),
     ],
 )
 def test_what_is_no_map_of_pixels_is_refused(matrix: torch.Tensor, message: str) -> None:

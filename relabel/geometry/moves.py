@@ -6,8 +6,6 @@ goes out. A pixel's number is that of its centre, so that an image of w pixels r
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import torch
 from torch import Tensor
 
@@ -21,15 +19,17 @@ _SLACK = 0.05
 def moved_views(views: Views, matrix: Tensor, size_hw: tuple[int, int], output_hw: tuple[int, int]) -> Views:
     """What B views show once their pixels were moved by maps (B, 3, 3), from images of one size to those of another.
 
+    A perspective counts as what it is around the centre of what goes out, and its view is not exact.
+
     Raises:
-        InvalidValueError: another shape or number of maps; one that has no inverse, or is of a perspective.
+        InvalidValueError: another shape or number of maps; one that has no inverse.
     """
     if not isinstance(matrix, Tensor) or matrix.shape != (len(views), 3, 3) or not matrix.is_floating_point():
         what = f"{tuple(matrix.shape)} of {matrix.dtype}" if isinstance(matrix, Tensor) else type(matrix).__name__
         raise InvalidValueError(
             f"maps of pixels are floating ({len(views)}, 3, 3), one a ticket, as kornia's transform_matrix; got {what}"
         )
-    parts = _in_fractions(matrix.detach().cpu().double(), size_hw, output_hw)
+    parts, is_bent = _in_fractions(matrix.detach().cpu().double(), size_hw, output_hw)
     inside = torch.tensor([size_hw[1], size_hw[0]], dtype=torch.float64)
     # Off the diagonal: how many pixels a side of what goes out leans in what came in.
     is_straight = ((parts[:, [0, 1], [1, 0]] * inside).abs() < _SLACK).all(1)
@@ -41,7 +41,8 @@ def moved_views(views: Views, matrix: Tensor, size_hw: tuple[int, int], output_h
     flips = (whole[:, [0, 1], [0, 1]] < 0) & ~is_affine[:, None]
     matrices = torch.where(is_affine[:, None, None], whole, torch.nan) if bool(is_affine.any()) else None
     boxes = bounding_boxes(whole).to(views.boxes)
-    return replace(views, boxes=boxes, flips=flips[:, 0], flips_vertical=flips[:, 1], matrices=matrices)
+    is_exact = views.is_exact & ~is_bent
+    return Views(boxes, flips[:, 0], flips[:, 1], matrices, is_exact)
 
 
 def matrices_of(views: Views) -> Tensor:
@@ -61,19 +62,21 @@ def bounding_boxes(matrices: Tensor) -> Tensor:
     return torch.cat(corners, dim=1)
 
 
-def _in_fractions(pixels: Tensor, size_hw: tuple[int, int], output_hw: tuple[int, int]) -> Tensor:
-    """(B, 2, 3) from fractions of what goes out to fractions of what came in, of maps of pixels the other way."""
+def _in_fractions(pixels: Tensor, size_hw: tuple[int, int], output_hw: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """(B, 2, 3) from fractions of what goes out to fractions of what came in, of maps of pixels the other way.
+
+    And (B,) bool, which are of a perspective: around the centre they are as told.
+    """
     inverse, info = torch.linalg.inv_ex(pixels)
-    if bool(info.any()) or not bool(inverse.isfinite().all()):
-        raise InvalidValueError("a map of pixels shows a line or a point, or is not finite: it has no inverse")
     (height, width), (to_height, to_width) = size_hw, output_hw
     out = pixels.new_tensor([[to_width, 0, -0.5], [0, to_height, -0.5], [0, 0, 1]])
     into = pixels.new_tensor([[1 / width, 0, 0.5 / width], [0, 1 / height, 0.5 / height], [0, 0, 1]])
-    parts: Tensor = into @ inverse @ out
-    parts = parts / parts[:, 2:, 2:]
-    if bool((parts[:, 2, :2].abs() * max(size_hw) > _SLACK).any()):
-        raise InvalidValueError(
-            "a map of pixels is of a perspective, which no 2 x 3 map can say: leave the step out. For image labels the "
-            "tickets may stay as they were"
-        )
-    return parts[:, :2]
+    whole: Tensor = into @ inverse @ out
+    centre = whole @ pixels.new_tensor([0.5, 0.5, 1])
+    depth = centre[:, 2, None, None]
+    centre, bend = centre[:, :2, None] / depth, whole[:, 2:, :2] / depth
+    sides = whole[:, :2, :2] / depth - centre * bend
+    parts = torch.cat([sides, centre - sides.mean(2, keepdim=True)], dim=2)
+    if bool(info.any()) or not bool(parts.isfinite().all()):
+        raise InvalidValueError("a map of pixels shows a line or a point, or is not finite: it has no inverse")
+    return parts, (bend.abs() * max(size_hw) > _SLACK).flatten(1).any(1)
