@@ -58,6 +58,7 @@ if TYPE_CHECKING:
     from relabel.score_map import ScoreMap as ScoreMap
     from relabel.teacher import EnsembleSpec as EnsembleSpec
     from relabel.teacher import TeacherSpec as TeacherSpec
+    from relabel.tickets import Tickets as Tickets
     from relabel.tickets import ground_truth as ground_truth
     from relabel.tickets import moved as moved
     from relabel.tracking import TrackedTransform as TrackedTransform
