@@ -95,7 +95,7 @@ def _is_as_written(kind: type) -> bool:
     # What code says of itself, unlike a function's __name__ and __module__, is not passed on by functools.wraps.
     if kind is nn.Module:
         return True
-    file = sys.modules[kind.__module__].__file__
+    file = getattr(sys.modules.get(kind.__module__), "__file__", None)
     for name, value in vars(kind).items():
         code = getattr(getattr(value, "__func__", value), "__code__", None)
         # What get_params answers is watched; and v2 has v1's on its classes.

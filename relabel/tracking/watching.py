@@ -18,6 +18,8 @@ from relabel.tracking.albumentations import is_albumentations
 from relabel.tracking.handling import Part, Shown, follow, name_of, run_with, then
 
 _WHOLE = View.whole()
+_AXES = 3
+"""Of one image as a tensor."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +144,8 @@ def one_after_another(_output: Any, _image: Any, records: list[_Record]) -> Show
 
 def side_by_side(output: Any, image: Any, records: list[_Record]) -> Shown:
     """A guess, for the proof: each transform was given the image, and the outputs are theirs, stacked or in a list."""
-    count = len(output) if isinstance(output, list | tuple | Tensor) else 1
+    is_several = isinstance(output, list | tuple) or (isinstance(output, Tensor) and output.ndim > _AXES)
+    count = len(output) if is_several else 1
     shown = [part or _WHOLE for part in _guessed(records, is_chain=False)]
     last_given = {id(record.given): index for index, record in enumerate(records)}
     ends = [index for index, record in enumerate(records) if last_given.get(id(record.made), -1) <= index]
@@ -152,7 +155,7 @@ def side_by_side(output: Any, image: Any, records: list[_Record]) -> Shown:
     views = tuple(shown[index] for index in ends)
     if len(ends) != count or any(isinstance(view, tuple) for view in views):
         raise _BrokenChainError
-    return views  # type: ignore[return-value] # a tuple among them was just refused
+    return views if is_several else views[0]  # type: ignore[return-value] # a tuple among them was just refused
 
 
 def _guessed(records: list[_Record], *, is_chain: bool = True) -> list[Shown]:

@@ -257,6 +257,25 @@ class Flattened:
         return functional.to_tensor(image).flatten()
 
 
+class Disguised:
+    """Says that it is another library's."""
+
+    __module__ = "timm.data.transforms"
+
+    def __call__(self, image: Any) -> Any:
+        return _mirror(image)
+
+
+Disguised.__name__ = Disguised.__qualname__ = "ToTensor"
+
+
+class MirroredApply(v1.RandomApply):
+    """A child of a container that also mirrors."""
+
+    def forward(self, img: Any) -> Any:
+        return _mirror(super().forward(img))
+
+
 def _with_its_own(name: str) -> v1.ColorJitter:
     step = v1.ColorJitter()
     setattr(step, name, _mirror)
@@ -278,6 +297,8 @@ REFUSED: dict[str, Any] = {
     "CroppingResize": lambda: CroppingResize(90),
     "Lying": Lying,
     "Flattened": Flattened,
+    "ToTensor": Disguised,
+    "MirroredApply": lambda: MirroredApply([v1.RandomCrop(60)]),
     "Tiny": Tiny,
     "ColorJitter": lambda: _with_its_own("forward"),
     "RandomResizedCrop": _hooked,
