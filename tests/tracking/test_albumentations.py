@@ -14,7 +14,7 @@ import torch
 from albumentations.pytorch import ToTensorV2
 from numpy.typing import NDArray
 from PIL import Image
-from places import SIZES_HW, farthest, place_image, seen_matrix
+from places import SIZES_HW, farthest, place_image, place_tensor, seen_matrix
 from torchvision.transforms import v2
 
 from relabel.errors import InvalidValueError
@@ -64,8 +64,8 @@ _COLOURS: dict[str, Any] = {
 }  # fmt: skip
 
 
-def _places(array: NDArray[np.uint8]) -> torch.Tensor:
-    return torch.from_numpy(np.ascontiguousarray(array)).permute(2, 0, 1) / 255
+def _pixels(array: NDArray[Any]) -> torch.Tensor:
+    return torch.from_numpy(np.ascontiguousarray(array)).permute(2, 0, 1)
 
 
 @pytest.mark.parametrize("name", _PIPELINES)
@@ -74,9 +74,10 @@ def test_the_view_is_that_of_the_pixels(name: str) -> None:
     tracked, views = TrackedTransform(step), set()
     for seed, size_hw in enumerate(SIZES_HW * 2):
         step.set_random_seed(seed)
-        output, view = tracked(place_image(*size_hw))
-        # Colours of 8 bits, read off where the image is; half a pixel of the least image is 8 thousandths.
-        assert farthest(seen_matrix(_places(output)), view) < 0.004 * max(1, *view.box.size_hw)
+        # Not rounded to 8 bits: half a pixel of the least image is 8 thousandths.
+        image = place_tensor(*size_hw).float().permute(1, 2, 0).contiguous().numpy()
+        output, view = tracked(image)
+        assert farthest(seen_matrix(_pixels(output)), view) < 1e-3
         views.add(view)
     assert len(views) > 1 or name == "resize"
 
@@ -175,7 +176,7 @@ def test_a_transform_of_ones_own_and_a_wrapper_are_proved() -> None:
     tracked, flips = TrackedTransform(_Wrapped(pipeline)), set()
     for size_hw in SIZES_HW * 3:
         output, view = tracked(place_image(*size_hw))
-        assert farthest(seen_matrix(_places(output)), view) < 0.005
+        assert farthest(seen_matrix(_pixels(output) / 255), view) < 0.005
         flips.add(view.flip)
     assert flips == {True, False}
 
