@@ -146,21 +146,47 @@ def watching(*losses: tuple[Any, str]) -> Iterator[Seen]:
             setattr(place, name, original)
 
 
-def script(trainer: str, *titles: str) -> ModuleType:
+class Telling(nn.Module):
+    """A student that writes down, in a process of its own, what its loss is given: ``seen-RANK.pt`` in this folder."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.model = student(num_classes)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        # Here, since a step looks its loss up before it asks for logits.
+        self._watch = watching()
+        self._seen = self._watch.__enter__()
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits; what was seen is written when their gradient comes."""
+        logits: Tensor = self.model(images)
+        logits.register_hook(lambda _: torch.save(self._seen.batches, f"seen-{torch.distributed.get_rank()}.pt"))
+        return logits
+
+
+def text_of(trainer: str, *titles: str) -> str:
     """A trainer's script, after the changes that its page shows under these titles; none: as it was."""
     text = (ROOT / f"tests/trainers/scripts/{trainer}.py").read_text(encoding="utf-8")
     for title in titles:
         text = patched(text, patches(f"docs/trainers/{trainer}.md")[title])
-    # A module, so that what it defines can be pickled.
-    module = sys.modules[f"script_{trainer}"] = ModuleType(f"script_{trainer}")
-    exec(compile(text, f"{trainer}.py as the page changes it", "exec", dont_inherit=True), vars(module))
-    return module
+    return text
 
 
 def run(trainer: str, *titles: str, args: dict[str, Any]) -> Any:
-    """The script's main."""
+    """The main of a trainer's script, changed as its page shows it."""
+    # A module, so that what it defines can be pickled.
+    module = sys.modules[f"script_{trainer}"] = ModuleType(f"script_{trainer}")
+    code = compile(text_of(trainer, *titles), f"{trainer}.py as the page changes it", "exec", dont_inherit=True)
+    exec(code, vars(module))
+    return run_main(module, args)
+
+
+def run_main(module: ModuleType, args: dict[str, Any]) -> Any:
+    """The main of a script that is a module already."""
     own = {"device": "cpu", "workers": 0, "num_classes": CLASSES, "make_model": student, "epochs": 1, "batch_size": 8}
-    return script(trainer, *titles).main(Namespace(**own | args))
+    return module.main(Namespace(**own | args))
 
 
 def farthest(seen: Seen) -> float:
