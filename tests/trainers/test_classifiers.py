@@ -8,8 +8,11 @@ from typing import Any
 import pytest
 import torch
 import training
+from pages import blocks, read_page
 from timm.data import create_dataset, create_loader
 from timm.loss import SoftTargetCrossEntropy
+from torchvision.datasets import ImageFolder
+from torchvision.transforms import ToTensor
 
 import relabel
 from relabel.errors import LabelError
@@ -87,6 +90,19 @@ def test_what_timm_does_to_tickets_or_behind_them_ends_loudly(
 ) -> None:
     with pytest.raises(error, match=message):
         timm(photographs, "labels", **flags)
+
+
+def test_the_task_of_timms_page_pools_tickets(photographs: Path, workplace: Path) -> None:
+    page = "docs/trainers/timm.md"
+    (block,) = (block for block in blocks(page, read_page(page)) if block.language == "python")
+    exec(block.text, names := {})
+    images, maps = ImageFolder(photographs, ToTensor()), relabel.open("labels.zarr")
+    image, ticket = relabel.Labeled(images, maps)[5]
+    task = names["SoftLabelTask"](training.student(training.CLASSES), torch.nn.CrossEntropyLoss(), verbose=False)
+    task.maps = maps
+    given, tickets = image[None], torch.from_numpy(ticket)[None]
+    expected = relabel.soft_cross_entropy(task.get_trainable_module()(given), maps.pool(tickets))
+    torch.testing.assert_close(task(given, tickets)["loss"], expected)
 
 
 @pytest.mark.parametrize(
