@@ -21,10 +21,10 @@ from relabel.loader.datasets import Images, Key, Transform
 from relabel.loader.frames import check_size, frame_of_dataset
 from relabel.loader.kinds import Items, taken_apart
 from relabel.loader.maps import LabelMaps
-from relabel.loader.streams import is_pipeline, labeled_pipeline
+from relabel.loader.streams import is_pipeline, labeled_pipeline, proved
 from relabel.manifest import Frame
-from relabel.tracking import TrackedTransform, tracked
-from relabel.tracking.proof import prove_known, undisturbed
+from relabel.tracking import TrackedTransform
+from relabel.tracking.proof import undisturbed
 
 Unlabeled = Literal["raise", "drop"]
 
@@ -128,7 +128,7 @@ class Labeled(Dataset[Any]):
         check_unlabeled(unlabeled)
         items = taken_apart(dataset, columns)
         given = [_transform_of(images, transform) for images in items.every]
-        self._track = partial(_proved, geometry=geometry, check=check)
+        self._track = partial(proved, geometry=geometry, check=check)
         # Before keys are read, which takes longer.
         follow = [self._track(each) for each in given]
         self.dataset = dataset
@@ -242,14 +242,6 @@ class LabeledCrops(Labeled):
 
     def __init__(self, dataset: Any, maps: LabelMaps, transform: Transform | None, **options: Any) -> None:
         super().__init__(dataset, maps, transform=transform, **options)
-
-
-def _proved(transform: Transform | None, *, geometry: Literal["ignore", "refuse"], check: bool) -> TrackedTransform:
-    """A transform, tracked; with `check` it has shown what it tells."""
-    follow = tracked(transform, geometry=geometry, check=check)
-    if check and transform is not None:
-        prove_known(follow.for_proof(), f"the transform {type(transform).__name__}")
-    return follow
 
 
 def _transform_of(images: Images, transform: Transform | _Keep | None) -> Transform | None:

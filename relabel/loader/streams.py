@@ -15,7 +15,8 @@ from relabel.loader.frames import Photograph, check_size, frame_of_sample
 from relabel.loader.maps import LabelMaps
 from relabel.manifest import Frame
 from relabel.naming import image_suffixes as suffixes_of_image
-from relabel.tracking import tracked
+from relabel.tracking import TrackedTransform, tracked
+from relabel.tracking.proof import prove_known
 
 _MOST_BAD = 16
 """Bad images that are left out before it matters whether most are bad: then it is not they who are wrong."""
@@ -32,6 +33,16 @@ def is_pipeline(dataset: object) -> bool:
 def labeled_pipeline(dataset: Any, maps: LabelMaps, transform: Any = None, **options: Any) -> Any:
     """A pipeline with a `LabeledSample` at its end."""
     return dataset.map(LabeledSample(maps, transform, **options))
+
+
+def proved(
+    transform: Callable[[Any], Any] | None, *, geometry: Literal["ignore", "refuse"], check: bool
+) -> TrackedTransform:
+    """A transform, tracked; with `check` it has shown what it tells."""
+    follow = tracked(transform, geometry=geometry, check=check)
+    if check and transform is not None:
+        prove_known(follow.for_proof(), f"the transform {type(transform).__name__}")
+    return follow
 
 
 class LabeledSample:
@@ -80,7 +91,7 @@ class LabeledSample:
         self.maps = maps
         self._suffixes = None if image_suffixes is None else tuple(image_suffixes)
         self._drop = unlabeled == "drop"
-        self._transform = tracked(transform, geometry=geometry, check=check)
+        self._transform = proved(transform, geometry=geometry, check=check)
         self._numbers = numbers_of(maps.manifest.data.class_names)
         self._frame = frame
         self._taken = self.dropped = 0

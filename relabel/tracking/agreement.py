@@ -7,6 +7,8 @@ what is erased left out. What the levels' slopes explain beyond that is a place 
 
 from __future__ import annotations
 
+import itertools
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from relabel.geometry.views import View
+from relabel.geometry.views import Matrix, View
 from relabel.tracking.places import TILES, Array, Place
 
 _KNOTS = np.array([0, 0.02, 0.06, 0.15, 0.3, 0.5, 0.7, 0.85, 0.94, 0.98, 1])
@@ -37,8 +39,11 @@ True outputs: 0.003 and 0.1. Crops of a few pixels, whose edges a resize repeats
 """
 _DISPLACED_TURNED = 0.012
 """Of turned views, whose pixels are mostly the nearest ones: 0.01 at 32 pixels."""
-_CONVENTION_PX = 0.6
-"""Of the output: where a pixel's centre lies is a question of the resampling (nearest), and no fault of a view."""
+_NEAREST_PX = 0.55
+"""Of the output, along both sides: torch's "nearest" takes the pixel at a corner, and no view is wrong for it."""
+_FAR = 0.6
+"""Where less is explained, places further away are looked at, too."""
+_FAR_BY = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,11 +94,35 @@ def agreement(output: Any, view: View, seed: int, size_hw: tuple[int, int]) -> A
         if mirrored[likeliest] > max(explained + _BY, _WELL):
             return Agreement(explained, f"is mirrored {likeliest} beside what is told", is_sure=True)
     if explained < _EXPLAINED:
-        return Agreement(explained, "shows another place or another image") if fit.is_texture() else None
+        return Agreement(explained, _ELSEWHERE) if fit.is_texture() else None
+    if explained < _FAR and _further(view, values, pixels.shape[:2], seed, size_hw) > explained + _FAR_BY:
+        return Agreement(explained, _ELSEWHERE)
     displaced = fit.displaced()
     return Agreement(explained, f"shows a place {displaced:.1%} of a side beside it" if displaced else None)
 
 
+def _further(view: View, values: Array, pixels_hw: tuple[int, int], seed: int, size_hw: tuple[int, int]) -> float:
+    """The most that one of some places further from the told one explains."""
+    every = (Place.of(pixels_hw, view.then(View.affine(moved)), seed, size_hw) for moved in _FURTHER)
+    return max((_explained(place.levels, place, values) for place in every if place is not None), default=0.0)
+
+
+def _zoomed(by: float, u: float, v: float, degrees: float = 0.0) -> Matrix:
+    """A part of so much of a side, its middle at (u, v), turned."""
+    cos, sin = by * math.cos(math.radians(degrees)), by * math.sin(math.radians(degrees))
+    return (cos, -sin, u - (cos - sin) / 2), (sin, cos, v - (sin + cos) / 2)
+
+
+_FURTHER: tuple[Matrix, ...] = (
+    *(_zoomed(by, 0.5, 0.5) for by in (0.6, 0.75, 0.88, 1.2)),
+    *(_zoomed(by, 0.5 + u, 0.5 + v) for by, u, v in itertools.product((0.75,), (-0.12, 0.12), (-0.12, 0.12))),
+    *(_zoomed(1, 0.5 + u, 0.5 + v) for u, v in ((-0.1, 0), (0.1, 0), (0, -0.1), (0, 0.1))),
+    *(_zoomed(1, 0.5, 0.5, degrees) for degrees in (-20, -10, 10, 20)),
+    ((0.0, 1.0, 0.0), (1.0, 0.0, 0.0)),
+)
+"""Parts of an output, as matrices: what an untold crop, shift, turn, or change of x and y would show."""
+
+_ELSEWHERE = "shows another place or another image"
 _BACK, _ALL = slice(None, None, -1), slice(None)
 _MIRRORED = {"left to right": (_ALL, _BACK), "top to bottom": (_BACK, _ALL), "both ways": (_BACK, _BACK)}
 
@@ -169,7 +198,9 @@ class _Fit:
         left = float(np.square(self.values[kept] - columns[kept] @ found).mean())
         before = (1 - self.explained) * float(self.values[kept].var())
         shift, by_u, by_v = found[len(_KNOTS) :].reshape(3, 2)
-        shift = np.sign(shift) * np.maximum(np.abs(shift) - _CONVENTION_PX * np.asarray(place.pixel_uv), 0)
+        pixel = np.asarray(place.pixel_uv)
+        by_both = min(float(np.abs(shift / pixel).min()), _NEAREST_PX)
+        shift = shift - np.sign(shift) * by_both * pixel
         by = shift + place.u[:, None] * by_u + place.v[:, None] * by_v
         distance = float(np.sqrt(np.square(by).sum(1).mean()))
         least = _DISPLACED if place.is_box else _DISPLACED_TURNED

@@ -10,7 +10,7 @@ from relabel.errors import InvalidValueError
 from relabel.geometry.views import View
 from relabel.tracking.following import Following, Noticed, Rules
 from relabel.tracking.handling import Part, follow
-from relabel.tracking.ignoring import ignored
+from relabel.tracking.trying import without_ignored
 
 _WHOLE = View.whole()
 
@@ -98,7 +98,7 @@ class TrackedTransform:
         except Exception:  # noqa: BLE001 - a step may hold what cannot be copied, a file or a lock; then it is run itself
             copied = copy.copy(self)
         parts, noticed = copied._followed
-        copied._followed = tuple(part for part in parts if part[1] is not ignored), noticed
+        copied._followed = without_ignored(parts), noticed
         return copied
 
 

@@ -37,7 +37,7 @@ def _is_shown(value: Any) -> bool:
 def disproof(parts: tuple[Part, ...], name: str) -> str | None:
     """Why the last of some steps does not show what its handler says; None if it does."""
     try:
-        prove(_Run(_without_ignored(parts)), name)
+        prove(_Run(without_ignored(parts)), name)
     except InvalidValueError as error:
         return str(error)
     return None
@@ -66,7 +66,7 @@ class _Run:
             return self
 
 
-def _without_ignored(parts: tuple[Part, ...]) -> tuple[Part, ...]:
+def without_ignored(parts: tuple[Part, ...]) -> tuple[Part, ...]:
     """What an ignored step moves would hide whether the others show what they tell."""
     return tuple((step, _without_lost(handler)) for step, handler in parts if handler is not ignored)
 
@@ -74,4 +74,4 @@ def _without_ignored(parts: tuple[Part, ...]) -> tuple[Part, ...]:
 def _without_lost(handler: Handler) -> Handler:
     if isinstance(handler, Pipeline):
         return replace(handler, skips_lost=True)
-    return handler.of_inner(_without_ignored) if isinstance(handler, Watching) else handler
+    return handler.of_inner(without_ignored) if isinstance(handler, Watching) else handler

@@ -77,7 +77,7 @@ MOVES: dict[str, Callable[[Any], Any]] = {
 @pytest.mark.parametrize("move", MOVES)
 @pytest.mark.parametrize("size", [32, 160])
 def test_what_is_done_to_places_is_a_fault(move: str, size: int) -> None:
-    with pytest.raises(InvalidValueError, match=f"it does not show what it tells: of 24 images .*{move}"):
+    with pytest.raises(InvalidValueError, match=f"it does not show what it tells: of [0-9]+ images .*{move}"):
         prove(behind(*FLOATS, MOVES[move], size=size), "it")
 
 
