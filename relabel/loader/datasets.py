@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 
 from relabel.errors import ImageError, InvalidValueError
 from relabel.images.loaded import pil_image, pixels_of
+from relabel.loader.frames import loaded_size_hw
 from relabel.naming import key_and_suffix
 
 Transform = Callable[[Any], Any]
@@ -107,13 +108,16 @@ class Images:
         """Raise where an image is not loaded twice the same: something crops, flips or changes it before the transform.
 
         Raises:
-            InvalidValueError: it is not.
+            InvalidValueError: it is not, or is no kind of image that is known.
         """
         try:
-            first, *others = (pixels_of(self.image(index)) for _ in range(_LOADS))
+            loaded = [self.image(index) for _ in range(_LOADS)]
         except ImageError:
             # Whoever asks for this item is told.
             return
+        if not isinstance(loaded[0], bytes):
+            loaded_size_hw(loaded[0])
+        first, *others = map(pixels_of, loaded)
         if any(other.shape != first.shape or (other != first).any() for other in others):
             raise InvalidValueError(
                 f"{self.name(index)} is another image each time that {type(self.dataset).__name__} loads it: what "

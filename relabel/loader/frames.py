@@ -62,7 +62,7 @@ def check_size(name: Callable[[], str], image: Any, labeled_hw: tuple[int, int])
     """
     if labeled_hw == (0, 0) or isinstance(image, bytes):
         return
-    loaded_hw = _size_hw(image)
+    loaded_hw = loaded_size_hw(image)
     if loaded_hw != labeled_hw and not shows_whole(loaded_hw, labeled_hw):
         raise LabelError(
             f"{name()} is loaded as {loaded_hw[0]} x {loaded_hw[1]} pixels (height x width), and was labelled as "
@@ -71,7 +71,12 @@ def check_size(name: Callable[[], str], image: Any, labeled_hw: tuple[int, int])
         )
 
 
-def _size_hw(image: Any) -> tuple[int, int]:
+def loaded_size_hw(image: Any) -> tuple[int, int]:
+    """(height, width) of an image of any kind that is known.
+
+    Raises:
+        InvalidValueError: it is of none.
+    """
     try:
         return image_size_hw(image)
     except (AttributeError, IndexError) as error:
@@ -185,7 +190,7 @@ def _frames(index: int, photograph: Photograph, images: Loading) -> frozenset[Fr
         return frozenset(_FRAMES)
     if isinstance(image, bytes):
         return frozenset(_FRAMES)
-    left = photograph.frames_of_size(_size_hw(image))
+    left = photograph.frames_of_size(loaded_size_hw(image))
     data = _encoded(images, index)
     try:
         alike = None if data is None else likeness(image, data, photograph.orientation)
@@ -216,7 +221,7 @@ def frame_of_sample(image: Any, photograph: Photograph, key: str, told: int | No
             f"the sample {key!r} has the EXIF orientation {told}, and had {photograph.orientation} when it was "
             "labelled: it was replaced, or turned. Label images as they are now"
         )
-    left = photograph.frames_of_size(_size_hw(image))
+    left = photograph.frames_of_size(loaded_size_hw(image))
     if len(left) > 1 and told is not None:
         left = frozenset(["upright" if told == 1 else "decoded"])
     if len(left) > 1:

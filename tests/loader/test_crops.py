@@ -103,15 +103,13 @@ def some_twice(dataset: Any) -> Any:
     return ConcatDataset([Subset(dataset, range(1, 7)), dataset])
 
 
-# Of each way a worker starts, and each way a data set is wrapped: a spawned worker imports torch, for seconds.
-@pytest.mark.parametrize(("context", "wrap"), [("fork", lambda d: d), ("spawn", some_twice)])
+# Spawned workers get a pickle; starting them takes seconds, and is done once, in test_labeled.
+@pytest.mark.parametrize("wrap", [lambda d: d, lambda d: pickle.loads(pickle.dumps(some_twice(d)))])
 def test_loader_workers_give_the_row_of_the_image_that_they_loaded(
-    photos: Path, store: Path, context: str, wrap: Callable[[Any], Any]
+    photos: Path, store: Path, wrap: Callable[[Any], Any]
 ) -> None:
     dataset = wrap(crops(photos, store))
-    workers = 2 if context == "fork" else 1
-    given = {"num_workers": workers, "multiprocessing_context": context, "persistent_workers": True}
-    loader = DataLoader(dataset, batch_size=3, collate_fn=relabel.collate, **given)
+    loader = DataLoader(dataset, batch_size=3, collate_fn=relabel.collate, num_workers=2, persistent_workers=True)
     whole = relabel.open(store)
     count = 0
     for images, labels in itertools.chain(loader, loader):
