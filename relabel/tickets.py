@@ -131,7 +131,7 @@ class Tickets:
         numbers[:, 1] = self.store
         numbers[:, 2] = self.rows.numpy()
         numbers[:, 3:9] = values.view(np.int64)
-        numbers[:, 9] = self.ground_truth.numpy()
+        numbers[:, 9] = self.ground_truth.clamp(min=-1).numpy()
         numbers[:, 10] = _check(numbers)
         return torch.from_numpy(numbers)
 

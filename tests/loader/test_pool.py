@@ -79,7 +79,7 @@ def test_each_ticket_has_the_map_of_its_frame(
 def test_a_loader_that_says_its_boxes_makes_tickets(maps: relabel.LabelMaps) -> None:
     boxes, flips = torch.tensor([[0.1, 0.2, 0.7, 0.9], [0.0, 0.0, 0.5, 1.0]]), torch.tensor([1, 0])
     for where in (maps, maps.in_frame("upright")):
-        made = where.tickets([3, 1], boxes, flips, torch.tensor([5, -1]))
+        made = where.tickets([3, 1], boxes, flips, torch.tensor([5, -100]))
         read = Tickets.read(made)
         assert (read.rows.tolist(), read.ground_truth.tolist()) == ([3, 1], [5, -1])
         assert read.upright.tolist() == [where.frame == "upright"] * 2
