@@ -11,7 +11,6 @@ import torch
 from places import farthest, place_tensor, seen_matrix
 from torch import Tensor
 
-from relabel.errors import InvalidValueError
 from relabel.geometry import Box
 from relabel.geometry.views import View, Views
 from relabel.tickets import Tickets, moved, ticket
@@ -76,10 +75,16 @@ def test_a_crop_that_is_moved_shows_a_part_of_the_image() -> None:
     assert farthest(seen_matrix(output[0]), _view(read.views, 0)) < 1e-3
 
 
-def test_a_perspective_has_no_view() -> None:
+def test_a_perspective_is_followed_around_its_centre_only() -> None:
     torch.manual_seed(0)
     images, tickets = _batch()
     step = K.AugmentationSequential(K.RandomPerspective(0.5, p=1), data_keys=["input"])
-    step(images)
-    with pytest.raises(InvalidValueError, match="a perspective"):
-        moved(tickets, step.transform_matrix, _SIZE_HW)
+    output = step(images)
+    read = Tickets.read(moved(tickets, step.transform_matrix, _SIZE_HW))
+    assert not read.views.is_exact.any()
+    height, width = _SIZE_HW
+    for i in range(_BATCH):
+        # The four pixels around the centre.
+        seen = output[i, :2, height // 2 - 1 : height // 2 + 1, width // 2 - 1 : width // 2 + 1].mean((1, 2))
+        told = np.array(_view(read.views, i).as_matrix()) @ (0.5, 0.5, 1)
+        assert np.abs(seen.numpy() - told).max() < 1e-3
