@@ -6,11 +6,10 @@ A data set is known by the class that gives its items, not by what it is a child
 
 from __future__ import annotations
 
-import copy
 import operator
 import os
 import tarfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -38,8 +37,10 @@ class Images:
         transform: the one that it has, from an image as it is loaded; None where it has none.
     """
 
-    watched: ClassVar[tuple[str, ...]] = ("transform", "transforms", "samples", "loader", "reader")
+    watched: ClassVar[tuple[str, ...]] = ("transform", "transforms", "loader")
     """Attributes of a data set that, set afterwards, would go unnoticed."""
+    listed: ClassVar[str] = "samples"
+    """The list that says which image an index is of, where there is one."""
     is_known_to_load: bool = True
     """Whether what loads an image is known to be no code of the user's, which may crop and flip."""
 
@@ -47,20 +48,31 @@ class Images:
         self.dataset = dataset
         self.transform: Transform | None = getattr(dataset, "transform", None)
         self._seen = {name: getattr(dataset, name) for name in self.watched if hasattr(dataset, name)}
-        # A list of its own: an item and its row stay together, whoever shuffles the other.
-        self._samples = tuple(dataset.samples) if hasattr(dataset, "samples") and hasattr(dataset, "root") else None
+        self._list = self._listed()
+        # A list of its own: whoever sorts or shuffles the other is told.
+        self._entries = tuple(self._list) if isinstance(self._list, (list, tuple)) else None
+        self._samples = self._entries if hasattr(dataset, "root") else None
 
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def refuse_changes(self) -> None:
-        """Raise where the data set was given another transform, other samples or another way to load them."""
+    def refuse_changes(self, index: int) -> None:
+        """Raise where the data set was given another transform or way to load images, or the index another image."""
         for name, value in self._seen.items():
             if getattr(self.dataset, name) is not value:
-                raise InvalidValueError(
-                    f"{name} of {type(self.dataset).__name__} was set after Labeled was made of it, and would not be "
-                    "followed: set the transform of Labeled itself (labeled.transform = ...), and all else before"
-                )
+                raise self._changed(name)
+        listed = self._listed()
+        if listed is not self._list or not (self._entries is None or listed[index] is self._entries[index]):
+            raise self._changed(self.listed)
+
+    def _listed(self) -> Any:
+        return getattr(self.dataset, self.listed, None)
+
+    def _changed(self, name: str) -> InvalidValueError:
+        return InvalidValueError(
+            f"{name} of {type(self.dataset).__name__} was set after Labeled was made of it, and would not be followed: "
+            "set the transform of Labeled itself (labeled.transform = ...), and all else before"
+        )
 
     def name(self, index: int) -> str:
         """What an image is called in errors."""
@@ -153,8 +165,13 @@ class FolderImages(Images):
 class TimmImages(Images):
     """timm's ``ImageDataset``, asked through its reader: the data set answers the next image for an unreadable one."""
 
+    watched = ("transform", "reader")
+    listed = "samples of the reader"
+
     def __init__(self, dataset: Any) -> None:
         super().__init__(dataset)
+        # A file is named by the reader, not by the entries of its list.
+        self._samples = None
         self._process = os.getpid()
 
     def name(self, index: int) -> str:
@@ -178,6 +195,9 @@ class TimmImages(Images):
                 "into a folder, or read them as a stream, with relabel.LabeledSample"
             )
         return [key_and_suffix(name)[0] for name in names] if of_tars else names
+
+    def _listed(self) -> Any:
+        return getattr(self.dataset.reader, "samples", None)
 
     def encoded(self, index: int) -> bytes:
         """See `Images.encoded`."""
@@ -207,49 +227,6 @@ class TimmImages(Images):
             image = file.read() if dataset.load_bytes else pil_image(file, dataset.input_img_mode)
         rest = () if dataset.additional_features is None else features
         return image, class_of(label, dataset.target_transform), rest
-
-
-class OtherImages(Images):
-    """Any map-style data set: asked for its items, the transform taken out of a copy of it.
-
-    Its items are (image, class, ...), an image alone, or mappings that hold both under the names of `columns`.
-    """
-
-    def __init__(self, dataset: Any, columns: tuple[str, str]) -> None:
-        super().__init__(dataset)
-        self.is_known_to_load = False
-        self._columns = columns
-        self._plain = copy.copy(dataset)
-        for name in ("transform", "transforms"):
-            if getattr(dataset, name, None) is not None:
-                setattr(self._plain, name, as_it_is)
-        joint = getattr(dataset, "transforms", None)
-        if joint is not None and type(joint).__name__ == "StandardTransform":
-            self._plain.transforms = type(joint)(None, joint.target_transform)
-        elif joint is not None:
-            # torchvision's v2 leaves a class alone, and so may be given the image alone.
-            self.transform = joint
-
-    def item(self, output: Any, label: Any, rest: Any) -> Any:
-        """See `Images.item`."""
-        image, truth = self._columns
-        return {**rest, image: output, truth: label} if isinstance(rest, Mapping) else super().item(output, label, rest)
-
-    def _load(self, index: int) -> Loaded:
-        item = self._plain[index]
-        rest: Any = ()
-        if isinstance(item, Mapping):
-            image, label, rest = item[self._columns[0]], item.get(self._columns[1]), item
-        elif isinstance(item, (tuple, list)) and len(item) > 1:
-            image, label, *rest = item
-        else:
-            image, label = item, None
-        return image, class_of(label), rest
-
-
-def as_it_is(*given: Any, **named: Any) -> Any:
-    """What stands in a copy of a data set for its transform, however that is called."""
-    return named or (given[0] if len(given) == 1 else given)
 
 
 def class_of(label: Any, target_transform: Callable[[Any], Any] | None = None) -> int:

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from torch.utils.data import ConcatDataset, IterableDataset, Subset
 
 from relabel.errors import InvalidValueError
-from relabel.loader.datasets import FolderImages, Images, OtherImages, TimmImages
+from relabel.loader.datasets import FolderImages, Images, TimmImages
 from relabel.loader.hf_datasets import HuggingFaceImages
+from relabel.loader.others import OtherImages
 
 _KINDS: dict[str, type[Images]] = {
     "torchvision.datasets.folder.DatasetFolder": FolderImages,

@@ -183,7 +183,7 @@ class Labeled(Dataset[Any]):
         number, place, row, height, width = self._items[index].tolist()
         part = self._parts[number]
         images = part.images
-        images.refuse_changes()
+        images.refuse_changes(place)
         image, truth, rest = images.load(place)
         check_size(partial(images.name, place), image, (height, width))
         if self.stand_in is not None:

@@ -146,6 +146,30 @@ def test_any_data_set_is_labeled_by_a_rule_for_its_keys(maps: Any, form: str) ->
         dataset[0]
 
 
+class Skipping(Own):
+    """Gives the next item where it cannot read one, and opens a file when it is first asked."""
+
+    file: Any = None
+
+    def __getitem__(self, index: int) -> Any:
+        self.file = self.file or memoryview(b"a file that no pickle takes")
+        try:
+            if index == 3:
+                raise OSError("damaged")
+            return super().__getitem__(index)
+        except OSError:
+            return self[index + 1]
+
+
+def test_a_data_set_may_not_give_another_item_and_keeps_its_files_for_its_workers(maps: Any) -> None:
+    dataset = relabel.Labeled(Skipping("pair", v2.Compose(STEPS[:2])), maps, key=NAMES.__getitem__)
+    with pytest.raises(ImageError, match=r"Skipping gives its item 4 in place of another"):
+        dataset[3]
+    assert dataset.file is None
+    for double in (pickle.loads(pickle.dumps(dataset)), copy.deepcopy(dataset)):
+        assert_right(maps, [double[i] for i in (5, 2)], [5, 2])
+
+
 @pytest.mark.parametrize("hidden", ["in the data set", "in the loader of a folder"])
 def test_chance_before_the_transform_is_refused(photos: Path, maps: Any, hidden: str) -> None:
     flip = v2.RandomHorizontalFlip()

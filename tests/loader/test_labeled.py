@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from loader.photos import NAMES, STEPS, assert_right, items_of, told, write_photos, write_store
+from timm.data.dataset import ImageDataset
 from torch.utils.data import ConcatDataset, DataLoader, Subset, random_split
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
@@ -77,6 +78,15 @@ def test_what_is_set_on_the_data_set_afterwards_is_seen_at_the_next_item(
     setattr(subset.dataset, name, changed.get(name, v2.Compose(STEPS)))
     with pytest.raises(InvalidValueError, match=rf"{name} of ImageFolder was set after Labeled was made"):
         dataset[0]
+
+
+def test_samples_that_were_sorted_otherwise_are_seen(photos: Path, maps: relabel.LabelMaps) -> None:
+    for dataset in (ImageFolder(photos, TRANSFORM), ImageDataset(str(photos), transform=TRANSFORM)):
+        images = relabel.Labeled(dataset, maps)
+        assert pickle.loads(pickle.dumps(images))[3]
+        (dataset.reader if isinstance(dataset, ImageDataset) else dataset).samples.reverse()
+        with pytest.raises(InvalidValueError, match=r"samples\D* was set after Labeled was made"):
+            images[3]
 
 
 def test_a_transform_that_does_not_show_what_it_tells_is_refused(photos: Path, maps: relabel.LabelMaps) -> None:
