@@ -28,6 +28,9 @@ _DRAWS_OF_KNOWN = 12
 """A flip of one half that is not told goes unnoticed once in 4,096 times."""
 _ENOUGH = 6
 """Faults, after which no more images are drawn."""
+_SEED = 7916
+"""Its first 24 numbers in [0, 1), of Python, numpy and torch, reach below 0.006 and above 0.994, so that what is done
+to one image of a hundred is done once. Those of Python's 0 are all above 0.25."""
 _SHARE = 0.1
 """Of the outputs must be wrong where one may be chance: a stretched contrast, noise and an erased part at once."""
 
@@ -156,10 +159,10 @@ def undisturbed() -> Iterator[None]:
     """Inside, every random number is drawn from a seed that is always the same; afterwards all is as it was before."""
     before = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002 - transforms draw from it
     on_gpu = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
-    random.seed(0)
-    np.random.seed(0)  # noqa: NPY002
+    random.seed(_SEED)
+    np.random.seed(_SEED)  # noqa: NPY002
     # Not torch.manual_seed: it would seed CUDA, too, once that is begun.
-    torch.default_generator.manual_seed(0)
+    torch.default_generator.manual_seed(_SEED)
     try:
         yield
     finally:
