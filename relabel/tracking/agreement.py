@@ -103,8 +103,19 @@ def agreement(output: Any, view: View, seed: int, size_hw: tuple[int, int]) -> A
 
 def _further(view: View, values: Array, pixels_hw: tuple[int, int], seed: int, size_hw: tuple[int, int]) -> float:
     """The most that one of some places further from the told one explains."""
-    every = (Place.of(pixels_hw, view.then(View.affine(moved)), seed, size_hw) for moved in _FURTHER)
+    moves = (*_FURTHER, *_fitted(view, pixels_hw, size_hw))
+    every = (Place.of(pixels_hw, view.then(View.affine(moved)), seed, size_hw) for moved in moves)
     return max((_explained(place.levels, place, values) for place in every if place is not None), default=0.0)
+
+
+def _fitted(view: View, pixels_hw: tuple[int, int], size_hw: tuple[int, int]) -> tuple[Matrix, Matrix]:
+    """The parts that an untold padding, or an untold crop, to the output's shape would show."""
+    (height, width), (shown_height, shown_width) = pixels_hw, view.box.size_hw
+    wider = width / height * (shown_height * size_hw[0]) / (shown_width * size_hw[1])
+    return (
+        ((wider, 0.0, (1 - wider) / 2), (0.0, 1.0, 0.0)),
+        ((1.0, 0.0, 0.0), (0.0, 1 / wider, (1 - 1 / wider) / 2)),
+    )
 
 
 def _zoomed(by: float, u: float, v: float, degrees: float = 0.0) -> Matrix:

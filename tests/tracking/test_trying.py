@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from places import draws, farthest, place_image, seen_matrix
 from timm.data import create_transform
 from torch import Tensor, nn
@@ -276,6 +276,13 @@ class MirroredApply(v1.RandomApply):
         return _mirror(super().forward(img))
 
 
+class Letterbox:
+    """A square, whatever the image's shape, with bars beside it."""
+
+    def __call__(self, image: Any) -> Any:
+        return ImageOps.pad(image, (64, 64))
+
+
 def _with_its_own(name: str) -> v1.ColorJitter:
     step = v1.ColorJitter()
     setattr(step, name, _mirror)
@@ -297,6 +304,7 @@ REFUSED: dict[str, Any] = {
     "CroppingResize": lambda: CroppingResize(90),
     "Lying": Lying,
     "Flattened": Flattened,
+    "Letterbox": Letterbox,
     "ToTensor": Disguised,
     "MirroredApply": lambda: MirroredApply([v1.RandomCrop(60)]),
     "Tiny": Tiny,
@@ -310,7 +318,7 @@ def test_what_does_not_is_refused_by_name(name: str) -> None:
     with pytest.raises(
         InvalidValueError, match=rf"through {name} \([^)]*(mirrored|another place|takes no image|nothing that could)"
     ) as caught:
-        TrackedTransform(v1.Compose([v1.RandomCrop(90, pad_if_needed=True), REFUSED[name]()]))
+        TrackedTransform(v1.Compose([v1.RandomCrop((60, 90), pad_if_needed=True), REFUSED[name]()]))
     assert "untracked=(the step,)" in str(caught.value)
     assert "relabel.register_view" in str(caught.value)
 
