@@ -100,11 +100,8 @@ def soft_labels(maps: WholeMaps, weights: Weights, *, space: Space, temperature:
     # The remaining classes share one offset, so they enter each sum once, with their number as a factor.
     counted = maps.offsets.clone()
     counted[:, -1] += math.log(others) if others else -math.inf
-    stored, tail = _SPACES[space](maps, counted, weights)
-    # Without any class but the planes', every `counted` is -inf and there is no mass to share.
-    share = counted.softmax(dim=1) if counted.shape[1] > 1 or others else torch.zeros_like(counted)
-    shared = tail * share[:, :, None, None]
-    labels, other = torch.cat([stored, shared[:, :-1]], dim=1), shared[:, -1] / max(others, 1)
+    labels, other = _SPACES[space](maps, counted, weights)
+    other = other / max(others, 1)
     if space == "probability" and temperature != 1:
         return _tempered(labels, other, others, temperature)
     return labels, other
@@ -120,22 +117,35 @@ def _tempered(labels: Tensor, other: Tensor, others: int, temperature: float) ->
 
 
 def _pool_logits(maps: WholeMaps, counted: Tensor, weights: Weights) -> tuple[Tensor, Tensor]:
-    """(B, K, h, w) of the planes and (B, 1, h, w) of all other classes together."""
-    # Pooling is linear, so that codes need their unit only afterwards, when they are few.
-    planes, rest = pool_views([maps.planes, maps.rest.unsqueeze(1)], weights)
-    planes, rest = planes * maps.unit, rest * maps.unit
-    # All other classes have one pooled score, `rest`, and fixed offsets: their mass is one more entry of the softmax.
-    rest += counted.logsumexp(dim=1)[:, None, None, None]
+    """(B, K + M, h, w) of the stored classes and (B, h, w) of all remaining ones together."""
+    # Pooling is linear, so that codes need their unit only afterwards, when they are few. All other classes have one
+    # pooled score, `rest`, and fixed offsets.
+    rest = maps.rest.unsqueeze(1)
     if weights.covered.shape[1:] == (1, 1):
+        # Few operations, for a label alone costs as much as their number.
+        [pooled] = pool_views([torch.cat([maps.planes, rest], dim=1)], weights)
+        planes, rest = (pooled.flatten(1) * maps.unit).split([maps.planes.shape[1], 1], dim=1)
         # torch adds one by one along a dimension that is not the last: 1,000 planes of little weight are 3e-5 wrong.
-        labels = torch.cat([planes.flatten(1), rest.flatten(1)], dim=1).softmax(dim=1)[:, :, None, None]
-    else:
-        labels = torch.cat([planes, rest], dim=1).softmax(dim=1)
-    return labels[:, :-1], labels[:, -1:]
+        labels = torch.cat([planes, rest + counted], dim=1).softmax(dim=1)[:, :, None, None]
+        return labels[:, :-1], labels[:, -1]
+    planes, rest = pool_views([maps.planes, rest], weights)
+    planes, rest = planes * maps.unit, rest * maps.unit
+    # The mass of the others is one more entry of each softmax, and shared afterwards.
+    rest += counted.logsumexp(dim=1)[:, None, None, None]
+    labels = torch.cat([planes, rest], dim=1).softmax(dim=1)
+    return _shared(labels[:, :-1], labels[:, -1:], counted)
 
 
-def _pool_probabilities(maps: WholeMaps, _: Tensor, weights: Weights) -> tuple[Tensor, Tensor]:
-    """(B, K, h, w) of the planes and (B, 1, h, w) of all other classes together."""
+def _shared(planes: Tensor, tail: Tensor, counted: Tensor) -> tuple[Tensor, Tensor]:
+    """The mass (B, 1, h, w) of all classes but the planes', given out to them."""
+    # Without any such, every `counted` is -inf and there is no mass to share.
+    share = counted.softmax(dim=1).nan_to_num(0.0)
+    shared = tail * share[:, :, None, None]
+    return torch.cat([planes, shared[:, :-1]], dim=1), shared[:, -1]
+
+
+def _pool_probabilities(maps: WholeMaps, counted: Tensor, weights: Weights) -> tuple[Tensor, Tensor]:
+    """(B, K + M, h, w) of the stored classes and (B, h, w) of all remaining ones together."""
     dtype = weights.covered.dtype
     planes, rest = maps.planes.to(dtype) * maps.unit, maps.rest.unsqueeze(1).to(dtype) * maps.unit
     in_tail = maps.num_classes - planes.shape[1]
@@ -149,7 +159,7 @@ def _pool_probabilities(maps: WholeMaps, _: Tensor, weights: Weights) -> tuple[T
     least = in_tail * (rest - shift).exp()
     left = torch.maximum((-shift).exp() - mass, least) if in_tail else torch.zeros_like(mass)
     [pooled] = pool_views([torch.cat([planes, left], dim=1) / (mass + left)], weights)
-    return pooled[:, :-1], pooled[:, -1:]
+    return _shared(pooled[:, :-1], pooled[:, -1:], counted)
 
 
 _SPACES: dict[str, Callable[[WholeMaps, Tensor, Weights], tuple[Tensor, Tensor]]] = {

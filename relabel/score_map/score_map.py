@@ -259,6 +259,8 @@ class ScoreMap(MapTensors):
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> ScoreMap:
         """The same maps on another device; the footprint stays where it is."""
+        if torch.device(device) == self.planes.device:
+            return self
         return self._each(lambda tensor: tensor.to(device, non_blocking=non_blocking), self.footprint)
 
     def pin_memory(self) -> ScoreMap:
