@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -126,15 +126,34 @@ def plain(step: Any, image: Any) -> tuple[Any, Shown]:
 
 
 @dataclass(frozen=True, slots=True)
+class _Ignored:
+    """What stands for a transform that is not followed during one call."""
+
+    step: Any
+    shown: list[Shown]
+
+    def __call__(self, **data: Any) -> Any:
+        result = self.step(**data)
+        if result["image"] is not data["image"]:
+            self.shown[0] = then(self.shown[0], _LOST)
+        return result
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.step, name)
+
+
+@dataclass(frozen=True, slots=True)
 class Pipeline:
     """The handler of an albumentations pipeline, or of a single transform.
 
     Attributes:
-        still: transforms in it that are taken to move no pixel.
+        still: transforms in it that move no pixel, though they are not known.
+        ignored: transforms in it that are not followed: where they did something, the view is not exact.
         skips_lost: whether those that no view tells of are left out, as for a proof of the others.
     """
 
     still: tuple[Any, ...] = ()
+    ignored: tuple[Any, ...] = ()
     skips_lost: bool = False
 
     def __call__(self, step: Any, image: Any) -> tuple[Any, Shown]:
@@ -143,20 +162,12 @@ class Pipeline:
         output, _ = plain(self._watching(step, shown), image)
         return output, shown[0]
 
-    def inside(self, step: Any) -> Iterator[Any]:
-        """A pipeline and all that is in it, less what is taken to move no pixel."""
-        if not self._is_still(step):
-            yield step
-            for each in step.transforms if is_container(step) else ():
-                yield from self.inside(each)
-
-    def _is_still(self, step: Any) -> bool:
-        return any(step is each for each in self.still)
-
     def _watching(self, step: Any, shown: list[Shown]) -> Any:
         """A copy of a pipeline that notes what it shows."""
-        if self._is_still(step):
+        if any(step is each for each in self.still):
             return step
+        if any(step is each for each in self.ignored):
+            return _Ignored(step, [None] if self.skips_lost else shown)
         if is_container(step):
             return double_of(step, transforms=[self._watching(each, shown) for each in step.transforms])
         move = _move_of(step)

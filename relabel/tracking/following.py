@@ -138,28 +138,36 @@ class Following:
 
     def _of_albumentations(self, step: Any, before: tuple[Part, ...]) -> Handler | None:
         """Of a pipeline; what is not known in it may only be proved to move no pixel."""
-        still = [each for each in self.rules.untracked if not isinstance(each, type)]
-        inside = list(albumentations.Pipeline(tuple(still)).inside(step))
-        for each in inside:
-            is_known = albumentations.is_known(each)
-            if self._is_of_listed_class(each, is_known and not albumentations.is_lost(each)):
-                still.append(each)
+        still: list[Any] = []
+        ignored: list[Any] = []
+        pending = [step]
+        while pending:
+            each = pending.pop(0)
+            is_known, is_lost = albumentations.is_known(each), albumentations.is_lost(each)
+            if self._is_listed(each) or self._is_of_listed_class(each, is_known and not is_lost):
+                (ignored if self._moved_by(each, albumentations.plain, before) else still).append(each)
             elif not is_known:
-                name = name_of(each)
-                error = disproof((*before, (each, albumentations.plain)), name) if self.rules.check else ""
-                if error is None:
-                    still.append(each)
-                else:
-                    self.refused[name] = error
-            elif albumentations.is_lost(each) and not self._may_ignore(each):
-                return None
-        self.noticed += [Noticed.of(each, "transforms") for each in inside if albumentations.is_container(each)]
-        return albumentations.Pipeline(tuple(still))
+                still.append(each)
+                error = self._moved_by(each, albumentations.plain, before)
+                if error is not None:
+                    self.refused[name_of(each)] = error
+            elif is_lost:
+                if not self._may_ignore(each):
+                    return None
+            elif albumentations.is_container(each):
+                self.noticed.append(Noticed.of(each, "transforms"))
+                pending[:0] = each.transforms
+        return albumentations.Pipeline(tuple(still), tuple(ignored))
+
+    def _moved_by(self, step: Any, plain: Handler, before: tuple[Part, ...]) -> str | None:
+        """Why a step that is not known is not to be taken for still; None if it was proved to move no pixel."""
+        if not self.rules.check:
+            return "it is not known, and may not be tried with check=False"
+        return disproof((*before, (step, plain)), name_of(step))
 
     def _untracked(self, step: Any, before: tuple[Part, ...]) -> Handler:
         """Of a step that is to be taken for still; where it is seen to move pixels, its views are not exact."""
-        is_still = self.rules.check and disproof((*before, (step, still)), name_of(step)) is None
-        return still if is_still else ignored
+        return still if self._moved_by(step, still, before) is None else ignored
 
     def _of_container(self, step: Any, before: tuple[Part, ...]) -> Handler | None:
         refused, inner = len(self.refused), []
