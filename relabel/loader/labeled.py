@@ -176,6 +176,9 @@ class Labeled(Dataset[Any]):
         follow = self._track(transform)
         self._parts = tuple(replace(part, given=transform, transform=follow) for part in self._parts)
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({len(self)} items of {type(self.dataset).__name__}, {self.maps!r})"
+
     def __len__(self) -> int:
         return len(self._items)
 

@@ -44,6 +44,7 @@ def test_a_folder_keeps_its_transform_and_its_attributes(photos: Path, maps: rel
     assert dataset.transform is folder.transform is TRANSFORM
     assert (dataset.targets, dataset.imgs, dataset.root) == (folder.targets, folder.samples, folder.root)
     assert not hasattr(dataset, "reader")
+    assert repr(dataset).startswith("Labeled(8 items of ImageFolder, LabelMaps(")
     assert_right(maps, items_of(DataLoader(dataset, batch_size=8)), list(range(8)))
 
 
