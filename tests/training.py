@@ -186,7 +186,7 @@ def run(trainer: str, *titles: str, args: dict[str, Any]) -> Any:
 
 def run_main(module: ModuleType, args: dict[str, Any]) -> Any:
     """The main of a script that is a module already."""
-    # Transforms draw from all three; with Pillow 13 one posterize of timm's RandAugment in hundreds raises.
+    # Transforms draw from all three.
     random.seed(0)
     np.random.seed(0)  # noqa: NPY002
     torch.manual_seed(0)
