@@ -18,12 +18,13 @@ _WHOLE = View.whole()
 class TrackedTransform:
     """A trainer's transform that also tells the `View` it made. Picklable if the transform is.
 
-    Knows the steps of torchvision's transforms v1 and v2 and of timm, by their exact class, and what runs them:
-    ``Compose``, ``nn.Sequential``, ``RandomApply``, ``RandomChoice``, ``RandomOrder``. Any other object with such steps
-    inside is watched while it runs them (a preset, a wrapper that makes two views). What is neither, a child of a known
-    class, a step that was changed, or a function, is tried out on images that encode their places, and taken if it
-    shows what its class shows, or what it tells itself by returning ``(image, relabel.View)``, or moves no pixel. What
-    one does to few images only (one in fifty, large ones, later ones) is not seen by that.
+    Knows the steps of torchvision's transforms v1 and v2, of timm and of albumentations, by their exact class, and what
+    runs them: ``Compose``, ``nn.Sequential``, ``RandomApply``, ``RandomChoice``, ``RandomOrder``. A pipeline of
+    albumentations is called with the image as an array, and its output is the answer's ``"image"``. Any other object
+    with such steps inside is watched while it runs them (a preset, a wrapper that makes two views). What is neither, a
+    child of a known class, a step that was changed, or a function, is tried out on images that encode their places, and
+    taken if it shows what its class shows, or what it tells itself by returning ``(image, relabel.View)``, or moves no
+    pixel. What one does to few images only (one in fifty, large ones, later ones) is not seen by that.
 
     Steps that are exchanged later in a list of steps are followed, or refused, at the next image.
 
@@ -66,11 +67,11 @@ class TrackedTransform:
         if following.refused:
             named = ", ".join(name + (f" ({why})" if why else "") for name, why in following.refused.items())
             raise InvalidValueError(
-                f"cannot follow the view through {named}. Known are the steps of torchvision (v1, v2) and timm. If a "
-                "step moves no pixels, or its effect on labels may be ignored, give TrackedTransform(transform, "
-                "untracked=(the step,)). Else let it return (image, relabel.View), or say what its class shows with "
-                "relabel.register_view; or crop by yourself, and give relabel.Box.from_crop(top, left, height, width, "
-                "image_size) to ScoreMap.pool"
+                f"cannot follow the view through {named}. Known are the steps of torchvision (v1, v2), timm and "
+                "albumentations. If a step moves no pixels, or its effect on labels may be ignored, give "
+                "TrackedTransform(transform, untracked=(the step,)). Else let it return (image, relabel.View), or say "
+                "what its class shows with relabel.register_view; or crop by yourself, and give "
+                "relabel.Box.from_crop(top, left, height, width, image_size) to ScoreMap.pool"
             )
         return parts, tuple(following.noticed)
 

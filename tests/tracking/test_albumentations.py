@@ -19,7 +19,7 @@ from torchvision.transforms import v2
 
 from relabel.errors import InvalidValueError
 from relabel.geometry import Box
-from relabel.tracking import TrackedTransform
+from relabel.tracking import TrackedTransform, ignoring
 
 _LINEAR = cv2.INTER_LINEAR
 _PIPELINES: dict[str, Any] = {
@@ -105,7 +105,10 @@ def test_images_are_arrays_of_three_colours_whatever_they_were() -> None:
 
 
 @pytest.mark.parametrize("kind", [A.Perspective, A.ElasticTransform, A.GridDistortion, A.RandomGridShuffle])
-def test_what_no_view_tells_is_ignored_and_named_or_refused(kind: Any, caplog: pytest.LogCaptureFixture) -> None:
+def test_what_no_view_tells_is_ignored_and_named_or_refused(
+    kind: Any, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ignoring, "_noted", set())
     pipeline = A.Compose(
         [A.RandomResizedCrop((32, 32)), A.OneOf([kind(p=1), A.NoOp(p=1)], p=1), A.HorizontalFlip()], seed=1
     )
