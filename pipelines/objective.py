@@ -89,7 +89,7 @@ class Objective:
             raise InvalidValueError(f"target {recipe.target} needs the maps of a store, and got none")
         maps, views = self._maps.maps_of(labels, classes.device)
         sizes = (None, self._grid_hw) if recipe.target == "token" else (None,)
-        return [
+        image_labels, *token_labels = [
             _smoothed(
                 maps.pool(
                     views, size, sparse=True, space=recipe.space, temperature=recipe.temperature, uncovered="nearest"
@@ -98,6 +98,19 @@ class Objective:
             )
             for size in sizes
         ]
+        return [image_labels, *map(_weighed, token_labels)]
+
+
+def _weighed(labels: SparseLabels) -> SparseLabels:
+    """Token labels that count as much as their token shows of the image; all that is shown counts as before.
+
+    Where RandAugment shifts, turns or shears a crop, some tokens show nothing but its fill, of which no teacher said
+    anything: of the published recipe 3 %, in every sixth image. A cross-entropy is linear in its target, so that what
+    a label is multiplied by is what its token counts.
+    """
+    # Not of 0 where a batch shows nothing at all.
+    weights = labels.covered / labels.covered.mean().clamp(min=1e-3)
+    return replace(labels, probabilities=labels.probabilities * weights.unsqueeze(1), other=labels.other * weights)
 
 
 def _smoothed(labels: SparseLabels, smoothing: float) -> SparseLabels:
