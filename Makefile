@@ -17,7 +17,7 @@ LAWS = $(shell grep -rl 'import.* given' tests)
 room = $(wildcard tests/$(ROOM) tests/test_$(ROOM).py tests/test_$(ROOM)_*.py relabel/$(ROOM) relabel/$(ROOM).py)
 
 .DEFAULT_GOAL := help
-.PHONY: help install check test test-gpu test-oldest demo bench overhead laws edits faults damage fuzz replaced fixture
+.PHONY: help install check test test-gpu test-oldest demo bench overhead laws edits faults damage fuzz replaced views lies fixture
 
 help: ## Show this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -73,6 +73,12 @@ fuzz: $(STAMP) ## A million hostile inputs against every door, for an hour; and 
 
 replaced: $(STAMP) ## Stores replaced, labelled again and deleted under their readers; and one of 25,000 shards
 	OMP_NUM_THREADS=1 $(BIN)/python -m bench.replaced --shards 2000 --workers 8 --many 25000
+
+views: $(STAMP) ## 500 draws of every pipeline that is followed: what is told is what its colours show
+	OMP_NUM_THREADS=1 $(BIN)/python -m bench.views --draws 500
+
+lies: $(STAMP) ## 60 pipelines that lie, or look as if: each is proved right, refused, or named as out of reach
+	OMP_NUM_THREADS=1 $(BIN)/python -m bench.lies
 
 fixture: $(STAMP) ## Freeze a new store fixture; see CONTRIBUTING.md first
 	$(BIN)/python tests/make_fixture.py
