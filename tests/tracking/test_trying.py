@@ -22,6 +22,7 @@ from relabel.errors import InvalidValueError
 from relabel.geometry import Box
 from relabel.geometry.views import View
 from relabel.tracking import TrackedTransform, register_view
+from relabel.tracking.keypoints import by_keypoints
 
 pytestmark = pytest.mark.usefixtures("fewer_draws")
 
@@ -331,6 +332,18 @@ def test_a_class_with_an_exchanged_method_is_tried(monkeypatch: pytest.MonkeyPat
         TrackedTransform(resize)
     monkeypatch.setattr(v2.Transform, "forward", lambda *given: original(*given))
     assert TrackedTransform(resize)(place_image(20, 30))[1] == View.whole()
+
+
+def test_a_method_of_a_neighbour_is_not_the_classs_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(v1.RandomHorizontalFlip, "forward", v1.RandomVerticalFlip.forward)
+    with pytest.raises(InvalidValueError, match=r"through RandomHorizontalFlip \(.*another place|mirrored"):
+        TrackedTransform(v1.RandomHorizontalFlip(1))
+
+
+def test_key_points_that_no_affine_map_moved_tell_no_view() -> None:
+    for step in (v2.RandomPerspective(0.5, p=1), v2.ElasticTransform(100.0)):
+        with pytest.raises(InvalidValueError, match="by no affine map"):
+            by_keypoints(step, place_image(60, 80))
 
 
 def test_nothing_is_tried_without_check() -> None:
