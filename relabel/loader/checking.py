@@ -23,7 +23,7 @@ from relabel.tracking.agreement import Agreement
 from relabel.tracking.proof import compared, verdict
 
 _ITEMS = 64
-_LEAST_BATCHES = 3
+_LEAST_BATCHES, _EPOCHS = 3, 8
 """A schedule of sizes may have its first batch in the usual one."""
 
 
@@ -112,12 +112,14 @@ def check_views(dataset_or_loader: Any, *, items: int = _ITEMS) -> ViewsReport:
 
 
 def _batches(source: Any, items: int) -> Iterator[Any]:
-    """What a loader or pipeline gives, or some items of a data set."""
-    if isinstance(source, DataLoader | IterableDataset) or not hasattr(source, "__getitem__"):
+    """What a loader or pipeline gives, or some items of a data set; several times over where there are few."""
+    if not isinstance(source, DataLoader | IterableDataset) and hasattr(source, "__getitem__"):
+        count = len(source)
+        every = np.linspace(0, count - 1, items).astype(int) if count > items else np.resize(np.arange(count), items)
+        yield from (source[index] for index in (every.tolist() if count else []))
+        return
+    for _ in range(_EPOCHS):
         yield from source
-    else:
-        for index in np.linspace(0, len(source) - 1, min(items, len(source))).astype(int).tolist():
-            yield source[index]
 
 
 def _shown(batch: Any) -> Iterator[tuple[Any, View, int]]:

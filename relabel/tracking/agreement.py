@@ -41,7 +41,7 @@ _DISPLACED_TURNED = 0.012
 """Of turned views, whose pixels are mostly the nearest ones: 0.01 at 32 pixels."""
 _NEAREST_PX = 0.55
 """Of the output, along both sides: torch's "nearest" takes the pixel at a corner, and no view is wrong for it."""
-_FAR = 0.6
+_FAR = 0.7
 """Where less is explained, places further away are looked at, too."""
 _FAR_BY = 0.1
 
@@ -95,7 +95,7 @@ def agreement(output: Any, view: View, seed: int, size_hw: tuple[int, int]) -> A
             return Agreement(explained, f"is mirrored {likeliest} beside what is told", is_sure=True)
     if explained < _EXPLAINED:
         return Agreement(explained, _ELSEWHERE) if fit.is_texture() else None
-    if explained < _FAR and _further(view, values, pixels.shape[:2], seed, size_hw) > explained + _FAR_BY:
+    if fit.explained < _FAR and _further(view, values, pixels.shape[:2], seed, size_hw) > fit.explained + _FAR_BY:
         return Agreement(explained, _ELSEWHERE)
     displaced = fit.displaced()
     return Agreement(explained, f"shows a place {displaced:.1%} of a side beside it" if displaced else None)
@@ -128,7 +128,7 @@ _FURTHER: tuple[Matrix, ...] = (
     *(_zoomed(by, 0.5, 0.5) for by in (0.6, 0.75, 0.88, 1.2)),
     *(_zoomed(by, 0.5 + u, 0.5 + v) for by, u, v in itertools.product((0.75,), (-0.12, 0.12), (-0.12, 0.12))),
     *(_zoomed(1, 0.5 + u, 0.5 + v) for u, v in ((-0.1, 0), (0.1, 0), (0, -0.1), (0, 0.1))),
-    *(_zoomed(1, 0.5, 0.5, degrees) for degrees in (-20, -10, 10, 20)),
+    *(_zoomed(1, 0.5, 0.5, degrees) for degrees in (-20, -10, -5, 5, 10, 20)),
     ((0.0, 1.0, 0.0), (1.0, 0.0, 0.0)),
 )
 """Parts of an output, as matrices: what an untold crop, shift, turn, or change of x and y would show."""

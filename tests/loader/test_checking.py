@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,9 @@ NAMES = [f"{'ab'[i % 2]}/{i:02d}.png" for i in range(12)]
 SIZE_HW = (60, 90)
 FLOATS = (v2.ToImage(), v2.ToDtype(torch.float32, scale=True))
 TRANSFORM = v2.Compose([v2.RandomResizedCrop(48), v2.RandomHorizontalFlip(), *FLOATS])
+
+
+check_views = partial(relabel.check_views, items=12)
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +104,7 @@ TRUE: dict[str, Callable[[Any], Any]] = {
 
 @pytest.mark.parametrize("name", TRUE)
 def test_what_is_told_is_shown(labeled: relabel.Labeled, name: str) -> None:
-    report = relabel.check_views(TRUE[name](labeled))
+    report = check_views(TRUE[name](labeled))
     assert report.compared == report.items >= 12
     assert "Labeled" in report.layers
     assert report.explained[0] > 0.7
@@ -108,7 +112,7 @@ def test_what_is_told_is_shown(labeled: relabel.Labeled, name: str) -> None:
 
 
 LIES: dict[str, tuple[Callable[[Any], Any], str]] = {
-    "flips": (lambda labeled: Outer(labeled, v2.functional.hflip), "12 is mirrored left to right"),
+    "flips": (lambda labeled: Outer(labeled, v2.functional.hflip), "1[0-9] is mirrored left to right"),
     "another crop": (lambda labeled: Outer(labeled, v2.RandomResizedCrop(48, scale=(0.3, 0.8))), "another place"),
     "the next image": (lambda labeled: Neighbour(labeled, abs), "another image"),
     "a collate that flips": (lambda labeled: DataLoader(labeled, 4, collate_fn=flipping), "mirrored"),
@@ -119,15 +123,15 @@ LIES: dict[str, tuple[Callable[[Any], Any], str]] = {
 @pytest.mark.parametrize("name", LIES)
 def test_what_is_not_told_is_an_error(labeled: relabel.Labeled, name: str) -> None:
     source, fault = LIES[name]
-    with pytest.raises(LabelError, match=f"views lie: of 1[0-9] images through .*Labeled.*{fault}"):
-        relabel.check_views(source(labeled))
+    with pytest.raises(LabelError, match=f"views lie: of [0-9]+ images through .*Labeled.*{fault}"):
+        check_views(source(labeled))
 
 
 def test_workers_that_run_go_on_with_the_images_themselves(labeled: relabel.Labeled) -> None:
     loader = DataLoader(labeled, 4, num_workers=1, persistent_workers=True)
     running = iter(loader)
     next(running)
-    relabel.check_views(loader)
+    check_views(loader)
     assert all(not images.any() for images, _ in [*running, *loader])
     assert not labeled[0][0].any()
 
@@ -141,16 +145,16 @@ def test_no_random_number_is_used_up(labeled: relabel.Labeled) -> None:
         return [*map(str, every), str(random.getstate()), str(own[1].bit_generator.state)]
 
     before = state()
-    relabel.check_views(loader)
+    check_views(loader)
     assert state() == before
 
 
 def test_batches_of_maps_read_in_the_workers_are_checked(photos: Path, maps: relabel.LabelMaps) -> None:
     crops = relabel.LabeledCrops(ImageFolder(photos), maps, TRANSFORM)
     for source in (crops, DataLoader(crops, 4, collate_fn=relabel.collate)):
-        assert relabel.check_views(source).compared == 12
+        assert check_views(source).compared == 12
     with pytest.raises(LabelError, match="mirrored top to bottom"):
-        relabel.check_views(DataLoader(Outer(crops, v2.functional.vflip), 4, collate_fn=relabel.collate))
+        check_views(DataLoader(Outer(crops, v2.functional.vflip), 4, collate_fn=relabel.collate))
 
 
 @pytest.mark.parametrize("is_lying", [False, True])
@@ -162,32 +166,32 @@ def test_a_stream_is_checked(photos: Path, maps: relabel.LabelMaps, tmp_path: Pa
     if is_lying:
         stream = stream.map_tuple(lambda images: images.flip(-1), lambda tickets: tickets)
         with pytest.raises(LabelError, match="mirrored left to right"):
-            relabel.check_views(wds.WebLoader(stream, batch_size=None, num_workers=1))
+            check_views(wds.WebLoader(stream, batch_size=None, num_workers=1))
     else:
-        assert relabel.check_views(wds.WebLoader(stream, batch_size=None, num_workers=1)).compared == 12
+        assert check_views(wds.WebLoader(stream, batch_size=None, num_workers=1)).compared == 12
 
 
 def test_several_views_of_an_image_each_have_their_own(photos: Path, maps: relabel.LabelMaps) -> None:
     dataset = relabel.Labeled(ImageFolder(photos, v2.FiveCrop(48)), maps)
-    assert relabel.check_views(dataset).items == 60
+    assert check_views(dataset, items=60).items == 60
     dataset.transform = v2.Compose([v2.FiveCrop(48), v2.PILToTensor()])
-    assert relabel.check_views(DataLoader(dataset, 4)).items == 60
+    assert check_views(DataLoader(dataset, 4), items=60).items == 60
     swapped = Outer(dataset, lambda crops: crops[::-1])
     with pytest.raises(LabelError, match="another place"):
-        relabel.check_views(DataLoader(swapped, 4))
+        check_views(DataLoader(swapped, 4))
 
 
 def test_what_an_ignored_step_moves_is_no_lie(photos: Path, maps: relabel.LabelMaps) -> None:
     steps = v2.Compose([v2.RandomResizedCrop(48), v2.RandomPerspective(1.0, p=1.0), *FLOATS])
     dataset = relabel.Labeled(ImageFolder(photos, steps), maps)
-    assert relabel.check_views(dataset).compared == 12
+    assert check_views(dataset).compared == 12
     with pytest.raises(LabelError, match="mirrored"):
-        relabel.check_views(Outer(dataset, v2.functional.hflip))
+        check_views(Outer(dataset, v2.functional.hflip))
 
 
 def test_what_has_no_labels_is_refused(photos: Path, labeled: relabel.Labeled) -> None:
     with pytest.raises(InvalidValueError, match=r"no Labeled, .* was found in this ImageFolder"):
-        relabel.check_views(ImageFolder(photos, TRANSFORM))
+        check_views(ImageFolder(photos, TRANSFORM))
     without = DataLoader(labeled, 4, collate_fn=lambda items: torch.stack([image for image, _ in items]))
     with pytest.raises(LabelError, match=r"no tickets .* come out with the images, but Tensor \(4, 3, 48, 48\)"):
-        relabel.check_views(without)
+        check_views(without)
