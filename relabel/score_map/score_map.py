@@ -207,7 +207,7 @@ class ScoreMap(MapTensors):
         space: Space = "logit",
         temperature: float = 1.0,
         fill: Fill = "rest",
-        uncovered: Uncovered = "raise",
+        uncovered: Uncovered | None = None,
     ) -> Tensor | SparseLabels:
         """The soft label of one crop of each image: RoIAlign over the map, then softmax.
 
@@ -222,7 +222,8 @@ class ScoreMap(MapTensors):
             temperature: T above 0; the label becomes its power 1 / T, renormalised: flatter above 1, sharper below.
             fill: what a class is worth where a map with holes does not store it: "rest", or "zero", the published
                 codes' logit 0, with their boxes of at least one cell, for raw logits; `relabel.published` has all else.
-            uncovered: what to do with a bin wholly outside the footprint: "raise", or take the "nearest" cells.
+            uncovered: what to do with a bin wholly outside the footprint: "raise", or take the "nearest" cells. None is
+                "nearest" for `Views` where maps cover their images, so that such a bin shows padding; else "raise".
 
         Returns:
             (B, C) or (B, C, h, w) float32 (float64 for a float64 map), summing to 1 over the classes.

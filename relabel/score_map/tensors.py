@@ -10,6 +10,9 @@ from torch import Tensor
 from relabel.geometry import WHOLE, Footprint, Grid
 from relabel.manifest import STEP
 
+_HAIR = 1e-6
+"""Of a side: how far float32 may have rounded the edge of a letterbox."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class MapTensors:
@@ -42,3 +45,10 @@ class MapTensors:
         if isinstance(self.footprint, Footprint):
             return torch.tensor([self.footprint.xyxy]).expand(len(self), 4)
         return self.footprint
+
+    def cover_images(self) -> bool:
+        """Whether each map covers all of its image, so that what lies beside the map is padding."""
+        if isinstance(self.footprint, Footprint) and self.footprint.is_whole:
+            return True
+        footprints = self.footprints_xyxy()
+        return bool((footprints[:, :2] <= _HAIR).all() and (footprints[:, 2:] >= 1 - _HAIR).all())

@@ -38,13 +38,16 @@ class Crops:
 
 
 def crop_weights(
-    maps: MapTensors, crops: Crops, size: Size | None, uncovered: Uncovered, *, one_cell: bool = False
+    maps: MapTensors, crops: Crops, size: Size | None, uncovered: Uncovered | None, *, one_cell: bool = False
 ) -> Weights:
     """The weights of B crops, on the device of the maps; with `one_cell` of boxes widened to a cell, as published.
 
     Raises:
         InvalidValueError, LabelError: see `ScoreMap.pool`.
     """
+    if uncovered is None:
+        # Of a followed pipeline's views; a box by hand that misses the image is more likely one in pixels.
+        uncovered = "nearest" if isinstance(crops.boxes_xyxy, Views) and maps.cover_images() else "raise"
     if uncovered not in ("raise", "nearest"):
         raise InvalidValueError(f"uncovered must be 'raise' or 'nearest'; got {uncovered!r}")
     size_hw, clamped = bins_hw(size), uncovered == "nearest"

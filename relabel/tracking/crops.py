@@ -13,7 +13,11 @@ from relabel.tracking.handling import FLIPPED, FLIPPED_VERTICALLY, Shown, watche
 
 def _crop(tlhw: Sequence[float], image: Any) -> View:
     top, left, height, width = tlhw
-    return View(Box.from_crop(top, left, height, width, image_size_hw(image)))
+    image_height, image_width = image_size_hw(image)
+    # Not Box.from_crop: a crop of a padded image may well have nothing of the image.
+    return View(
+        Box(left / image_width, top / image_height, (left + width) / image_width, (top + height) / image_height)
+    )
 
 
 def mirrored(step: Any, image: Any) -> tuple[Any, Shown]:

@@ -114,3 +114,24 @@ def test_tokens_of_a_view_that_is_not_exact_are_refused(maps: relabel.LabelMaps)
     assert maps.pool(ignored).shape == (1, 12)
     with pytest.raises(LabelError, match="ignore"):
         maps.pool(ignored, 2)
+
+
+def test_what_shows_padding_alone_has_the_nearest_label_where_maps_cover_images(tmp_path: Path) -> None:
+    beside, partly = View(Box(-0.5, 0.0, -0.1, 1.0)), View(Box(-0.5, 0.0, 0.5, 1.0))
+    turned = View.affine(((0.5, 0.1, -0.8), (-0.1, 0.9, 0.1)))
+    for name, footprint in (
+        ("whole", None),
+        ("letterbox", [0.0, -0.25, 1.0, 1.25]),
+        ("center", [0.125, 0.0, 0.875, 1.0]),
+    ):
+        square = None if footprint is None else torch.tensor(footprint)
+        make_store(tmp_path / name, [["a", "b"]], random_logits(2, 12, (4, 4)), footprint=square)
+        maps = relabel.open(tmp_path / name)
+        for views, size in (([beside, beside], None), ([partly, partly], (4, 4)), ([turned, beside], (2, 2))):
+            both = torch.from_numpy(np.stack([ticket(maps.ticket_id, row, view) for row, view in enumerate(views)]))
+            if name == "center":
+                with pytest.raises(LabelError, match="lies outside the part of the image"):
+                    maps.pool(both, size)
+            else:
+                assert torch.equal(maps.pool(both, size), maps.pool(both, size, uncovered="nearest"))
+                torch.testing.assert_close(maps.pool(both, size).sum(1), torch.ones(2, *(size or ())))
