@@ -28,7 +28,7 @@ from PIL import Image
 from webdataset.tariterators import base_plus_ext, group_by_keys, tar_file_iterator
 
 from relabel.errors import SourceError
-from relabel.images import EncodedImage, SourcePart, image_hash, open_source
+from relabel.images import EncodedImage, SourcePart, image_hash, open_source, streams
 
 T = TypeVar("T")
 PACK: dict[str, Callable[[bytes], bytes]] = {"gz": gzip.compress, "bz2": bz2.compress, "xz": lzma.compress}
@@ -72,6 +72,12 @@ def read_until_error(images: str) -> tuple[list[EncodedImage], str]:
     with pytest.raises(SourceError) as caught:
         found.extend(source.read(*source.spans(None)[0][0]))  # what came before the error is looked at too
     return found, str(caught.value)
+
+
+@pytest.fixture(autouse=True)
+def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A read that failed is tried again at once."""
+    monkeypatch.setattr(streams, "_PAUSE_SECONDS", 0.0)
 
 
 def refusal(images: str) -> str:

@@ -119,6 +119,8 @@ def test_loader_workers_give_the_row_of_the_image_that_they_loaded(
         assert labels.pool().sum(1).tolist() == pytest.approx([1.0] * len(labels))
         count += len(images)
     assert count == 2 * len(dataset)
+    # The collector would wait for its workers, five seconds each, in some other test.
+    del loader
 
 
 def test_labels_move_but_boxes_stay_where_their_weights_are_made(

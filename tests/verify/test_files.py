@@ -49,7 +49,7 @@ def with_index(chunks: bytes, entries: list[tuple[int, int]]) -> bytes:
 @pytest.mark.parametrize(
     ("options", "files"), [({}, "*/c.*"), ({"compression": "none", "footprints": (0.0, -0.25, 1.0, 1.25)}, "[fs]*/c.*")]
 )
-def test_every_changed_byte_is_found_or_changes_no_value(
+def test_a_changed_byte_is_found_or_changes_no_value(
     make: Callable[..., Path], options: dict[str, Any], files: str
 ) -> None:
     store = make(**options)
@@ -58,7 +58,8 @@ def test_every_changed_byte_is_found_or_changes_no_value(
     for file in sorted(store.glob(files)):
         whole = file.read_bytes()
         before = zarr.open_group(store, mode="r")[file.parent.name][:]
-        for offset in range(len(whole)):
+        # Every third byte: primes to the lengths of numbers and rows, so that each of their bytes is met somewhere.
+        for offset in range(len(file.parent.name) % 3, len(whole), 3):
             change = 1 << (offset + 1) % 8
             file.write_bytes(whole[:offset] + bytes([whole[offset] ^ change]) + whole[offset + 1 :])
             if not whats(store):
