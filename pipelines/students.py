@@ -99,7 +99,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     out: Path = options.out
     started = time.perf_counter()
     counts = Counts(64, 64, 40, 60, 1) if options.quick else Counts()
-    epochs = 2 if options.quick else options.epochs
+    epochs = 3 if options.quick else options.epochs
     _check_settings(out, counts, epochs)
     teachers = tuple(list(TEACHERS)[: options.teachers])
     jobs = [Job(out, student, seed, epochs, teachers) for seed in range(options.seeds) for student in STUDENTS]
