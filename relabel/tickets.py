@@ -22,6 +22,7 @@ power of 18.
 from __future__ import annotations
 
 import struct
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -190,7 +191,7 @@ def store_name(store: int) -> str:
 
 def _checked(tickets: Tensor | NDArray[np.int64]) -> NDArray[np.int64]:
     """The numbers (B, 11) of what are tickets."""
-    numbers = tickets.detach().cpu().numpy() if isinstance(tickets, Tensor) else np.asarray(tickets)
+    numbers = _numbers(tickets)
     if numbers.ndim != 2 or numbers.shape[1] != COLUMNS or numbers.dtype != np.int64 or not len(numbers):
         raise LabelError(
             f"tickets are a batch of int64 (B, {COLUMNS}), as Labeled's items hold them; got {numbers.dtype} of shape "
@@ -208,8 +209,31 @@ def _checked(tickets: Tensor | NDArray[np.int64]) -> NDArray[np.int64]:
     return numbers
 
 
+def _numbers(tickets: Any) -> NDArray[Any]:
+    """What was given as an array, whatever it is."""
+    if isinstance(tickets, Tensor):
+        return tickets.detach().cpu().numpy()
+    if isinstance(tickets, Mapping | str):
+        raise LabelError(f"got a {type(tickets).__name__}, a batch of rows: give its column, batch['label']")
+    if tickets is None:
+        raise LabelError("got None in place of tickets: the batch has no labels, or something on the way drops them")
+    if hasattr(tickets, "pool"):
+        raise LabelError(f"got {type(tickets).__name__}, labels whose maps were read before: call labels.pool()")
+    try:
+        return np.asarray(tickets)
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise LabelError(
+            f"got a {type(tickets).__name__} of things of several shapes, as images and their tickets: give the "
+            "tickets alone"
+        ) from error
+
+
 def _strangeness(numbers: NDArray[Any]) -> str:
     """What such a dtype and shape come from, and what to do."""
+    if numbers.size == 0:
+        return "no ticket. Leave out empty batches"
+    if numbers.dtype.kind == "f" and numbers.shape[-1:] != (COLUMNS,):
+        return "these are labels already, or images: give tickets"
     if numbers.dtype.kind == "f":
         return (
             "a mixer blended them, or they were averaged or cast. Pool first, labels = maps.pool(tickets), and mix the "
@@ -217,8 +241,6 @@ def _strangeness(numbers: NDArray[Any]) -> str:
         )
     if numbers.dtype != np.int64:
         return "they were cast, which cuts them. Leave them as they are, int64"
-    if numbers.shape == (0, COLUMNS):
-        return "no ticket. Leave out empty batches"
     if numbers.shape == (COLUMNS,):
         return "one ticket. Give a batch, tickets[None]"
     if numbers.ndim == 1:

@@ -107,6 +107,12 @@ STRANGE: dict[str, tuple[Callable[[Tensor], Any], str]] = {
     "none": (lambda t: t[:0], "no ticket"),
     "of objects": (lambda t: ["a", "b"], "str|U1"),
     "of another version": (lambda t: t + torch.tensor([1 << 16] + [0] * 10), r"is of version 2.* reads version 1"),
+    "a batch of rows": (lambda t: {"label": t}, r"got a dict, a batch of rows: give its column, batch\['label'\]"),
+    "a name": (lambda t: "label", "got a str, a batch of rows"),
+    "nothing": (lambda t: None, "got None in place of tickets: the batch has no labels"),
+    "an empty tuple": (lambda t: (), "no ticket. Leave out empty batches"),
+    "images and tickets": (lambda t: (torch.zeros(3, 3, 4, 4), t), "got a tuple .* give the tickets alone"),
+    "labels": (lambda t: torch.rand(3, 1000), "labels already, or images: give tickets"),
     "with another flag": (lambda t: t | torch.tensor([32] + [0] * 10), "or was changed"),
     "of two stores": (
         lambda t: torch.cat([t, torch.from_numpy(ticket(7, 1, VIEWS[0]))[None]]),

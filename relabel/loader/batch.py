@@ -75,7 +75,7 @@ def collate(items: Sequence[tuple[Any, CropLabel]]) -> tuple[Any, CropLabels]:
     if other is not None:
         raise InvalidValueError(
             f"relabel.collate takes items with a CropLabel; got one with a {type(other).__name__}. Tickets are stacked "
-            "by any collate, leave this one out; or make the items with tickets=False"
+            "by any collate, leave this one out; or make the items with LabeledCrops, or LabeledSample(tickets=False)"
         )
     if not crops or _stores(crops) != 1:
         stores = sorted({crop.maps.where for crop in crops})

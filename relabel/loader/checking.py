@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
-from relabel.errors import LabelError
+from relabel.errors import InvalidValueError, LabelError
 from relabel.geometry import Box
 from relabel.geometry.views import View, Views
 from relabel.loader.batch import CropLabels
@@ -59,7 +59,10 @@ class ViewsReport:
                 f"{self.compared}, explained by the told place to {median:.0%}, at least {least:.0%}",
             ),
             ("cannot be told", f"{self.plain} plain or erased, {self.inexact} after a step that is ignored"),
-            ("not seen here", "what is done to a batch after this: flips, crops and mixing in the training step"),
+            (
+                "not seen here",
+                "how images are loaded or changed before the label, what the training step does to a batch",
+            ),
         ]
         return "\n".join(f"{name:18} {value}" for name, value in rows)
 
@@ -79,8 +82,10 @@ def check_views(dataset_or_loader: Any, *, items: int = _ITEMS) -> ViewsReport:
 
     Raises:
         LabelError: views lie, it is said how; or no tickets come out, or some that are none.
-        InvalidValueError: nothing labeled is found in what was given.
+        InvalidValueError: nothing labeled is found in what was given; `items` below 1.
     """
+    if items < 1:
+        raise InvalidValueError(f"items must be at least 1, to look at any; got {items}")
     probe = Probe.of(dataset_or_loader)
     found: list[Agreement | None] = []
     looked_at = batches = 0

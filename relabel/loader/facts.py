@@ -76,7 +76,7 @@ class RowFacts:
             raise LabelError(
                 f"{self._where} has no image of {len(unknown)} of {len(keys)} keys: {_listed(unknown)}. Its keys look "
                 f"like {self._example()!r}: the path below the folder that was labelled, with extension, or a tar's "
-                "__key__"
+                "__key__; give Labeled(..., key=) to make the one of the other"
             )
         return rows
 

@@ -81,7 +81,12 @@ def hf_loss(maps: LabelMaps, *, size: Size | None = None, token_weight: float = 
         A callable (outputs, labels, num_items_in_batch=None), which pools on the device of the labels. It raises a
         LabelError for what is no ticket of this store, and an InvalidValueError for logits and labels that do not
         belong together.
+
+    Raises:
+        InvalidValueError: `maps` is no store that was opened.
     """
+    if not isinstance(maps, LabelMaps):
+        raise InvalidValueError(f"maps is relabel.open(path); got {maps!r}, a {type(maps).__name__}")
     return HFLoss(maps=maps, size=size, token_weight=token_weight, how=how)
 
 

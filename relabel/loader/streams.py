@@ -11,7 +11,7 @@ from relabel.images.classes import label_of, numbers_of
 from relabel.images.decode import decode_rgb
 from relabel.images.loaded import own_orientation, pil_upright
 from relabel.loader.crops import Shown, check_unlabeled, crop_label_of, ticket_of, without_label
-from relabel.loader.frames import Photograph, check_size, frame_of_sample
+from relabel.loader.frames import Photograph, check_size, frame_of_sample, loaded_size_hw
 from relabel.loader.maps import LabelMaps
 from relabel.manifest import Frame
 from relabel.naming import image_suffixes as suffixes_of_image
@@ -20,6 +20,10 @@ from relabel.tracking.proof import prove_known
 
 _MOST_BAD = 16
 """Bad images that are left out before it matters whether most are bad: then it is not they who are wrong."""
+
+_MOST_UNKNOWN = 256
+"""Keys in a row that the store does not know, before any that it does: then it is another store, or they need `key`.
+Where one image in fifty has a label, that happens by chance once in 170 streams."""
 
 _log = logging.getLogger(__name__)
 
@@ -32,7 +36,30 @@ def is_pipeline(dataset: object) -> bool:
 
 def labeled_pipeline(dataset: Any, maps: LabelMaps, transform: Any = None, **options: Any) -> Any:
     """A pipeline with a `LabeledSample` at its end."""
-    return dataset.map(LabeledSample(maps, transform, **options))
+    sample = LabeledSample(maps, transform, **options)
+    sample.changed_by = _changes(dataset) if options.get("check", True) else []
+    return dataset.map(sample)
+
+
+def _changes(pipeline: Any) -> list[str]:
+    """Functions of a pipeline that may change images, by name: what ``map`` and ``map_dict`` run, but for decoders."""
+    found: list[str] = []
+    for stage in getattr(pipeline, "pipeline", ()):
+        kind = getattr(getattr(stage, "f", None), "__name__", "").strip("_")
+        if kind == "map":
+            found += map(_name_of_foreign, stage.args[:1])
+        elif kind == "map_dict":
+            found += [_name_of_foreign(each) for name, each in stage.kw.items() if suffixes_of_image([name])]
+        else:
+            found += _changes(stage)
+    return [name for name in found if name]
+
+
+def _name_of_foreign(function: Any) -> str:
+    """What a function is called; "" of webdataset's own, which decode."""
+    if type(function).__module__.startswith("webdataset."):
+        return ""
+    return str(getattr(function, "__qualname__", type(function).__name__))
 
 
 def proved(
@@ -86,6 +113,8 @@ class LabeledSample:
         check_unlabeled(unlabeled)
         #: For `relabel.check_views`: from a row and its image to what is taken for that.
         self.stand_in: Callable[[int, Any], Any] | None = None
+        #: What may have changed images that come decoded, where the pipeline before is known.
+        self.changed_by: list[str] = []
         self._key = key
         self._label: Callable[[LabelMaps, int, Shown, int], Any] = ticket_of if tickets else crop_label_of
         self.maps = maps
@@ -94,7 +123,8 @@ class LabeledSample:
         self._transform = proved(transform, geometry=geometry, check=check)
         self._numbers = numbers_of(maps.manifest.data.class_names)
         self._frame = frame
-        self._taken = self.dropped = 0
+        self._taken = self.dropped = self._unknown = 0
+        self._known = False
         # What all rows are is read here, so that forked workers share it and spawned ones receive it.
         maps.in_frame(frame or maps.frame).prepare()
 
@@ -104,10 +134,11 @@ class LabeledSample:
         None for a sample that holds no image and that the store does not know: `relabel.generate` passes it over.
 
         Raises:
-            LabelError: the store has no label for it, with `unlabeled` "raise".
+            LabelError: the store has no label for it, with `unlabeled` "raise", or for any of the first 256; or its
+                image came decoded, and cropped or resized.
             ImageError: its image cannot be decoded, likewise.
             InvalidValueError: the sample is no mapping, has no key, no image or several, or a ``cls`` that is no class;
-                or the frame of its image cannot be told.
+                or the frame of its image cannot be told, or what changed it before.
         """
         if not isinstance(sample, Mapping) or "__key__" not in sample:
             what = sorted(map(str, sample)) if isinstance(sample, Mapping) else f"a {type(sample).__name__}"
@@ -120,9 +151,12 @@ class LabeledSample:
         rows = self.maps.find([key]) if self._drop or not names else self.maps.rows([key])
         row = int(rows[0])
         if not self.maps.has_label(rows):
+            if self._drop and row < 0 and names:
+                self._check_known(key)
             if self._drop or (row < 0 and not names):
                 return None
             raise without_label(self.maps, [key], 1)
+        self._known = True
         if len(names) != 1:
             raise InvalidValueError(
                 f"the sample {key!r} must hold one image; {' and '.join(names) or 'none'} is one of {sorted(sample)}. "
@@ -169,8 +203,32 @@ class LabeledSample:
             told = None if found == 1 else found
         if frame is None and orientation != 1:
             frame = frame_of_sample(image, photograph, key, told)
-        check_size(lambda: f"the sample {key!r}", image, photograph.sizes_hw[frame or "decoded"])
+        labeled_hw = photograph.sizes_hw[frame or "decoded"]
+        if image is value:
+            self._check_untouched(image, labeled_hw, key)
+        else:
+            check_size(lambda: f"the sample {key!r}", image, labeled_hw)
         return image, self.maps if frame is None else self.maps.in_frame(frame)
+
+    def _check_untouched(self, image: Any, labeled_hw: tuple[int, int], key: str) -> None:
+        """Refuse an image that came decoded, and that a transform before may have changed."""
+        if labeled_hw != (0, 0) and (found_hw := loaded_size_hw(image)) != labeled_hw:
+            raise LabelError(
+                f"the image of the sample {key!r} comes decoded, {found_hw} pixels (height, width), and was labelled "
+                f"with {labeled_hw}: it was cropped or resized before LabeledSample; put LabeledSample first, and give "
+                "the transform to it"
+            )
+        if self.changed_by:
+            raise InvalidValueError(
+                f"images come decoded, and {', '.join(self.changed_by)} before LabeledSample may have moved their "
+                "pixels: put LabeledSample first, and give the transform to it; or say check=False if none does"
+            )
+
+    def _check_known(self, key: str) -> None:
+        """Count a key that the store does not know; raise where it has known none of many."""
+        self._unknown += 1
+        if not self._known and self._unknown > _MOST_UNKNOWN:
+            self.maps.rows([key])
 
     def _is_hopeless(self) -> bool:
         """Count a bad image; whether so many were that the stream is wrong, and not they."""

@@ -149,6 +149,11 @@ def test_no_random_number_is_used_up(labeled: relabel.Labeled) -> None:
     assert state() == before
 
 
+def test_at_least_one_item_is_looked_at(photos: Path, maps: relabel.LabelMaps) -> None:
+    with pytest.raises(InvalidValueError, match=r"items must be at least 1, .* got 0"):
+        check_views(relabel.Labeled(ImageFolder(photos, TRANSFORM), maps), items=0)
+
+
 def test_batches_of_maps_read_in_the_workers_are_checked(photos: Path, maps: relabel.LabelMaps) -> None:
     crops = relabel.LabeledCrops(ImageFolder(photos), maps, TRANSFORM)
     for source in (crops, DataLoader(crops, 4, collate_fn=relabel.collate)):

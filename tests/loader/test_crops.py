@@ -31,7 +31,7 @@ TRANSFORM = v2.Compose(
 
 
 def picture(number: int) -> Image.Image:
-    return Image.new("RGB", (24, 16), (number * 20, 0, 0))
+    return Image.new("RGB", (90, 60), (number * 20, 0, 0))
 
 
 @pytest.fixture
@@ -55,13 +55,13 @@ def crops(photos: Path, store: Path, **options: Any) -> relabel.LabeledCrops:
 
 @pytest.mark.parametrize("flip", [False, True])
 def test_what_was_read_off_the_transform_reaches_the_label(photos: Path, store: Path, flip: bool) -> None:
-    # An image of 24 x 16 pixels.
+    # An image of 90 x 60 pixels.
     transform = v2.Compose([v2.CenterCrop((10, 6)), v2.RandomHorizontalFlip(float(flip)), v2.ToImage()])
     maps = relabel.open(store)
     sample = relabel.LabeledSample(maps, transform, tickets=False)({"__key__": NAMES[5], "png": picture(5), "cls": 7})
     assert sample is not None
     for target, label in ((relabel.LabeledCrops(ImageFolder(photos), maps, transform)[5][1], 1), (sample[1], 7)):
-        assert target.box.xyxy == pytest.approx((9 / 24, 3 / 16, 15 / 24, 13 / 16))
+        assert target.box.xyxy == pytest.approx((42 / 90, 25 / 60, 48 / 90, 35 / 60))
         assert (target.row, target.flip, target.ground_truth) == (1, flip, label)
         _, labels = relabel.collate([(torch.zeros(1), target)])
         assert labels.views.flips.tolist() == [flip]
@@ -202,6 +202,55 @@ def test_samples_of_a_stream_without_a_label_raise_or_are_left_out(tmp_path: Pat
     assert [target.row for _, target in kept] == [0]
     with pytest.raises(InvalidValueError, match="'raise' or 'drop'"):
         relabel.LabeledSample(maps, TRANSFORM, tickets=False, unlabeled="keep")  # type: ignore[arg-type]
+
+
+def test_a_stream_of_another_store_does_not_end_in_silence(store: Path) -> None:
+    drop = relabel.LabeledSample(relabel.open(store), TRANSFORM, unlabeled="drop")
+    assert [drop(stream_sample(f"x{number}")) for number in range(256)] == [None] * 256
+    with pytest.raises(LabelError, match=r"no image of 1 of 1 keys: 'x256'.* give Labeled"):
+        drop(stream_sample("x256"))
+    assert drop(stream_sample(NAMES[0])) is not None
+    assert drop(stream_sample("x257")) is None
+
+
+def test_what_was_changed_before_the_label_is_refused(store: Path) -> None:
+    maps = relabel.open(store)
+    images = {"cropped": picture(1).crop((0, 0, 90, 30)), "resized": picture(1).resize((45, 30))}
+    images["a tensor"] = torch.zeros(3, 30, 45)  # type: ignore[assignment]
+    for image in images.values():
+        with pytest.raises(LabelError, match="cropped or resized before LabeledSample; put"):
+            relabel.LabeledSample(maps, None)(stream_sample(NAMES[0], jpg=image))
+    assert relabel.LabeledSample(maps, None)(stream_sample(NAMES[0]))
+
+
+def mirrored(sample: dict[str, Any]) -> dict[str, Any]:
+    return sample | {"png": v2.functional.hflip(sample["png"])}
+
+
+@pytest.mark.parametrize(
+    ("steps", "name"),
+    [
+        ([wds.decode("pil"), wds.map(mirrored)], "mirrored"),
+        ([wds.decode("pil"), wds.map_dict(png=v2.RandomHorizontalFlip())], "RandomHorizontalFlip"),
+        ([wds.decode("pil"), wds.map_dict(cls=int)], None),
+        ([wds.map(dict), wds.shuffle(3)], None),
+    ],
+)
+def test_a_pipeline_that_changes_decoded_images_before_the_label_is_refused(
+    store: Path, steps: list[Any], name: str | None
+) -> None:
+    stream = io.BytesIO()
+    picture(0).save(stream, "PNG")
+    source = [{"__key__": NAMES[0], "png": stream.getvalue(), "cls": b"1"}]
+    pipeline = wds.WebDataset("unread.tar", shardshuffle=False)
+    pipeline.pipeline = [source, *steps]
+    labeled = relabel.Labeled(pipeline, relabel.open(store), TRANSFORM)
+    if name is None:
+        assert len(list(labeled)) == 1
+        return
+    with pytest.raises(InvalidValueError, match=f"come decoded, and .*{name}.* put LabeledSample first"):
+        list(labeled)
+    assert len(list(relabel.Labeled(pipeline, relabel.open(store), TRANSFORM, check=False))) == 1
 
 
 def test_which_member_of_a_sample_is_its_image_is_the_rule_of_generate(store: Path) -> None:

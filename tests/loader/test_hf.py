@@ -35,6 +35,11 @@ def tickets(maps: relabel.LabelMaps, count: int = COUNT) -> np.ndarray[Any, Any]
     return np.stack([ticket(maps.ticket_id, i, view, i % CLASSES) for i, view in enumerate(views)])
 
 
+def test_a_path_is_no_store() -> None:
+    with pytest.raises(InvalidValueError, match=r"maps is relabel\.open\(path\); got 'labels\.zarr', a str"):
+        relabel.hf_loss("labels.zarr")  # type: ignore[arg-type]
+
+
 class Student(nn.Module):
     """(B, C) of images, as transformers' classifiers answer them."""
 
