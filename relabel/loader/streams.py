@@ -78,7 +78,7 @@ class LabeledSample:
     ``WebDataset(urls).map(LabeledSample(maps, transform))``; such items may be batched, unbatched, shuffled and batched
     again. Picklable if the transform is. A sample's image is the member that `relabel.generate` takes: x.jpg, and not
     x.seg.png beside it. Bytes are decoded here, to Pillow's RGB as ``decode("pil")`` does, and only where there is a
-    label; images that were decoded before are taken too.
+    label; images that were decoded before are taken too, if nothing has cropped or resized them since.
 
     Args:
         maps: the store.
