@@ -37,11 +37,11 @@ def is_pipeline(dataset: object) -> bool:
 def labeled_pipeline(dataset: Any, maps: LabelMaps, transform: Any = None, **options: Any) -> Any:
     """A pipeline with a `LabeledSample` at its end."""
     sample = LabeledSample(maps, transform, **options)
-    sample.changed_by = _changes(dataset) if options.get("check", True) else []
+    sample.changed_by = _changes(dataset, sample.names_of) if options.get("check", True) else []
     return dataset.map(sample)
 
 
-def _changes(pipeline: Any) -> list[str]:
+def _changes(pipeline: Any, names_of: Callable[[Mapping[str, Any]], list[str]]) -> list[str]:
     """Functions of a pipeline that may change images, by name: what ``map`` and ``map_dict`` run, but for decoders."""
     found: list[str] = []
     for stage in getattr(pipeline, "pipeline", ()):
@@ -49,9 +49,9 @@ def _changes(pipeline: Any) -> list[str]:
         if kind == "map":
             found += map(_name_of_foreign, stage.args[:1])
         elif kind == "map_dict":
-            found += [_name_of_foreign(each) for name, each in stage.kw.items() if suffixes_of_image([name])]
+            found += [_name_of_foreign(each) for name, each in stage.kw.items() if names_of({name: each})]
         else:
-            found += _changes(stage)
+            found += _changes(stage, names_of)
     return [name for name in found if name]
 
 
@@ -147,16 +147,16 @@ class LabeledSample:
                 "to_tuple and batched, or in their place"
             )
         key = sample["__key__"] if self._key is None else self._key(sample["__key__"])
-        names = self._names(sample)
+        names = self.names_of(sample)
         rows = self.maps.find([key]) if self._drop or not names else self.maps.rows([key])
         row = int(rows[0])
+        self._known = self._known or row >= 0
         if not self.maps.has_label(rows):
             if self._drop and row < 0 and names:
                 self._check_known(key)
             if self._drop or (row < 0 and not names):
                 return None
             raise without_label(self.maps, [key], 1)
-        self._known = True
         if len(names) != 1:
             raise InvalidValueError(
                 f"the sample {key!r} must hold one image; {' and '.join(names) or 'none'} is one of {sorted(sample)}. "
@@ -178,7 +178,7 @@ class LabeledSample:
             output = list(output)
         return output, self._label(maps, row, shown, self._class_of(sample))
 
-    def _names(self, sample: Mapping[str, Any]) -> list[str]:
+    def names_of(self, sample: Mapping[str, Any]) -> list[str]:
         """Under which names a sample holds its image; there should be one."""
         if self._suffixes is not None:
             return [name for name in self._suffixes if name in sample][:1]

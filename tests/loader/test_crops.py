@@ -223,8 +223,10 @@ def test_what_was_changed_before_the_label_is_refused(store: Path) -> None:
     assert relabel.LabeledSample(maps, None)(stream_sample(NAMES[0]))
 
 
-def mirrored(sample: dict[str, Any]) -> dict[str, Any]:
-    return sample | {"png": v2.functional.hflip(sample["png"])}
+def mirrored(given: Any) -> Any:
+    if isinstance(given, dict):
+        return given | {"png": v2.functional.hflip(given["png"])}
+    return v2.functional.hflip(given)
 
 
 @pytest.mark.parametrize(
@@ -251,6 +253,13 @@ def test_a_pipeline_that_changes_decoded_images_before_the_label_is_refused(
     with pytest.raises(InvalidValueError, match=f"come decoded, and .*{name}.* put LabeledSample first"):
         list(labeled)
     assert len(list(relabel.Labeled(pipeline, relabel.open(store), TRANSFORM, check=False))) == 1
+
+
+def test_an_image_of_another_name_that_was_changed_before_the_label_is_refused(store: Path) -> None:
+    pipeline = wds.WebDataset("unread.tar", shardshuffle=False).map_dict(photo=mirrored)
+    pipeline.pipeline = [[{"__key__": NAMES[0], "photo": picture(0)}], pipeline.pipeline[-1]]
+    with pytest.raises(InvalidValueError, match="mirrored before LabeledSample"):
+        list(relabel.Labeled(pipeline, relabel.open(store), TRANSFORM, image_suffixes=["photo"]))
 
 
 def test_which_member_of_a_sample_is_its_image_is_the_rule_of_generate(store: Path) -> None:
