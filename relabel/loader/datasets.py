@@ -9,6 +9,7 @@ from __future__ import annotations
 import operator
 import os
 import tarfile
+import types
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -47,7 +48,8 @@ class Images:
     def __init__(self, dataset: Any) -> None:
         self.dataset = dataset
         self.transform: Transform | None = getattr(dataset, "transform", None)
-        self._seen = {name: getattr(dataset, name) for name in self.watched if hasattr(dataset, name)}
+        held = getattr(dataset, "__dict__", {})
+        self._seen = {name: held[name] for name in self.watched if name in held}
         self._list = self._listed()
         # A list of its own: whoever sorts or shuffles the other is told.
         self._entries = tuple(self._list) if isinstance(self._list, (list, tuple)) else None
@@ -58,15 +60,27 @@ class Images:
 
     def refuse_changes(self, index: int) -> None:
         """Raise where the data set was given another transform or way to load images, or the index another image."""
+        held = getattr(self.dataset, "__dict__", {})
         for name, value in self._seen.items():
-            if getattr(self.dataset, name) is not value:
+            now = held.get(name, value)
+            if now is not value and self._is_other(name, value, now):
                 raise self._changed(name)
         listed = self._listed()
         if listed is not self._list or not (self._entries is None or listed[index] is self._entries[index]):
             raise self._changed(self.listed)
 
     def _listed(self) -> Any:
-        return getattr(self.dataset, self.listed, None)
+        # A property may make another each time.
+        return getattr(self.dataset, "__dict__", {}).get(self.listed)
+
+    def _is_other(self, name: str, before: Any, now: Any) -> bool:
+        """Whether an attribute is, for what loads images, not what it was."""
+        # A file that is opened when it is first needed changes nothing.
+        if before is None and name not in self.watched and not is_plain(now):
+            return False
+        return not (
+            type(before) is type(now) and (is_plain(now) or isinstance(now, types.MethodType)) and before == now
+        )
 
     def _changed(self, name: str) -> InvalidValueError:
         return InvalidValueError(
@@ -227,6 +241,11 @@ class TimmImages(Images):
             image = file.read() if dataset.load_bytes else pil_image(file, dataset.input_img_mode)
         rest = () if dataset.additional_features is None else features
         return image, class_of(label, dataset.target_transform), rest
+
+
+def is_plain(value: Any) -> bool:
+    """Whether a value is one that two objects may have, as they are pickled."""
+    return value is None or isinstance(value, (bool, int, float, str, bytes))
 
 
 def class_of(label: Any, target_transform: Callable[[Any], Any] | None = None) -> int:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import functools
-from collections.abc import Mapping
-from typing import Any, NoReturn
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NoReturn, SupportsIndex
 
-from relabel.errors import ImageError
-from relabel.loader.datasets import Images, Loaded, class_of
+from relabel.errors import ImageError, InvalidValueError
+from relabel.loader.datasets import Images, Key, Loaded, class_of, is_plain
+from relabel.tracking.proof import undisturbed
 
 _HEAP_TYPE = 1 << 9
 """Python's flag of classes that are made by a class statement: others cannot be exchanged for a child."""
@@ -28,7 +32,22 @@ class OtherImages(Images):
         if joint is not None and type(joint).__name__ != "StandardTransform":
             # torchvision's v2 leaves a class alone, and so may be given the image alone.
             self.transform = joint
-        self._plain = _without_transform(dataset)
+        if not _lists_files(dataset, self._samples):
+            self._samples = None
+        kinds = reversed(type(dataset).__mro__)
+        of_class = {name: value for kind in kinds for name, value in vars(kind).items() if is_plain(value)}
+        self._seen = of_class | getattr(dataset, "__dict__", {})
+        self.release()
+
+    def keys(self, indices: Sequence[int], key: Key | None, *, of_tars: bool) -> list[str] | None:
+        """See `Images.keys`; the list of files is believed where items are seen to be read by it."""
+        if self._samples is not None and len(indices):
+            # Whoever asks for an item that cannot be read is told.
+            with undisturbed(), contextlib.suppress(ImageError):
+                self.load(indices[0])
+            if not self._record.paths:
+                self._samples = None
+        return super().keys(indices, key, of_tars=of_tars)
 
     def item(self, output: Any, label: Any, rest: Any) -> Any:
         """See `Images.item`."""
@@ -37,18 +56,27 @@ class OtherImages(Images):
 
     def release(self) -> None:
         """See `Images.release`: what a copy has opened goes with it."""
-        self._plain = _without_transform(self.dataset)
+        self._record = _Record()
+        self._plain = _without_transform(self.dataset, self._record)
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_plain": None}
+        return self.__dict__ | {"_plain": None, "_record": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self.release()
 
     def _load(self, index: int) -> Loaded:
+        record = self._record
+        record.clear()
         # Not through its own class: what that asks itself for is another item.
         item = type(self.dataset).__getitem__(self._plain, index)
+        if self._samples is not None and any(path != self._path(index) for path in record.paths):
+            raise ImageError(
+                f"{type(self.dataset).__name__} reads {', '.join(dict.fromkeys(record.paths))} for its item {index}, "
+                f"which is {self._path(index)} by its samples. Let samples list the files of its items in their order, "
+                "and let one that cannot be read raise"
+            )
         rest: Any = ()
         if isinstance(item, Mapping):
             image, label, rest = item[self._columns[0]], item.get(self._columns[1]), item
@@ -56,18 +84,94 @@ class OtherImages(Images):
             image, label, *rest = item
         else:
             image, label = item, None
+        if record.given and [id(each) for each in record.given] != [id(image)]:
+            raise InvalidValueError(
+                f"{type(self.dataset).__name__} does something to an image after its transform, or transforms it more "
+                "than once: put that into the transform, which may give a list of several views"
+            )
         return image, class_of(label), rest
 
 
-def _without_transform(dataset: Any) -> Any:
+class _Record(threading.local):
+    """What a copy of a data set did for the item that a thread asked for last.
+
+    Attributes:
+        opened: the paths that its loader was given.
+        listed: those that were looked up in its list.
+        given: the images that its transform was given.
+    """
+
+    def __init__(self) -> None:
+        self.clear()
+
+    def clear(self) -> None:
+        """Before another item."""
+        self.opened: list[str] = []
+        self.listed: list[str] = []
+        self.given: list[Any] = []
+
+    @property
+    def paths(self) -> list[str]:
+        """The files that were read."""
+        return self.opened or self.listed
+
+    def loading(self, loader: Callable[..., Any]) -> Callable[..., Any]:
+        """The loader, its paths noted."""
+
+        def load(path: Any, *given: Any, **named: Any) -> Any:
+            self.opened.append(str(path))
+            return loader(path, *given, **named)
+
+        return load
+
+    def as_it_is(self, *given: Any, **named: Any) -> Any:
+        """What stands in a copy of a data set for its transform, however that is called."""
+        what = named or given[0]
+        if isinstance(what, Mapping):
+            what = what.get("image", next(iter(what.values())))
+        self.given.append(what)
+        return named or (given[0] if len(given) == 1 else given)
+
+
+class _Listed(list[Any]):
+    """A list of files, what is looked up in it noted."""
+
+    def __init__(self, entries: Iterable[Any], record: _Record) -> None:
+        super().__init__(entries)
+        self._record = record
+
+    def __getitem__(self, index: SupportsIndex | slice) -> Any:
+        entry = super().__getitem__(index)
+        self._record.listed += [str(each[0]) for each in (entry if isinstance(index, slice) else [entry])]
+        return entry
+
+
+def _lists_files(dataset: Any, samples: Sequence[Any] | None) -> bool:
+    """Whether a list is of (path, ...) of each item."""
+    if not samples or len(samples) != len(dataset):
+        return False
+    if not all(isinstance(each, (tuple, list)) and each and isinstance(each[0], (str, Path)) for each in samples):
+        return False
+    first = str(samples[0][0])
+    return first.startswith(str(dataset.root)) or Path(first).is_file()
+
+
+def _without_transform(dataset: Any, record: _Record) -> Any:
     """A shallow copy of a data set that does without its transform, and does not give one item for another."""
     plain = copy.copy(dataset)
     for name in ("transform", "transforms"):
         if getattr(dataset, name, None) is not None:
-            setattr(plain, name, _as_it_is)
+            setattr(plain, name, record.as_it_is)
     joint: Any = getattr(dataset, "transforms", None)
     if type(joint).__name__ == "StandardTransform":
-        plain.transforms = type(joint)(None, joint.target_transform)
+        own = None if joint.transform is None else record.as_it_is
+        plain.transforms = type(joint)(own, joint.target_transform)
+    held = getattr(plain, "__dict__", {})
+    if callable(getattr(plain, "loader", None)):
+        held["loader"] = record.loading(plain.loader)
+    if type(held.get("samples")) is list and "root" in held and _lists_files(dataset, held["samples"]):
+        listed, noted = held["samples"], _Listed(held["samples"], record)
+        held.update({name: noted for name, value in held.items() if value is listed})
     kind: Any = type(dataset)
     if kind.__flags__ & _HEAP_TYPE and hasattr(dataset, "__dict__"):
         plain.__class__ = _asking_no_other(kind)
@@ -85,8 +189,3 @@ def _asking_no_other(kind: Any) -> type:
         )
 
     return type(kind.__name__, (kind,), {"__getitem__": refuse, "__module__": kind.__module__})
-
-
-def _as_it_is(*given: Any, **named: Any) -> Any:
-    """What stands in a copy of a data set for its transform, however that is called."""
-    return named or (given[0] if len(given) == 1 else given)

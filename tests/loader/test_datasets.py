@@ -285,3 +285,79 @@ def test_a_stream_without_keys_is_refused_by_name(maps: Any) -> None:
         relabel.Labeled(IterableImageDataset("", reader=object()), maps)
     with pytest.raises(InvalidValueError, match="got DataPipeline"):
         relabel.Labeled(wds.DataPipeline([{}]), maps)
+
+
+@pytest.mark.parametrize("how", ["another's index", "a retry", "a retry by samples", "no loader"])
+def test_a_child_of_a_folder_may_not_give_what_another_file_holds(maps: Any, tmp_path: Path, how: str) -> None:
+    class Child(ImageFolder):
+        def __getitem__(self, index: int) -> Any:
+            if how == "another's index":
+                return super().__getitem__((index + 2) % 8)
+            if how == "no loader":
+                path, label = self.imgs[index - 1]
+                with Image.open(path) as image:
+                    return TRANSFORM(image.convert("RGB")), label
+            try:
+                return super().__getitem__(index)
+            except OSError:
+                path, label = self.samples[index + 1]
+                if how == "a retry":
+                    return super().__getitem__(index + 1)
+                return TRANSFORM(self.loader(path)), label
+
+    folder = Child(write_photos(tmp_path))
+    dataset = relabel.Labeled(folder, maps, frame="decoded", check=False)
+    (tmp_path / NAMES[3]).write_bytes(b"")
+    with pytest.raises(ImageError, match=r"Child reads .* for its item 3, which is .*cat/3\.png by its samples"):
+        dataset[3]
+
+
+class After(Own):
+    """Does something after its transform, and reads by a flag."""
+
+    samples: Any = ()
+    root = "nowhere"
+    epoch = 0
+
+    def __getitem__(self, index: int) -> Any:
+        image, label = super().__getitem__(index)
+        return (v2.functional.vflip(image) if self.train else image), label
+
+    def __init__(self, train: bool) -> None:
+        super().__init__("pair", v2.Compose(STEPS[:2]))
+        self.train = train
+        self.samples = [("cat", NAMES[i]) for i in range(8)]
+
+
+def test_what_comes_after_the_transform_or_is_set_later_is_refused(maps: Any) -> None:
+    with pytest.raises(InvalidValueError, match="After does something to an image after its transform"):
+        relabel.Labeled(After(True), maps, key=NAMES.__getitem__)
+    own = After(False)
+    # Its samples are of another form: a rule is given the index.
+    dataset = relabel.Labeled(own, maps, key=NAMES.__getitem__)
+    assert_right(maps, [pickle.loads(pickle.dumps(dataset))[2]], [2])
+    for name in ("train", "epoch"):
+        before = getattr(own, name)
+        setattr(own, name, True)
+        with pytest.raises(InvalidValueError, match=f"{name} of After was set after Labeled was made"):
+            dataset[2]
+        setattr(own, name, before)
+    assert dataset[2]
+
+
+def test_a_loader_that_is_a_method_and_samples_that_are_a_property_are_no_change(photos: Path, maps: Any) -> None:
+    class Methods(torch.utils.data.Dataset[Any]):
+        root = photos
+        samples = property(lambda _: [(str(photos / name), 0) for name in NAMES])
+
+        def __len__(self) -> int:
+            return 8
+
+        def loader(self, path: str) -> Any:
+            return Image.open(path).convert("RGB")
+
+        def __getitem__(self, index: int) -> Any:
+            return self.loader(self.samples[index][0]), index // 4
+
+    dataset = relabel.Labeled(Methods(), maps, transform=TRANSFORM, key=NAMES.__getitem__)
+    assert_right(maps, [dataset[i] for i in (5, 2)], [5, 2])
