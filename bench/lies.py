@@ -382,7 +382,7 @@ def ending(name: str, scene: Scene, draws: int) -> Ending:
     except relabel.RelabelError as error:
         return Ending(name, "refused", str(error))
     if name in OUT_OF_REACH:
-        is_named = "in the training step" in str(report)
+        is_named = "the training step does" in str(report)
         return Ending(name, "named as out of reach" if is_named else "silent and wrong", str(report))
     found = [each for images, tickets in batches for each in judged(scene, images, tickets)]
     wrong = sum(each.is_mirrored or each.error > _WRONG for each in found)
