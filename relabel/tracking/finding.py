@@ -8,7 +8,7 @@ from typing import Any
 from relabel.errors import InvalidValueError
 from relabel.tracking import auto_augment
 from relabel.tracking.handling import Handler
-from relabel.tracking.steps import find_known
+from relabel.tracking.steps import CARRIERS, find_known
 
 _REGISTERED: dict[type, Handler] = {}
 
@@ -22,10 +22,16 @@ def register_view(kind: type, handler: Handler) -> None:
             step was given, or None where it shows all of it, as it is. A module's function, if transforms are pickled.
 
     Raises:
-        InvalidValueError: `kind` is no class, or `handler` cannot be called.
+        InvalidValueError: `kind` is no class, or one whose steps may do anything, as v2.Lambda; or
+            `handler` cannot be called.
     """
     if not isinstance(kind, type) or not callable(handler):
         raise InvalidValueError(f"register_view takes a class and a handler(step, image); got {kind!r} and {handler!r}")
+    if kind in CARRIERS:
+        raise InvalidValueError(
+            f"register_view was given the class {kind.__name__}, whose steps may do anything; say what a class of your "
+            "own shows"
+        )
     _REGISTERED[kind] = handler
 
 

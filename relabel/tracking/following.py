@@ -15,12 +15,12 @@ from relabel.errors import InvalidValueError
 from relabel.tracking import albumentations, auto_augment
 from relabel.tracking.finding import find
 from relabel.tracking.handling import Handler, Part, name_of, still
-from relabel.tracking.ignoring import has_no_map, ignored, note
+from relabel.tracking.ignoring import has_no_map, ignored, note, untracked
 from relabel.tracking.keypoints import by_keypoints
-from relabel.tracking.steps import handler_of_kind, is_intact
+from relabel.tracking.steps import CARRIERS, CONTAINERS, SEQUENCES, handler_of_kind, is_intact
 from relabel.tracking.trying import disproof, told
 from relabel.tracking.watching import Inner, Watching, exactly, one_after_another, side_by_side
-from relabel.tracking.wrappers import CARRIERS, CONTAINERS, SEQUENCES, attributes_of
+from relabel.tracking.wrappers import attributes_of
 
 _CHAINS = (v1.RandomApply, v2.RandomApply)
 
@@ -116,10 +116,10 @@ class Following:
         if albumentations.is_albumentations(step):
             return self._of_albumentations(step, before)
         if self._is_listed(step):
-            return self._untracked(step, before)
+            return still if find(step) is still else untracked
         handler = find(step)
         if self._is_of_listed_class(step, handler is not None):
-            return self._untracked(step, before)
+            return untracked
         if handler is not None:
             return handler
         if type(step) in CONTAINERS and is_intact(step):
@@ -145,7 +145,7 @@ class Following:
             each = pending.pop(0)
             is_known, is_lost = albumentations.is_known(each), albumentations.is_lost(each)
             if self._is_listed(each) or self._is_of_listed_class(each, is_known and not is_lost):
-                (ignored if self._moved_by(each, albumentations.plain, before) else still).append(each)
+                ignored.append(each)
             elif not is_known:
                 still.append(each)
                 error = self._moved_by(each, albumentations.plain, before)
@@ -164,10 +164,6 @@ class Following:
         if not self.rules.check:
             return "it is not known, and may not be tried with check=False"
         return disproof((*before, (step, plain)), name_of(step))
-
-    def _untracked(self, step: Any, before: tuple[Part, ...]) -> Handler:
-        """Of a step that is to be taken for still; where it is seen to move pixels, its views are not exact."""
-        return still if self._moved_by(step, still, before) is None else ignored
 
     def _of_container(self, step: Any, before: tuple[Part, ...]) -> Handler | None:
         refused, inner = len(self.refused), []
@@ -211,6 +207,6 @@ class Following:
         if attributes:
             self.noticed += [Noticed.of(step, name) for name in attributes]
             yield from (Watching(attributes, tell) for tell in (exactly, one_after_another, side_by_side))
-        if isinstance(step, v2.Transform):
+        if isinstance(step, v2.Transform) and type(step) is not v2.Lambda:
             yield by_keypoints
         yield told

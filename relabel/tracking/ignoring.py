@@ -46,6 +46,11 @@ def ignored(step: Any, image: Any) -> tuple[Any, Shown]:
     return output, None if output is image else _IGNORED
 
 
+def untracked(step: Any, image: Any) -> tuple[Any, Shown]:
+    """As `ignored`, of any step: it may have moved pixels in place."""
+    return step(image), _IGNORED
+
+
 def note(step: Any) -> None:
     """Log, once a process, that a kind of step is ignored, and what that costs."""
     kind = type(step)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import sys
+import types
 from typing import Any
 
 from torch import nn
@@ -13,6 +15,15 @@ from torchvision.transforms import v2
 from relabel.tracking import crops, turning
 from relabel.tracking.handling import Handler, still
 
+SEQUENCES = (v1.Compose, v2.Compose, nn.Sequential)
+"""They run their steps one after the other."""
+CONTAINERS = (v1.RandomApply, v1.RandomChoice, v1.RandomOrder, v2.RandomApply, v2.RandomChoice, v2.RandomOrder)
+"""They run the steps in their ``transforms`` by a rule of their own, and do nothing else."""
+CARRIERS: tuple[type, ...] = (
+    *SEQUENCES, *CONTAINERS, v1.Lambda, v2.Lambda, functools.partial,
+    types.FunctionType, types.MethodType, types.BuiltinFunctionType,
+)  # fmt: skip
+"""Classes that say nothing of what a step of them does."""
 _STILL_IN_BOTH = (
     "ColorJitter", "ConvertImageDtype", "GaussianBlur", "Grayscale", "Normalize", "PILToTensor",
     "RandomAdjustSharpness", "RandomAutocontrast", "RandomEqualize", "RandomErasing", "RandomGrayscale",

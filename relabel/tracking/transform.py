@@ -24,14 +24,15 @@ class TrackedTransform:
     with such steps inside is watched while it runs them (a preset, a wrapper that makes two views). What is neither, a
     child of a known class, a step that was changed, or a function, is tried out on images that encode their places, and
     taken if it shows what its class shows, or what it tells itself by returning ``(image, relabel.View)``, or moves no
-    pixel. What one does to few images only (one in fifty, large ones, later ones) is not seen by that.
+    pixel. What one does to few images only (one in fifty, large ones, later ones), or by what is on them (trimming a
+    border, say), is not seen by that.
 
     Steps that are exchanged later in a list of steps are followed, or refused, at the next image.
 
     Args:
         transform: the transform, from an image (PIL, or a tensor (..., height, width)) to anything; None keeps images.
-        untracked: steps, and classes of steps that are not followed, whose effect is taken not to matter for labels; of
-            those that are seen to move pixels the views are not exact, and good for image labels only.
+        untracked: steps, and classes of steps that are not followed, whose effect is taken not to matter for labels;
+            views are then not exact, and good for image labels only, except after a step that is known to be still.
         geometry: what to do with steps that are known to move pixels in a way that no view tells (perspective, elastic,
             AugMix): "ignore" them, and log once what this costs; their views are not exact, and good for image labels
             only. Or "refuse" them.

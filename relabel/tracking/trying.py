@@ -14,7 +14,7 @@ from relabel.errors import InvalidValueError
 from relabel.geometry.views import View
 from relabel.tracking.albumentations import Pipeline
 from relabel.tracking.handling import Handler, Part, Shown, follow
-from relabel.tracking.ignoring import ignored
+from relabel.tracking.ignoring import ignored, untracked
 from relabel.tracking.proof import prove
 from relabel.tracking.watching import Watching
 
@@ -68,7 +68,7 @@ class _Run:
 
 def without_ignored(parts: tuple[Part, ...]) -> tuple[Part, ...]:
     """What an ignored step moves would hide whether the others show what they tell."""
-    return tuple((step, _without_lost(handler)) for step, handler in parts if handler is not ignored)
+    return tuple((step, _without_lost(handler)) for step, handler in parts if handler not in (ignored, untracked))
 
 
 def _without_lost(handler: Handler) -> Handler:

@@ -8,24 +8,13 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from torch import nn
-from torchvision.transforms import transforms as v1
-from torchvision.transforms import v2
 
 from relabel.tracking.albumentations import is_albumentations
 from relabel.tracking.finding import find
 from relabel.tracking.ignoring import has_no_map
-from relabel.tracking.steps import handler_of_kind
+from relabel.tracking.steps import CONTAINERS, SEQUENCES, handler_of_kind
 from relabel.tracking.watching import Inner
 
-SEQUENCES = (v1.Compose, v2.Compose, nn.Sequential)
-"""They run their steps one after the other."""
-CONTAINERS = (v1.RandomApply, v1.RandomChoice, v1.RandomOrder, v2.RandomApply, v2.RandomChoice, v2.RandomOrder)
-"""They run the steps in their ``transforms`` by a rule of their own, and do nothing else."""
-CARRIERS: tuple[type, ...] = (
-    *SEQUENCES, *CONTAINERS, v1.Lambda, v2.Lambda, functools.partial,
-    types.FunctionType, types.MethodType, types.BuiltinFunctionType,
-)  # fmt: skip
-"""Classes that say nothing of what a step of them does."""
 _FUNCTIONS = (
     type,
     types.FunctionType,

@@ -19,7 +19,7 @@ from relabel.geometry import Box
 from relabel.geometry.views import View
 from relabel.tracking import TrackedTransform
 from relabel.tracking.places import position_image
-from relabel.tracking.proof import prove
+from relabel.tracking.proof import prove, prove_known
 
 CROP = (v2.RandomResizedCrop(64), v2.RandomHorizontalFlip(), v2.ToImage(), v2.ToDtype(torch.float32, scale=True))
 
@@ -122,6 +122,11 @@ def test_a_step_is_given_what_it_takes(step: Any) -> None:
 def test_what_takes_no_image_says_so() -> None:
     with pytest.raises(InvalidValueError, match=r"takes no image to prove it on: TypeError: .*Tried were"):
         prove(lambda image: image + "a", "it")
+
+
+def test_known_steps_are_not_refused_for_strong_blur() -> None:
+    blurred = v2.Compose([v2.RandomResizedCrop(32), v2.GaussianBlur(9, (5.0, 6.0)), v2.ToImage()])
+    prove_known(TrackedTransform(blurred), "it")
 
 
 class Dice:

@@ -391,10 +391,36 @@ def test_a_wrapper_given_other_steps_is_followed_anew() -> None:
     assert farthest(seen_matrix(output), view) < 0.01
 
 
-def test_an_untracked_step_that_moves_pixels_leaves_the_view_inexact() -> None:
-    for step, is_exact in ((_mirror, False), (lambda image: image.convert("L"), True)):
-        _, view = TrackedTransform(v1.Compose([v1.CenterCrop(60), step]), untracked=(step,))(place_image(60, 60))
+def _mirror_in_place(image: Tensor) -> Tensor:
+    return image.copy_(image.flip(-1))
+
+
+def test_an_untracked_step_leaves_the_view_inexact_unless_its_class_is_still() -> None:
+    image = functional.pil_to_tensor(place_image(60, 60))
+    for step, is_exact in ((functional.hflip, False), (_mirror_in_place, False), (v2.Grayscale(), True)):
+        _, view = TrackedTransform(v2.Compose([v2.CenterCrop(60), step]), untracked=(step,))(image)
         assert view == View(Box.whole(), is_exact=is_exact)
+
+
+def test_a_step_that_turns_by_exif_is_refused_with_the_way_out() -> None:
+    with pytest.raises(InvalidValueError, match=r"by their Exif orientation.*load them upright"):
+        TrackedTransform(v2.Compose([ImageOps.exif_transpose, v2.RandomResizedCrop(48)]))
+
+
+def test_a_step_that_crops_one_image_in_ten_is_refused() -> None:
+    def step(image: Image.Image) -> Image.Image:
+        is_rare = random.random() < 0.1
+        return functional.center_crop(image, [side * 2 // 3 for side in image.size[::-1]]) if is_rare else image
+
+    with pytest.raises(InvalidValueError, match="does not show what it tells"):
+        TrackedTransform(v2.Compose([step, v2.RandomResizedCrop(48)]))
+
+
+def test_a_lambda_is_refused_for_what_it_shows_and_not_registered() -> None:
+    with pytest.raises(InvalidValueError, match="Lambda does not show what it tells"):
+        TrackedTransform(v2.Lambda(lambda image: image.rotate(30)))
+    with pytest.raises(InvalidValueError, match="class Lambda, whose steps may do anything"):
+        register_view(v2.Lambda, by_keypoints)
 
 
 def test_an_ignored_step_inside_does_not_hide_what_a_wrapper_does() -> None:
