@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import IO, Any
 
 import numpy as np
@@ -77,6 +78,22 @@ def likeness(image: Any, data: bytes, orientation: int) -> tuple[bool, bool] | N
         return None
     as_decoded, as_upright = (1 - _correlation(found, frame) for frame in frames)
     return as_decoded * _NEARER < as_upright, as_upright * _NEARER < as_decoded
+
+
+def is_of_file(image: Any, data: bytes) -> bool | None:
+    """Whether a loaded image shows what its file does, as decoded or turned upright; None where it has one colour.
+
+    Args:
+        image: as for `likeness`.
+        data: the file.
+
+    Raises:
+        ImageError: the file cannot be decoded.
+    """
+    own = decode(data)
+    found = _small(pixels_of(image))
+    alike = [_correlation(found, _small(pixels)) for pixels in (own.pixels, turned(own.pixels, own.orientation))]
+    return None if math.isnan(sum(alike)) else max(alike) > _LIKE
 
 
 def pixels_of(image: Any) -> Tensor:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from relabel.errors import ImageError, InvalidValueError
-from relabel.images.loaded import pil_image, pixels_of
+from relabel.images.loaded import is_of_file, pil_image, pixels_of
 from relabel.loader.frames import loaded_size_hw
 from relabel.naming import key_and_suffix
 
@@ -25,8 +25,8 @@ Loaded = tuple[Any, int, Any]
 """An image as it is loaded, its class (-1 where unknown), and whatever else its item is made of."""
 
 # Pillow raises the first two for damaged files, and a tar's reader the third.
-_LOADS = 8
-"""A flip of one half goes unnoticed once in 128 times."""
+_LOADS = 24
+"""Of all images looked at, each three times or more: a flip of one half goes unnoticed once in 60000 times."""
 _UNREADABLE = (OSError, SyntaxError, tarfile.TarError)
 
 
@@ -130,17 +130,32 @@ class Images:
         """An image, as it is loaded."""
         return self.load(index)[0]
 
-    def refuse_chance(self, index: int) -> None:
-        """Raise where an image is not loaded twice the same: something crops, flips or changes it before the transform.
+    def refuse_changed(self, indices: Sequence[int]) -> None:
+        """Raise where something crops, flips or changes images before the transform, by chance or always.
+
+        Args:
+            indices: of the images to look at, which are loaded a few times each.
 
         Raises:
-            InvalidValueError: it is not, or is no kind of image that is known.
+            InvalidValueError: one is not loaded twice the same, or is no kind of image that is known; or those that
+                have a file show something else than it does.
         """
+        times = max(3, -(-_LOADS // len(indices)))
+        of_file = [self._is_of_file(index, self._twice_the_same(index, times)) for index in indices]
+        told = [each for each in of_file if each is not None]
+        if told and not any(told):
+            raise InvalidValueError(
+                f"{self.name(indices[0])} is not loaded by {type(self.dataset).__name__} as its file shows it: what "
+                "crops or flips images is to be its `transform`, or that of Labeled, to be followed"
+            )
+
+    def _twice_the_same(self, index: int, times: int) -> Any:
+        """An image, None where it cannot be read; raises where it is not the same each time."""
         try:
-            loaded = [self.image(index) for _ in range(_LOADS)]
+            loaded = [self.image(index) for _ in range(times)]
         except ImageError:
             # Whoever asks for this item is told.
-            return
+            return None
         if not isinstance(loaded[0], bytes):
             loaded_size_hw(loaded[0])
         first, *others = map(pixels_of, loaded)
@@ -149,6 +164,18 @@ class Images:
                 f"{self.name(index)} is another image each time that {type(self.dataset).__name__} loads it: what "
                 "crops, flips or changes images at random is to be its `transform`, or that of Labeled, to be followed"
             )
+        return loaded[0]
+
+    def _is_of_file(self, index: int, image: Any) -> bool | None:
+        """Whether an image shows what its file does; None where that cannot be told."""
+        if image is None or isinstance(image, bytes):
+            return None
+        try:
+            data = self.encoded(index)
+            return None if data is None else is_of_file(image, data)
+        except (ImageError, *_UNREADABLE):
+            # What is no image's file, or none, tells nothing.
+            return None
 
     def item(self, output: Any, label: Any, rest: Any) -> Any:
         """An item of the data set's own form, the transformed image and the label in their places."""

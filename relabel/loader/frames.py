@@ -140,7 +140,7 @@ def _groups(
     """Some photographs of each orientation that there is, 2 to 8, by their index."""
     orientations = maps.orientations(rows)
     for orientation in range(2, 9):
-        places = _spread(np.flatnonzero(orientations == orientation), _TRIES)
+        places = spread(np.flatnonzero(orientations == orientation), _TRIES)
         sizes_hw = maps.in_frame("decoded").sizes_hw(rows[places]).tolist()
         group = [
             (index, Photograph((height, width), orientation))
@@ -148,7 +148,7 @@ def _groups(
         ]
         if group:
             yield group
-    for index in indices[_spread(np.flatnonzero(orientations == 0), _HEADERS)].tolist():
+    for index in indices[spread(np.flatnonzero(orientations == 0), _HEADERS)].tolist():
         data = _encoded(images, index)
         try:
             facts = None if data is None else header_facts(data)
@@ -166,7 +166,7 @@ def _encoded(images: Loading, index: int) -> bytes | None:
         return None
 
 
-def _spread(places: NDArray[np.intp], count: int) -> NDArray[np.intp]:
+def spread(places: NDArray[np.intp], count: int) -> NDArray[np.intp]:
     """At most `count` of some places, from the first to the last."""
     return places[np.unique(np.linspace(0, len(places) - 1, min(count, len(places))).astype(np.intp))]
 

@@ -18,7 +18,7 @@ from torch.utils.data import Dataset
 from relabel.errors import InvalidValueError, LabelError
 from relabel.loader.crops import Shown, check_unlabeled, crop_label_of, ticket_of, without_label
 from relabel.loader.datasets import Images, Key, Transform
-from relabel.loader.frames import check_size, frame_of_dataset
+from relabel.loader.frames import check_size, frame_of_dataset, spread
 from relabel.loader.kinds import Items, taken_apart
 from relabel.loader.maps import LabelMaps
 from relabel.loader.streams import is_pipeline, labeled_pipeline, proved
@@ -28,7 +28,8 @@ from relabel.tracking.proof import undisturbed
 
 Unlabeled = Literal["raise", "drop"]
 
-
+_LOOKED_AT = 8
+"""Images of a data set whose loading is the user's: a third of a second for photographs."""
 _log = logging.getLogger(__name__)
 
 
@@ -146,7 +147,7 @@ class Labeled(Dataset[Any]):
             own = items.parts == number
             if check and own.any() and not images.is_known_to_load:
                 with undisturbed():
-                    images.refuse_chance(int(items.indices[own][0]))
+                    images.refuse_changed(spread(items.indices[own], _LOOKED_AT).tolist())
             in_frame = maps.in_frame(frame or frame_of_dataset(maps, rows[own], items.indices[own], images))
             # Here, and not in a worker an hour later: whether all can be had in this frame.
             in_frame.turns(rows[own])

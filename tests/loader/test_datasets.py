@@ -361,3 +361,21 @@ def test_a_loader_that_is_a_method_and_samples_that_are_a_property_are_no_change
 
     dataset = relabel.Labeled(Methods(), maps, transform=TRANSFORM, key=NAMES.__getitem__)
     assert_right(maps, [dataset[i] for i in (5, 2)], [5, 2])
+
+
+def test_a_loader_that_always_mirrors_and_a_flip_of_some_items_are_refused(photos: Path, maps: Any) -> None:
+    def mirrored(path: str) -> Any:
+        return v2.functional.hflip(Image.open(path).convert("RGB"))
+
+    with pytest.raises(InvalidValueError, match=r"is not loaded by ImageFolder as its file shows it"):
+        relabel.Labeled(ImageFolder(photos, TRANSFORM, loader=mirrored), maps)
+    of_class = ImageFolder(photos, TRANSFORM, loader=lambda path: Image.open(path).convert("RGB"))
+    assert_right(maps, [relabel.Labeled(of_class, maps)[3]], [3])
+
+    class Minority(Own):
+        def __getitem__(self, index: int) -> Any:
+            self.getting = v2.RandomHorizontalFlip(0.5 * (index > 5))
+            return super().__getitem__(index)
+
+    with pytest.raises(InvalidValueError, match="is another image each time"):
+        relabel.Labeled(Minority("pair", v2.Compose(STEPS[:2])), maps, key=NAMES.__getitem__)
