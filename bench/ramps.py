@@ -71,10 +71,14 @@ def _photograph(number: int) -> NDArray[np.uint8]:
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What the colours of an output say: of which photograph it is, and where."""
+    """What the colours of an output say: of which photograph it is, and where; and the corners of the part that told.
+
+    `corners` is (4, 3): u, v, 1.
+    """
 
     number: int
     matrix: Matrix
+    corners: NDArray[np.float64]
 
 
 def seen(output: Any, mean: float = 0.0, std: float = 1.0) -> Seen | None:
@@ -99,7 +103,9 @@ def seen(output: Any, mean: float = 0.0, std: float = 1.0) -> Seen | None:
         return None
     places = np.stack([u[inside], v[inside], np.ones(inside.sum())], axis=1)
     x, y = (_plane(places, colour[inside]) for colour in (red, green))
-    return Seen(round((level * 255 - _BLUE) / _BLUE_STEP), (x, y))
+    (left, top), (right, bottom) = places.min(0)[:2], places.max(0)[:2]
+    corners = np.array([[left, top, 1], [right, top, 1], [left, bottom, 1], [right, bottom, 1]])
+    return Seen(round((level * 255 - _BLUE) / _BLUE_STEP), (x, y), corners)
 
 
 def _colours(output: Any, mean: float, std: float) -> NDArray[np.float64]:
@@ -126,7 +132,8 @@ class Judged:
     """One output beside its ticket.
 
     Attributes:
-        error: how far the told corners are from the seen ones, the most, in fractions of the photograph.
+        error: how far the corners of what is shown are told from where they are seen, the most, in fractions of the
+            photograph. Of what is shown: far out in the padding a thousandth of a few pixels is many.
         is_mirrored: whether it is mirrored otherwise than told, or of another photograph.
         is_turned: whether the told view turns or shears.
         label: the most by which a pooled ticket differs from the label at the told view.
@@ -140,9 +147,6 @@ class Judged:
     seen_label: float
 
 
-_CORNERS = np.array([[0.0, 0, 1], [1, 0, 1], [0, 1, 1], [1, 1, 1]])
-
-
 def judged(scene: Scene, images: Any, tickets: Any, mean: float = 0.0, std: float = 1.0) -> Iterator[Judged]:
     """Each output of a batch that shows enough to tell."""
     read = Tickets.read(torch.as_tensor(tickets).reshape(-1, 11))
@@ -154,7 +158,7 @@ def judged(scene: Scene, images: Any, tickets: Any, mean: float = 0.0, std: floa
         told = read.views[number : number + 1]
         row = read.rows[number : number + 1]
         matrix = _matrix(told)
-        apart = np.abs((np.array(shown.matrix) - np.array(matrix)) @ _CORNERS.T)
+        apart = np.abs((np.array(shown.matrix) - np.array(matrix)) @ shown.corners.T)
         at_seen = relabel.Views.of([relabel.View.affine(shown.matrix)])
         at_told = scene.maps[row].pool(told)
         is_turned = told.matrices is not None and not bool(told.matrices.isnan().any())
