@@ -287,4 +287,7 @@ def class_of(label: Any, target_transform: Callable[[Any], Any] | None = None) -
 
 
 def _below(path: str, root: str | Path) -> str:
-    return os.path.relpath(path, root).replace(os.sep, "/")
+    start = os.path.join(root, "")  # noqa: PTH118 - as torchvision joins them, of a million paths
+    # relpath asks for the working directory each time.
+    below = os.path.normpath(path[len(start) :]) if path.startswith(start) else os.path.relpath(path, root)
+    return below.replace(os.sep, "/")

@@ -86,6 +86,8 @@ def _images_of(dataset: Any, giver: type | None, columns: tuple[str, str] | None
         return HuggingFaceImages(dataset, columns)
     if name in _KINDS:
         return _KINDS[name](dataset)
+    if type(dataset).__name__ == "DatasetDict":
+        raise InvalidValueError(f'got DatasetDict, of {", ".join(dataset)}: give one of them, as dataset["train"]')
     if not name or isinstance(dataset, (IterableDataset, Mapping)) or not hasattr(dataset, "__len__"):
         raise InvalidValueError(
             f"a map-style data set is needed, with __getitem__ and __len__; got {type(dataset).__name__}. The samples "

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Sequence
+import operator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import Enum
 from functools import partial
@@ -11,16 +11,16 @@ from typing import Any, Final, Literal
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from relabel.errors import InvalidValueError, LabelError
+from relabel.errors import InvalidValueError
 from relabel.loader.crops import Shown, check_unlabeled, crop_label_of, ticket_of, without_label
 from relabel.loader.datasets import Images, Key, Transform
 from relabel.loader.frames import check_size, frame_of_dataset, spread
-from relabel.loader.kinds import Items, taken_apart
+from relabel.loader.kinds import taken_apart
 from relabel.loader.maps import LabelMaps
+from relabel.loader.rows import rows_of_items
 from relabel.loader.streams import is_pipeline, labeled_pipeline, proved
 from relabel.manifest import Frame
 from relabel.tracking import TrackedTransform
@@ -30,7 +30,6 @@ Unlabeled = Literal["raise", "drop"]
 
 _LOOKED_AT = 8
 """Images of a data set whose loading is the user's: a third of a second for photographs."""
-_log = logging.getLogger(__name__)
 
 
 class _Keep(Enum):
@@ -127,13 +126,15 @@ class Labeled(Dataset[Any]):
         check: bool = True,
     ) -> None:
         check_unlabeled(unlabeled)
+        if not isinstance(maps, LabelMaps):
+            raise InvalidValueError(f"maps is relabel.open(path); got {maps!r}, a {type(maps).__name__}")
         items = taken_apart(dataset, columns)
         given = [_transform_of(images, transform) for images in items.every]
         self._track = partial(proved, geometry=geometry, check=check)
         # Before keys are read, which takes longer.
         follow = [self._track(each) for each in given]
         self.dataset = dataset
-        rows = _rows(items, maps, key, unlabeled)
+        rows = rows_of_items(items, maps, key, unlabeled)
         labeled = maps.has_label(rows).numpy()
         if unlabeled == "raise" and not labeled.all():
             raise without_label(maps, items.names(np.flatnonzero(~labeled)), len(rows))
@@ -184,7 +185,9 @@ class Labeled(Dataset[Any]):
         return len(self._items)
 
     def __getitem__(self, index: int) -> Any:
-        number, place, row, height, width = self._items[index].tolist()
+        if isinstance(index, bool) or not hasattr(index, "__index__"):
+            raise InvalidValueError(f"an item is asked for by a whole number; got {index!r}. Several: a Subset")
+        number, place, row, height, width = self._items[operator.index(index)].tolist()
         part = self._parts[number]
         images = part.images
         images.refuse_changes(place)
@@ -204,7 +207,8 @@ class Labeled(Dataset[Any]):
             raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
         value = getattr(dataset, name)
         if callable(value) and type(dataset).__module__.startswith("datasets."):
-            raise AttributeError(f"{name} would give a data set without labels: call it before Labeled is made of it")
+            instead = "set labeled.transform = ..." if "transform" in name else "call it before Labeled is made of it"
+            raise AttributeError(f"{name} would give a data set without labels: {instead}")
         is_dropped = len(self.indices) != len(dataset)
         if is_dropped and isinstance(value, (list, tuple, np.ndarray, Tensor)) and len(value) == len(dataset):
             left = self.indices.tolist()
@@ -258,31 +262,3 @@ def _transform_of(images: Images, transform: Transform | _Keep | None) -> Transf
             "set without, or set labeled.transform afterwards"
         )
     return transform
-
-
-def _rows(items: Items, maps: LabelMaps, key: Key | None, unlabeled: Unlabeled) -> NDArray[np.int64]:
-    """(n,) of the store; -1 where it does not know an image, with `unlabeled` "drop"."""
-    rows = np.empty(len(items.parts), np.int64)
-    for number, images in enumerate(items.every):
-        own = items.parts == number
-        indices = items.indices[own].tolist()
-        keys = images.keys(indices, key, of_tars=maps.manifest.data.kind == "webdataset")
-        if keys is None:
-            rows[own] = _rows_by_bytes(images, indices, maps, unlabeled)
-        else:
-            rows[own] = (maps.rows(keys) if unlabeled == "raise" else maps.find(keys)).numpy()
-    return rows
-
-
-def _rows_by_bytes(images: Images, indices: Sequence[int], maps: LabelMaps, unlabeled: Unlabeled) -> list[int]:
-    """The rows of images that have no key, by what their files hold."""
-    _log.info("reading %d images to know them by their bytes; key= spares this", len(indices))
-    rows = [row for files in images.files(indices) for row in maps.find_images(files).tolist()]
-    unknown = [images.name(index) for index, row in zip(indices, rows, strict=True) if row < 0]
-    if unknown and unlabeled == "raise":
-        raise LabelError(
-            f"{maps.where} has no image of the bytes of {len(unknown)} of {len(rows)} images: "
-            f"{', '.join(unknown[:8])}. Label the very files that the data set holds, not copies that were encoded "
-            "anew; or give key=, or drop them with unlabeled='drop'"
-        )
-    return rows

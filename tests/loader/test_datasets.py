@@ -219,6 +219,8 @@ def test_rows_of_hugging_face_are_known_by_their_bytes(photos: Path, maps: Any, 
     assert_right(maps, list(zip(batch[names[0]], batch[names[1]], strict=True)), numbers)
     assert (dataset.column_names, dataset.num_rows) == ([*names, "id"], 5)
     assert not hasattr(dataset, "shuffle")
+    with pytest.raises(AttributeError, match=r"set labeled\.transform = "):
+        dataset.set_transform(print)
 
 
 def test_a_format_of_hugging_face_is_kept_and_a_transform_of_batches_refused(photos: Path, maps: Any) -> None:
@@ -237,7 +239,7 @@ def test_a_format_of_hugging_face_is_kept_and_a_transform_of_batches_refused(pho
         relabel.Labeled(tensors, maps)
     with pytest.raises(InvalidValueError, match="not images that are decoded"):
         relabel.Labeled(tensors, maps, columns=("pixel_values", "label"))
-    with pytest.raises(InvalidValueError, match="got DatasetDict"):
+    with pytest.raises(InvalidValueError, match=r"got DatasetDict, of train: give one .* as dataset\[\"train\"\]"):
         relabel.Labeled(datasets.DatasetDict({"train": tensors}), maps)
     with pytest.raises(InvalidValueError, match="got IterableDataset"):
         relabel.Labeled(tensors.to_iterable_dataset(), maps)

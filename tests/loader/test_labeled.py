@@ -193,3 +193,15 @@ def test_several_views_of_an_image_have_a_ticket_each(photos: Path, maps: relabe
     assert_right(maps, list(zip(outputs, tickets, strict=True)), [6] * 5)
     with pytest.raises(InvalidValueError, match="5 views of an image"):
         relabel.LabeledCrops(ImageFolder(photos), maps, crops)[6]
+
+
+def test_slips_are_told_in_a_sentence(photos: Path, maps: relabel.LabelMaps) -> None:
+    with pytest.raises(InvalidValueError, match=r"maps is relabel\.open\(path\); got 'labels\.zarr', a str"):
+        relabel.Labeled(ImageFolder(photos), "labels.zarr")  # type: ignore[arg-type]
+    dataset = labeled(photos, maps)
+    for index in (slice(0, 2), [1, 2], True):
+        with pytest.raises(InvalidValueError, match="an item is asked for by a whole number; got"):
+            dataset[index]  # type: ignore[index]
+    assert_right(maps, [dataset[-1], dataset[torch.tensor(2)]], [7, 2])  # type: ignore[index]
+    with pytest.raises(LabelError, match="another store's"):
+        labeled(photos, maps, key=lambda path: f"another store's {path}", unlabeled="drop")
