@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -17,8 +16,9 @@ from relabel.tracking.finding import find
 from relabel.tracking.handling import Handler, Part, name_of, still
 from relabel.tracking.ignoring import has_no_map, ignored, note, untracked
 from relabel.tracking.keypoints import by_keypoints
+from relabel.tracking.noticing import Noticed, State
 from relabel.tracking.steps import CARRIERS, CONTAINERS, SEQUENCES, handler_of_kind, is_intact
-from relabel.tracking.trying import disproof, told
+from relabel.tracking.trying import disproof, told, trial
 from relabel.tracking.watching import Inner, Watching, exactly, one_after_another, side_by_side
 from relabel.tracking.wrappers import attributes_of
 
@@ -44,25 +44,6 @@ class Rules:
             )
 
 
-@dataclass(frozen=True, slots=True)
-class Noticed:
-    """An attribute that was read to follow a step, and may be set anew: another crop in a list of steps."""
-
-    owner: Any
-    name: str
-    was: Any
-
-    @classmethod
-    def of(cls, owner: Any, name: str) -> Noticed:
-        """An attribute as it is now."""
-        value = owner.__dict__.get(name)
-        return cls(owner, name, copy.copy(value) if isinstance(value, list | dict) else value)
-
-    def is_other(self) -> bool:
-        """Whether it is no longer what was read."""
-        return bool(self.owner.__dict__.get(self.name) != self.was)
-
-
 @dataclass(slots=True)
 class Following:
     """One look at a transform.
@@ -75,7 +56,7 @@ class Following:
 
     rules: Rules
     refused: dict[str, str] = field(default_factory=dict)
-    noticed: list[Noticed] = field(default_factory=list)
+    noticed: list[Noticed | State] = field(default_factory=list)
 
     def parts(self, step: Any, before: tuple[Part, ...] = ()) -> tuple[Part, ...]:
         """The steps of a transform with their handlers, without the refused ones.
@@ -121,6 +102,8 @@ class Following:
         if self._is_of_listed_class(step, handler is not None):
             return untracked
         if handler is not None:
+            if type(step).__module__.startswith(("torchvision.", "timm.")):
+                self.noticed.append(State.of(step, is_known=True))
             return handler
         if type(step) in CONTAINERS and is_intact(step):
             return self._of_container(step, before)
@@ -184,12 +167,11 @@ class Following:
             why = "it cannot be called; several steps are a Compose"
         elif not self.rules.check:
             why = "it is not known, and may not be tried with check=False"
+        state = State.of(step)
         for handler in self._guesses(step, before) if not why else ():
-            error = disproof((*before, (step, handler)), name)
+            error, used = trial((*before, (step, handler)), name)
             if error is None:
-                if isinstance(step, nn.Module):
-                    # It was tried in one of its two modes.
-                    self.noticed.append(Noticed.of(step, "training"))
+                self.noticed.append(state.kept_by(used))
                 return handler
             why = why or error
         if len(self.refused) == refused:

@@ -69,7 +69,7 @@ def as_loaded(pixels: NDArray[np.uint8], like: Any) -> Any:
     return image.convert(like.mode)
 
 
-def prove(run: Callable[[Any], tuple[Any, Any]], name: str, kinds: Sequence[str] = tuple(KINDS)) -> None:
+def prove(run: Callable[[Any], tuple[Any, Any]], name: str, kinds: Sequence[str] = tuple(KINDS)) -> Any:
     """Run something on position images, and compare what it shows with what it tells.
 
     It runs on a copy, and no random state is left changed. An output of which it tells that it is not exact is not
@@ -80,18 +80,23 @@ def prove(run: Callable[[Any], tuple[Any, Any]], name: str, kinds: Sequence[str]
         name: what it is called in the error.
         kinds: of images that it may take, of `KINDS`; the first one that it takes is given.
 
+    Returns:
+        The copy that was run, as that left it.
+
     Raises:
         InvalidValueError: what it tells is not what it shows; or nothing of that can be compared, or it takes none of
             the images.
     """
+    copied = copy.deepcopy(run)
     with undisturbed():
-        found = _drawn(copy.deepcopy(run), name, kinds, _DRAWS)
+        found = _drawn(copied, name, kinds, _DRAWS)
     if all(each is None for _, each in found):
         raise InvalidValueError(
             f"{name} shows nothing that could be compared with what it tells: its outputs are plain, hold fewer than "
             "some 100 pixels, or show what a step before it moved and nobody followed"
         )
     _refuse(found, name, _SHARE_OF_UNKNOWN)
+    return copied
 
 
 def prove_known(run: Callable[[Any], tuple[Any, Any]], name: str) -> None:

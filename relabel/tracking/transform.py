@@ -8,8 +8,9 @@ from typing import Any, Literal
 
 from relabel.errors import InvalidValueError
 from relabel.geometry.views import View
-from relabel.tracking.following import Following, Noticed, Rules
+from relabel.tracking.following import Following, Rules
 from relabel.tracking.handling import Part, follow
+from relabel.tracking.noticing import Noticed, State
 from relabel.tracking.trying import without_ignored
 
 _WHOLE = View.whole()
@@ -27,7 +28,8 @@ class TrackedTransform:
     pixel. What one does to few images only (one in fifty, large ones, later ones), or by what is on them (trimming a
     border, say), is not seen by that.
 
-    Steps that are exchanged later in a list of steps are followed, or refused, at the next image.
+    Steps that are exchanged later in a list of steps are followed, or refused, at the next image; so are tried steps
+    whose numbers or strings are set anew, and steps that get a hook or a method.
 
     Args:
         transform: the transform, from an image (PIL, or a tensor (..., height, width)) to anything; None keeps images.
@@ -60,7 +62,7 @@ class TrackedTransform:
         """The transform that is tracked."""
         return self._transform
 
-    def _follow(self) -> tuple[tuple[Part, ...], tuple[Noticed, ...]]:
+    def _follow(self) -> tuple[tuple[Part, ...], tuple[Noticed | State, ...]]:
         if self._transform is None:
             return (), ()
         following = Following(self._rules)

@@ -36,11 +36,16 @@ def _is_shown(value: Any) -> bool:
 
 def disproof(parts: tuple[Part, ...], name: str) -> str | None:
     """Why the last of some steps does not show what its handler says; None if it does."""
+    return trial(parts, name)[0]
+
+
+def trial(parts: tuple[Part, ...], name: str) -> tuple[str | None, Any]:
+    """As `disproof`; and the copy of the last step that was tried, as that left it."""
     try:
-        prove(_Run(without_ignored(parts)), name)
+        run = prove(_Run(without_ignored(parts)), name)
     except InvalidValueError as error:
-        return str(error)
-    return None
+        return str(error), None
+    return None, run.parts[-1][0]
 
 
 def _is_image(output: Any) -> bool:

@@ -416,6 +416,43 @@ def test_a_step_that_crops_one_image_in_ten_is_refused() -> None:
         TrackedTransform(v2.Compose([step, v2.RandomResizedCrop(48)]))
 
 
+class Curriculum:
+    """Crops more the stronger it is; counts its calls."""
+
+    def __init__(self) -> None:
+        self.strength, self.calls = 0.0, 0
+
+    def __call__(self, image: Image.Image) -> Image.Image:
+        self.calls += 1
+        return functional.center_crop(image, [round(side * (1 - self.strength)) for side in image.size[::-1]])
+
+
+def test_a_tried_step_that_is_changed_later_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    step = Curriculum()
+    tracked = TrackedTransform(v2.Compose([step, v2.CenterCrop(30)]))
+    with monkeypatch.context() as patched:
+        patched.setattr(tracked, "_follow", None)
+        for _ in range(3):
+            pickle.loads(pickle.dumps(tracked._followed))
+            tracked(place_image(60, 60))
+    step.strength = 0.4
+    with pytest.raises(InvalidValueError, match="Curriculum does not show what it tells"):
+        tracked(place_image(60, 60))
+
+
+@pytest.mark.parametrize("is_hook", [True, False])
+def test_a_known_step_that_gets_a_hook_or_a_forward_later_is_tried(is_hook: bool) -> None:
+    step = v2.RandomHorizontalFlip()
+    tracked = TrackedTransform(v2.Compose([step, v2.CenterCrop(30)]))
+    tracked(place_image(60, 60))
+    if is_hook:
+        step.register_forward_hook(lambda _step, _given, output: functional.vflip(output))
+    else:
+        step.forward = functional.vflip
+    with pytest.raises(InvalidValueError, match="RandomHorizontalFlip does not show what it tells"):
+        tracked(place_image(60, 60))
+
+
 def test_a_lambda_is_refused_for_what_it_shows_and_not_registered() -> None:
     with pytest.raises(InvalidValueError, match="Lambda does not show what it tells"):
         TrackedTransform(v2.Lambda(lambda image: image.rotate(30)))
