@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import OrderedDict
+from collections.abc import Sized
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,7 +46,7 @@ class State:
     owner: Any
     count: int
     values: tuple[tuple[str, Any], ...]
-    sizes: tuple[tuple[str, type, int], ...]
+    sizes: tuple[tuple[str, type[Sized], int], ...]
 
     @classmethod
     def of(cls, step: Any, is_known: bool = False) -> State:
