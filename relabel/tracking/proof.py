@@ -23,6 +23,11 @@ from relabel.tracking.places import position_image
 
 _SIZES_HW = ((160, 240), (64, 48), (240, 160), (300, 200), (48, 64), (224, 224))
 """Wide and high ones, and small ones as of CIFAR, which a crop of 224 pixels refuses: then the others are taken."""
+_MORE_HW = ((375, 500), (32, 32), (100, 300), (240, 160), (160, 240))
+"""Of unknown steps, which may do something to large, small or long ones; the last two have a frame, to be trimmed."""
+_FRAMED = {9: 0, 10: 255}
+_FRAME = 8
+"""Of a side, one part."""
 _DRAWS = 24
 _DRAWS_OF_KNOWN = 12
 """A flip of one half that is not told goes unnoticed once in 4,096 times."""
@@ -39,6 +44,7 @@ _SHARE_OF_UNKNOWN = 0.01
 """Honest steps: one output in 2,000."""
 
 _ORIENTATION, _TURNED = 0x0112, 6
+_TURNED_SEEDS = (1, 3, 5)
 
 KINDS: dict[str, Callable[[Any], Any]] = {
     "an image of Pillow's": Image.fromarray,
@@ -145,7 +151,8 @@ def _drawn(
     run: Callable[[Any], tuple[Any, Any]], name: str, kinds: Sequence[str], draws: int
 ) -> list[tuple[int, Agreement | None]]:
     """The seeds of images, and what came of them."""
-    pixels = [position_image(seed, size_hw) for seed, size_hw in enumerate(_SIZES_HW)]
+    sizes_hw = _SIZES_HW if draws < _DRAWS else (*_SIZES_HW, *_MORE_HW)
+    pixels = [_framed(position_image(seed, size_hw), seed) for seed, size_hw in enumerate(sizes_hw)]
     error: Exception | None = None
     for kind in kinds:
         found: list[tuple[int, Agreement | None]] = []
@@ -163,7 +170,7 @@ def _drawn(
                 error = error or caught
                 refused.add(seed)
                 continue
-            found += ((seed, each) for each in compared(output, view, seed, _SIZES_HW[seed]))
+            found += ((seed, each) for each in compared(output, view, seed, sizes_hw[seed]))
             faults = sum(each is not None and each.fault is not None for _, each in found)
             if faults >= _ENOUGH:
                 return found
@@ -174,9 +181,18 @@ def _drawn(
     ) from error
 
 
+def _framed(pixels: NDArray[np.uint8], seed: int) -> NDArray[np.uint8]:
+    if seed not in _FRAMED:
+        return pixels
+    height, width = (side // _FRAME for side in pixels.shape[:2])
+    framed = np.full_like(pixels, _FRAMED[seed])
+    framed[height:-height, width:-width] = pixels[height:-height, width:-width]
+    return framed
+
+
 def _is_turned(seed: int) -> bool:
     """Whether that image says that it lies on its side."""
-    return seed % 2 == 1
+    return seed in _TURNED_SEEDS
 
 
 def _turned(image: Any, seed: int) -> Any:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image, ImageChops
 from torch import nn
 from torchvision.transforms import transforms as v1
 from torchvision.transforms import v2
@@ -127,6 +128,38 @@ def test_what_takes_no_image_says_so() -> None:
 def test_known_steps_are_not_refused_for_strong_blur() -> None:
     blurred = v2.Compose([v2.RandomResizedCrop(32), v2.GaussianBlur(9, (5.0, 6.0)), v2.ToImage()])
     prove_known(TrackedTransform(blurred), "it")
+
+
+def _trim(image: Image.Image) -> Image.Image:
+    plain = Image.new("RGB", image.size, image.getpixel((0, 0)))
+    return image.crop(ImageChops.difference(image, plain).getbbox())
+
+
+def _crop_large(image: Image.Image) -> Image.Image:
+    return F.center_crop(image, [200, 200]) if min(image.size) > 300 else image
+
+
+def _square_long(image: Image.Image) -> Image.Image:
+    return F.center_crop(image, [min(image.size)] * 2) if max(image.size) > 2 * min(image.size) else image
+
+
+def _pad_small(image: Image.Image) -> Image.Image:
+    return F.pad(image, [10]) if min(image.size) < 48 else image
+
+
+@pytest.mark.parametrize("step", [_trim, _crop_large, _square_long, _pad_small])
+def test_a_step_that_changes_framed_large_long_or_small_images_is_refused(step: Any) -> None:
+    with pytest.raises(InvalidValueError, match=f"{step.__name__} does not show what it tells"):
+        TrackedTransform(v2.Compose([step, v2.RandomResizedCrop(48)]))
+
+
+def test_a_step_that_crops_one_image_in_ten_is_refused() -> None:
+    def step(image: Image.Image) -> Image.Image:
+        is_rare = random.random() < 0.1
+        return F.center_crop(image, [side * 2 // 3 for side in image.size[::-1]]) if is_rare else image
+
+    with pytest.raises(InvalidValueError, match="does not show what it tells"):
+        TrackedTransform(v2.Compose([step, v2.RandomResizedCrop(48)]))
 
 
 class Dice:
