@@ -86,8 +86,9 @@ class Labeled(Dataset[Any]):
         geometry: what to do with steps that no view can tell: "ignore" or "refuse" them, see `TrackedTransform`.
         columns: the names of image and class, in items that are mappings; ("image", "label") where none are known.
         check: whether the transform is proved, as by `relabel.check_views`, now and whenever it is set: it takes a
-            tenth of a second. Steps that are not known are refused without; see `TrackedTransform`. And whether code of
-            yours that loads images is asked a few times for one, and refused if it does not load it the same.
+            tenth of a second, and as much for each step that is not known; one or two where a transform makes several
+            views. Steps that are not known are refused without; see `TrackedTransform`. And whether code of yours that
+            loads images is asked a few times for one, and refused if it does not load it the same.
 
     Attributes:
         dataset: the data set.
