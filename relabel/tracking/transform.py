@@ -25,8 +25,8 @@ class TrackedTransform:
     with such steps inside is watched while it runs them (a preset, a wrapper that makes two views). What is neither, a
     child of a known class, a step that was changed, or a function, is tried out on images that encode their places, and
     taken if it shows what its class shows, or what it tells itself by returning ``(image, relabel.View)``, or moves no
-    pixel. What one does to few images only (one in fifty, large ones, later ones), or by what is on them (a face,
-    a transparent border), is not seen by that.
+    pixel. What one does to few images is not always seen by that (one in ten is missed at times, one in fifty mostly),
+    nor what it does to later ones, or by what is on them (a face, a transparent border).
 
     Steps that are exchanged later in a list of steps are followed, or refused, at the next image; so are tried steps
     whose numbers or strings are set anew, and steps that get a hook or a method.
