@@ -28,12 +28,13 @@ def test_results_come_in_order_and_errors_where_they_are_asked_for() -> None:
 
 def test_a_thread_that_waits_for_ever_is_left_and_what_was_not_begun_never_is(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cores, "_PATIENCE_SECONDS", 0.05)
-    never, begun = threading.Event(), []
+    never, waits, begun = threading.Event(), threading.Event(), []
     before = set(threading.enumerate())
     block = contextlib.ExitStack()
     threads = block.enter_context(stoppable_threads(1))
-    threads.pool.submit(never.wait, 30)
+    threads.pool.submit(lambda: (waits.set(), never.wait(30)))
     threads.pool.submit(begun.append, 1)
+    assert waits.wait(30)
     assert not block.__exit__(KeyboardInterrupt, KeyboardInterrupt(), None)
     (waiting,) = set(threading.enumerate()) - before
     assert waiting.daemon
