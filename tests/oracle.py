@@ -30,6 +30,11 @@ def log_softmax(scores: ArrayLike, axis: int = 0) -> Array:
     return shifted - np.log(np.exp(shifted).sum(axis=axis, keepdims=True))
 
 
+def averaged(answers: ArrayLike, axis: int = 1) -> Array:
+    """Log-probabilities of the average of several answers, the first axis: the mean of their logs, renormalised."""
+    return log_softmax(log_softmax(answers, axis=axis).mean(axis=0), axis=axis - 1)
+
+
 def kl_divergence(truth: Array, label: Array) -> float:
     """KL(truth || label) of two distributions (C,), in nats; infinite where the label excludes what is true."""
     true = truth > 0

@@ -11,13 +11,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from relabel.errors import StoreError
+from relabel.errors import InvalidValueError, StoreError
 from relabel.geometry import Footprint
 from relabel.manifest import (
     PER_ROW,
     DataRecord,
     KeptRecord,
     Manifest,
+    Mean,
     MemberRecord,
     Preprocessing,
     ScoreRecord,
@@ -33,6 +34,8 @@ words = st.text(max_size=8)
 counts = st.integers(0, 99)
 
 
+IDENTITY = "c25719641e0cb3798865f528dace2b68c5edbde67a8f6db3621ba386117a08ef"
+"""Of the example, from before a manifest said what is averaged."""
 PIXELS = Preprocessing(image_size_hw=(224, 320), mean=(0.5, 0.4, 0.3), std=(0.2, 0.2, 0.2))
 
 
@@ -56,7 +59,7 @@ members = st.builds(MemberRecord, teacher=teachers(), preprocessing=st.just(PIXE
 
 @st.composite
 def manifests(draw):
-    classes, planes = draw(st.integers(1, 5)), 1
+    classes, planes, is_mirrored = draw(st.integers(1, 5)), 1, draw(st.booleans())
     counts = draw(st.lists(st.integers(0, 9), min_size=1, max_size=4))
     shards = draw(st.lists(words, min_size=len(counts), max_size=len(counts)))
     return Manifest(
@@ -87,7 +90,8 @@ def manifests(draw):
         others=draw(
             st.lists(st.builds(MemberRecord, teacher=teachers(), preprocessing=st.just(PIXELS)), max_size=2).map(tuple)
         ),
-        flip_average=draw(st.booleans()),
+        flip_average=is_mirrored,
+        mean=draw(st.sampled_from(get_args(Mean) if is_mirrored else ["probability"])),
         class_names=draw(st.none() | st.tuples(*[words] * classes)),
         versions=draw(st.dictionaries(words, words, max_size=3)),
     )
@@ -115,6 +119,18 @@ def test_a_manifest_rebuilds_itself_through_real_json(manifest):
     rebuilt = Manifest.from_json(through_json(manifest))
     assert rebuilt == manifest
     assert rebuilt.difference(manifest) == []
+
+
+def test_what_is_averaged_is_said_of_several_passes_only_so_that_older_manifests_stay_themselves():
+    older = replace(example(), flip_average=True)
+    newer = replace(older, mean="log-probability")
+    assert "mean" not in through_json(older)["relabel"]
+    assert through_json(newer)["relabel"]["mean"] == "log-probability"
+    assert older.difference(newer) == ["mean: 'probability' != 'log-probability'"]
+    assert older.identity() != newer.identity()
+    assert example().identity().hex() == IDENTITY
+    with pytest.raises(InvalidValueError, match="one forward pass"):
+        replace(example(), mean="log-probability")
 
 
 def test_a_whole_number_makes_the_store_that_the_fraction_makes():

@@ -68,9 +68,8 @@ def _as_json(ensemble: Ensemble) -> dict[str, Any]:
 
 def _as_text(ensemble: Ensemble) -> str:
     parts = [aligned(_facts(member)) for member in ensemble.members]
-    if len(ensemble.members) > 1 or ensemble.flip_average or ensemble.grid != ensemble.members[0].grid:
-        passes = len(ensemble.members) * (2 if ensemble.flip_average else 1)
-        of_passes = f"the mean of {passes} forward passes" if passes > 1 else "resampled"
+    if ensemble.passes > 1 or ensemble.grid != ensemble.members[0].grid:
+        of_passes = f"the mean of {ensemble.passes} forward passes" if ensemble.passes > 1 else "resampled"
         parts.append(f"an image's map: {of_passes}, on a grid of {ensemble.grid} cells")
     return "\n\n".join(parts)
 

@@ -253,7 +253,8 @@ def _averaged(manifest: Manifest) -> dict[str, str]:
         for o in manifest.others
     ]
     parts = others + (["the mirrored image"] if manifest.flip_average else [])
-    return {"averaged with": "; ".join(parts)} if parts else {}
+    of_what = {"log-probability": "log-probabilities", "probability": "probabilities"}[manifest.mean]
+    return {"averaged with": f"{'; '.join(parts)}; it is the mean of {of_what}"} if parts else {}
 
 
 def _caveat(summary: StoreSummary) -> str:

@@ -50,6 +50,7 @@ def manifest_of(ensemble: Ensemble, data: DataRecord, options: GenerateOptions) 
         data=data,
         others=tuple(MemberRecord(teacher=m.record, preprocessing=m.preprocessing) for m in others),
         flip_average=ensemble.flip_average,
+        mean=ensemble.mean if ensemble.passes > 1 else "probability",
         footprint=WHOLE if first.preprocessing.fit == "squash" else PER_ROW,
         class_names=ensemble.class_names,
         versions=versions() | {"device": device_text(ensemble.device)},

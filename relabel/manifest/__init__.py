@@ -25,6 +25,7 @@ from relabel.manifest.records import ImportRecord as ImportRecord
 from relabel.manifest.records import Interpolation as Interpolation
 from relabel.manifest.records import KeptRecord as KeptRecord
 from relabel.manifest.records import Kind as Kind
+from relabel.manifest.records import Mean as Mean
 from relabel.manifest.records import MemberRecord as MemberRecord
 from relabel.manifest.records import Orientation as Orientation
 from relabel.manifest.records import Preprocessing as Preprocessing
@@ -32,5 +33,6 @@ from relabel.manifest.records import ScoreRecord as ScoreRecord
 from relabel.manifest.records import TeacherRecord as TeacherRecord
 from relabel.manifest.records import TeacherSource as TeacherSource
 from relabel.manifest.records import Weights as Weights
+from relabel.manifest.records import check_choice as check_choice
 from relabel.manifest.spaces import ClassSpaces as ClassSpaces
 from relabel.manifest.spaces import class_spaces as class_spaces

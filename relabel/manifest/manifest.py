@@ -11,17 +11,19 @@ from typing import Any, Literal
 
 from relabel.errors import InvalidValueError, StoreError
 from relabel.geometry import WHOLE, Footprint, Grid
-from relabel.manifest.reading import plain, read
+from relabel.manifest.reading import UNSAID, plain, read
 from relabel.manifest.records import (
     MOST_SHARD_BYTES,
     DataRecord,
     Fit,
     Frame,
     ImportRecord,
+    Mean,
     MemberRecord,
     Preprocessing,
     ScoreRecord,
     TeacherRecord,
+    check_choice,
 )
 from relabel.manifest.spaces import ClassSpaces, class_spaces
 
@@ -39,7 +41,8 @@ class Manifest:
     """Everything that must be equal for two runs to write into one store, plus the versions that wrote it.
 
     A map holds the answer of `teacher`, averaged with those of `others` if there are any; with `flip_average`, each
-    also saw the mirrored image. `footprint` is the one of all maps, or `PER_ROW` where each row stores its own.
+    also saw the mirrored image; `mean` says of what the average is, where it is one.
+    `footprint` is the one of all maps, or `PER_ROW` where each row stores its own.
     `preprocessing` is None where another program made the maps and did not say.
     `class_names` are of the teacher's classes that a map speaks of; None where they are not known. `imported` is None
     unless the maps were made by other software. `versions` informs and is not part of the identity.
@@ -51,6 +54,7 @@ class Manifest:
     data: DataRecord
     others: tuple[MemberRecord, ...] = ()
     flip_average: bool = False
+    mean: Mean = field(default="probability", metadata=UNSAID)
     footprint: Footprint | PerRow = WHOLE
     class_names: tuple[str, ...] | None = None
     imported: ImportRecord | None = None
@@ -66,6 +70,10 @@ class Manifest:
             )
         if len(self.others) > _MOST_OTHERS:
             raise InvalidValueError(f"maps average at most {_MOST_OTHERS} more passes; got {len(self.others)}")
+        check_choice("mean", self.mean, Mean)
+        if self.mean != "probability" and self.passes == 1:
+            # One store, one identity: of a single forward pass nothing is said.
+            raise InvalidValueError(f"a map of one forward pass is no mean of {self.mean}: leave out `mean`")
         # An id takes up to four bytes.
         if (size := 4 * self.data.rows_per_shard * (self.scores.planes + self.scores.profile)) > 2 * MOST_SHARD_BYTES:
             raise InvalidValueError(
@@ -81,6 +89,11 @@ class Manifest:
             f"{scores.num_classes}, grid {Grid(*scores.grid_hw)}, {scores.dtype}, {len(data.shards)} shards of at most "
             f"{data.rows_per_shard} images from a {data.kind})"
         )
+
+    @property
+    def passes(self) -> int:
+        """How many forward passes a map is the average of."""
+        return (1 + len(self.others)) * (2 if self.flip_average else 1)
 
     @property
     def fit(self) -> Fit | None:
@@ -171,7 +184,7 @@ class Manifest:
         >>> mine.difference(replace(mine, data=replace(data, counts=(9, 6))))
         ['data.counts: [9, 5] != [9, 6]']
         """
-        mine, theirs = (_leaves({**manifest._plain(), "versions": None}) for manifest in (self, other))
+        mine, theirs = (_leaves({"mean": m.mean, **m._plain(), "versions": None}) for m in (self, other))
         names = [n for n in dict.fromkeys([*mine, *theirs]) if n not in besides and n.partition(".")[0] not in besides]
         return [_unlike(name, mine.get(name), theirs.get(name)) for name in names if mine.get(name) != theirs.get(name)]
 

@@ -11,13 +11,19 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from relabel.errors import InvalidValueError
 from relabel.geometry import Footprint
 
+UNSAID: Mapping[str, bool] = types.MappingProxyType({"unsaid": True})
+"""Metadata of a field whose default is left out: older manifests lack it, and keep their identity."""
+
 
 def plain(value: Any) -> Any:
     """A record, or a value of its fields, as JSON has it; a footprint is its four numbers."""
     if isinstance(value, Footprint):
         return list(value.xyxy)
     if dataclasses.is_dataclass(value):
-        return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        kind: Any = type(value)
+        unsaid = _unsaid(kind)
+        values = {field.name: getattr(value, field.name) for field in dataclasses.fields(kind)}
+        return {name: plain(inner) for name, inner in values.items() if inner != unsaid.get(name, dataclasses.MISSING)}
     if isinstance(value, Mapping):
         return {name: plain(inner) for name, inner in value.items()}
     return [plain(inner) for inner in value] if isinstance(value, tuple) else value
@@ -27,7 +33,7 @@ def read(kind: Any, value: Any, name: str) -> Any:
     """The inverse of `plain` for a type: a record, a tuple, a union, a choice or a plain value.
 
     A whole number may stand for a fraction and becomes one; nothing else is of two types. Every field of a record must
-    be there, and no other.
+    be there but one that `plain` leaves out, and no other.
 
     Raises:
         TypeError: the value is of another type; says where, by `name`.
@@ -80,11 +86,18 @@ def _record(kind: Any, value: Any, name: str) -> Any:
     if not isinstance(value, dict):
         raise _wrong(name, value, "an object")
     hints = _hints(kind)
-    if value.keys() != hints.keys():
-        wrong = sorted(value.keys() - hints.keys()) or sorted(hints.keys() - value.keys())
+    needed = hints.keys() - _unsaid(kind).keys()
+    if not needed <= value.keys() <= hints.keys():
+        wrong = sorted(value.keys() - hints.keys()) or sorted(needed - value.keys())
         what = "which this format does not know" if value.keys() - hints.keys() else "which is missing"
         raise TypeError(f"{name}: {', '.join(wrong)}, {what}")
-    return kind(**{field: read(hint, value[field], f"{name}.{field}") for field, hint in hints.items()})
+    return kind(**{field: read(hints[field], inner, f"{name}.{field}") for field, inner in value.items()})
+
+
+@functools.cache
+def _unsaid(kind: Any) -> Mapping[str, Any]:
+    """The defaults of a record's fields that are left out."""
+    return {field.name: field.default for field in dataclasses.fields(kind) if field.metadata == UNSAID}
 
 
 _hints = functools.cache(get_type_hints)

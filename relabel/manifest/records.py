@@ -23,6 +23,7 @@ Archive = Literal["relabel", "tokenlabeling"]
 Orientation = Literal["yx", "xy"]
 TeacherSource = Literal["timm", "torchvision", "transformers", "function", "other"]
 Weights = Literal["pretrained", "checkpoint", "random", "own", "unknown"]
+Mean = Literal["log-probability", "probability"]
 
 _SCORE_KINDS = {
     ("log-probability", "uint8", "image"): "coded log-probabilities of whole planes",
@@ -74,10 +75,10 @@ class Preprocessing:
             raise InvalidValueError(
                 f"mean and std need one finite value per channel, std above 0; got mean {self.mean}, std {self.std}"
             )
-        _check_choice("interpolation", self.interpolation, Interpolation)
-        _check_choice("fit", self.fit, Fit)
-        _check_choice("decode", self.decode, Decode)
-        _check_choice("exif", self.exif, Exif)
+        check_choice("interpolation", self.interpolation, Interpolation)
+        check_choice("fit", self.fit, Fit)
+        check_choice("decode", self.decode, Decode)
+        check_choice("exif", self.exif, Exif)
         if not 0 < self.crop <= 1 or (self.crop != 1 and self.fit != "center"):
             raise InvalidValueError(
                 "crop is the part of the largest centred crop's side that fit 'center' keeps, in (0, 1]; any other fit "
@@ -125,8 +126,8 @@ class TeacherRecord:
     kept: KeptRecord | None = None
 
     def __post_init__(self) -> None:
-        _check_choice("source", self.source, TeacherSource)
-        _check_choice("weights", self.weights, Weights)
+        check_choice("source", self.source, TeacherSource)
+        check_choice("weights", self.weights, Weights)
         if (self.weights == "random") != (self.seed is not None):
             raise InvalidValueError(
                 f"random weights have a seed, and no others have; got {self.weights!r} with seed {self.seed}"
@@ -187,13 +188,13 @@ class ScoreRecord:
                 f"planes + profile must lie between 1 and the {self.num_classes} classes, planes at least 1; "
                 f"got {self.planes} planes and {self.profile} profile classes"
             )
-        _check_choice("compression", self.compression, Compression)
+        check_choice("compression", self.compression, Compression)
         if (size := self.map_bytes) > MOST_MAP_BYTES:
             raise InvalidValueError(
                 f"a map takes at most {MOST_MAP_BYTES} bytes; {self.planes} planes of {grid} cells take {size}"
             )
         for name, choices in (("scores", Scores), ("dtype", CodeType), ("select", Select)):
-            _check_choice(name, getattr(self, name), choices)
+            check_choice(name, getattr(self, name), choices)
         kind = (self.scores, self.dtype, self.select)
         if kind not in _SCORE_KINDS:
             kinds = "; ".join(f"{', '.join(k)} ({what})" for k, what in _SCORE_KINDS.items())
@@ -264,7 +265,7 @@ class DataRecord:
                 f"a shard holds 0 to {self.rows_per_shard} images, one per row; "
                 f"got counts from {min(self.counts)} to {max(self.counts)}"
             )
-        _check_choice("kind", self.kind, Kind)
+        check_choice("kind", self.kind, Kind)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -279,11 +280,12 @@ class ImportRecord:
     digest: str
 
     def __post_init__(self) -> None:
-        _check_choice("archive", self.archive, Archive)
-        _check_choice("orientation", self.orientation, Orientation)
+        check_choice("archive", self.archive, Archive)
+        check_choice("orientation", self.orientation, Orientation)
 
 
-def _check_choice(name: str, value: object, choices: Any) -> None:
+def check_choice(name: str, value: object, choices: Any) -> None:
+    """Raise an InvalidValueError for what is none of a `Literal`'s values."""
     allowed = get_args(choices)
     if value not in allowed:
         raise InvalidValueError(f"{name} must be one of {', '.join(map(repr, allowed))}; got {value!r}")

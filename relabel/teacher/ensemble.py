@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor
 from relabel.errors import TeacherError
 from relabel.geometry import Grid
 from relabel.geometry.cells import resampling_weights
-from relabel.manifest import Preprocessing
+from relabel.manifest import Mean, Preprocessing
 from relabel.teacher.load import load_teacher
 from relabel.teacher.spec import EnsembleSpec, TeacherSpec
 from relabel.teacher.teacher import Teacher
@@ -23,7 +23,7 @@ _STRIDES = (32, 16, 14, 8, 64, 4, 28)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ensemble:
-    """Forward passes whose probabilities are averaged at every cell of one grid; most often one, whose logits stay.
+    """Forward passes that are averaged at every cell of one grid, as `averaged`; most often one, whose logits stay.
 
     A member of another grid is resampled: its log-probabilities are averaged over the cells that a larger cell covers,
     as pooling averages them, or interpolated.
@@ -32,6 +32,7 @@ class Ensemble:
     members: tuple[Teacher, ...]
     grid: Grid
     flip_average: bool = False
+    mean: Mean = "log-probability"
     _resampling: tuple[tuple[Tensor, Tensor] | None, ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -49,6 +50,11 @@ class Ensemble:
     def of(cls, teacher: Teacher) -> Ensemble:
         """One teacher alone, on its own grid."""
         return cls(members=(teacher,), grid=teacher.grid)
+
+    @property
+    def passes(self) -> int:
+        """How many forward passes a map is the average of."""
+        return len(self.members) * (2 if self.flip_average else 1)
 
     @property
     def num_classes(self) -> int:
@@ -78,19 +84,17 @@ class Ensemble:
         """
         pixels = dict(zip(self.views, views, strict=True))
         with torch.inference_mode():
-            if len(self.members) == 1 and not self.flip_average:
+            if self.passes == 1:
                 return self._resampled(0, self.members[0](views[0]))
-            mean: Tensor | None = None
-            for number, member in enumerate(self.members):
-                own = pixels[_pixels(member.preprocessing)].to(self.device, non_blocking=True)
-                for is_mirrored in (False, True) if self.flip_average else (False,):
-                    logits = member(own.flip(3) if is_mirrored else own)
-                    logits = self._resampled(number, logits.flip(3) if is_mirrored else logits)
-                    log_probabilities = logits.log_softmax(1)
-                    # Of logs, whose differences a probability that rounds to 0 would lose.
-                    mean = log_probabilities if mean is None else torch.logaddexp(mean, log_probabilities)
-            # A constant at every cell, the log of their number, changes no probability.
-            return mean  # type: ignore[return-value]  # there is a member
+            return averaged(self._answers(pixels), self.mean)
+
+    def _answers(self, pixels: Mapping[Preprocessing, Tensor]) -> Iterator[Tensor]:
+        """Logits (B, C, H, W) of each forward pass."""
+        for number, member in enumerate(self.members):
+            own = pixels[_pixels(member.preprocessing)].to(self.device, non_blocking=True)
+            yield self._resampled(number, member(own))
+            if self.flip_average:
+                yield self._resampled(number, member(own.flip(3)).flip(3))
 
     def _resampled(self, number: int, logits: Tensor) -> Tensor:
         weights = self._resampling[number]
@@ -98,6 +102,27 @@ class Ensemble:
             return logits
         rows, cols = weights
         return torch.matmul(torch.matmul(rows, logits.log_softmax(1)), cols.T)
+
+
+def averaged(answers: Iterable[Tensor], mean: Mean) -> Tensor:
+    """The log-probabilities (B, C, ...) of one or more answers' average, of logits (B, C, ...) each.
+
+    That of "log-probability" is the mean of logs, as pooling takes it of cells, so that it does not matter which comes
+    first; that of "probability" is what older stores hold, and farther from the teacher once it is pooled.
+    """
+    total, count = torch.zeros(()), 0
+    for logits in answers:
+        log_probabilities = logits.log_softmax(1)
+        if not count:
+            total = log_probabilities
+        elif mean == "log-probability":
+            total += log_probabilities
+        else:
+            # Of logs, whose differences a probability that rounds to 0 would lose.
+            total = torch.logaddexp(total, log_probabilities)
+        count += 1
+    # The mean of probabilities lacks a constant only, which the softmax takes off.
+    return (total / count if mean == "log-probability" else total).log_softmax(1)
 
 
 def load_ensemble(spec: EnsembleSpec) -> Ensemble:
@@ -108,7 +133,7 @@ def load_ensemble(spec: EnsembleSpec) -> Ensemble:
     """
     members = tuple(member for teacher in spec.teachers for member in _at_scales(teacher, spec.scales))
     grid = Grid(*spec.grid_hw) if spec.grid_hw else members[0].grid
-    return Ensemble(members=members, grid=grid, flip_average=spec.flip)
+    return Ensemble(members=members, grid=grid, flip_average=spec.flip, mean=spec.mean)
 
 
 def _at_scales(spec: TeacherSpec, scales: Sequence[float]) -> list[Teacher]:
@@ -164,7 +189,7 @@ def _check(members: tuple[Teacher, ...]) -> None:
         if other.num_classes != first.num_classes:
             raise TeacherError(
                 f"{first.record.name} has {first.num_classes} classes and {other.record.name} {other.num_classes}: "
-                "probabilities of different classes cannot be averaged. Give --classes to keep the same ones of each"
+                "answers of different classes cannot be averaged. Give --classes to keep the same ones of each"
             )
         if not _may_be_the_same(first.class_names, other.class_names):
             raise TeacherError(

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from relabel.errors import InvalidValueError, TeacherError
-from relabel.manifest import Decode, Exif, Fit, Interpolation, Preprocessing, TeacherRecord
+from relabel.manifest import Decode, Exif, Fit, Interpolation, Mean, Preprocessing, TeacherRecord, check_choice
 from relabel.options import Option, check_options
 from relabel.paths import expanded
 
@@ -31,7 +31,7 @@ _HUB = ("hf-hub", "hf_hub")
 
 NAME = Option(
     "A timm model, hf-hub:OWNER/NAME, torchvision:NAME, transformers:NAME_OR_FOLDER, or package.module:function "
-    "returning a model. Of several, the mean of their probabilities is stored.",
+    "returning a model. Of several, the mean of their log-probabilities is stored.",
     "teacher",
     flag="--teacher",
     metavar="NAME",
@@ -200,7 +200,8 @@ def _short(name: str) -> str:
 class EnsembleSpec:
     """Which teachers label together, one or more, and how maps better than one forward pass's are made.
 
-    `grid_hw` is (height, width) in cells.
+    `grid_hw` is (height, width) in cells. `mean` says what is averaged: log-probabilities, as pooling averages them; of
+    probabilities are stores of earlier versions only, which is for running their teachers again.
     """
 
     teachers: tuple[TeacherSpec, ...]
@@ -225,8 +226,11 @@ class EnsembleSpec:
         ),
     ] = None
 
+    mean: Mean = "log-probability"
+
     def __post_init__(self) -> None:
         check_options(self)
+        check_choice("mean", self.mean, Mean)
         if not self.teachers:
             raise InvalidValueError("an ensemble needs a teacher; got none")
         if len(set(self.scales)) != len(self.scales):

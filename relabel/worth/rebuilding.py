@@ -71,7 +71,9 @@ def rerun_spec(manifest: Manifest, options: RerunOptions) -> EnsembleSpec:
         )
         for member, place in zip(members, places, strict=True)
     )
-    return EnsembleSpec(teachers=teachers, flip=manifest.flip_average, grid_hw=manifest.scores.grid_hw)
+    return EnsembleSpec(
+        teachers=teachers, flip=manifest.flip_average, grid_hw=manifest.scores.grid_hw, mean=manifest.mean
+    )
 
 
 def _are_repeated(names: Sequence[str], members: Sequence[MemberRecord]) -> bool:

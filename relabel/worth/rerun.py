@@ -14,7 +14,7 @@ from relabel.geometry import Grid
 from relabel.images.decode import fitted
 from relabel.images.device import decode_and_fit_on
 from relabel.manifest import Manifest, Preprocessing
-from relabel.teacher import Teacher, load_ensemble
+from relabel.teacher import Teacher, averaged, load_ensemble
 from relabel.teacher.heads.dense import DenseClassifier
 from relabel.worth.options import RerunOptions
 from relabel.worth.rebuilding import recorded_members, rerun_spec
@@ -78,7 +78,10 @@ class Rerun:
         return self.ensemble(views).cpu()
 
     def answers(self, crops: Sequence[Tensor]) -> Tensor:
-        """Probabilities (n, C) float32 on the CPU for n crops, uint8 (3, h, w) of any size, resized without padding."""
+        """Probabilities (n, C) float32 on the CPU for n crops, uint8 (3, h, w) of any size, resized without padding.
+
+        Of several forward passes their average, of what the store's maps are the average of.
+        """
         seen: dict[Preprocessing, Tensor] = {}
         answers: list[Tensor] = []
         with torch.inference_mode():
@@ -86,10 +89,10 @@ class Rerun:
                 view = replace(member.preprocessing, fit="squash", crop=1.0)
                 if view not in seen:
                     seen[view] = torch.stack([fitted(crop, view)[0] for crop in crops])
-                answers.append(member(seen[view])[..., 0, 0].softmax(1))
+                answers.append(member(seen[view])[..., 0, 0])
                 if self.ensemble.flip_average:
-                    answers.append(member(seen[view].flip(3))[..., 0, 0].softmax(1))
-            return torch.stack(answers).mean(0).cpu()
+                    answers.append(member(seen[view].flip(3))[..., 0, 0])
+            return averaged(answers, self.ensemble.mean).softmax(1).cpu()
 
     def findings(self) -> Iterator[str]:
         """Teachers other than those of which the manifest tells."""

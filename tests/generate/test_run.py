@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -408,6 +409,7 @@ def test_an_ensemble_labels_with_its_mean_and_its_store_says_so(tars, tmp_path):
     manifest = StoreReader(tmp_path / "store").manifest
     assert manifest.others == (MemberRecord(teacher=second.record, preprocessing=second.preprocessing),)
     assert (manifest.flip_average, manifest.class_names) == (True, first.class_names)
+    assert manifest.mean == "log-probability"
     views = [decode_and_fit(picture(3), ensemble.views)[n].pixels[None] for n in (0, 1)]
     coded = ScoreMap.from_logits(ensemble(views), 3, 4).coded(options().step)
     row = rows_by_key(tmp_path / "store")["odd/003"]
@@ -415,6 +417,15 @@ def test_an_ensemble_labels_with_its_mean_and_its_store_says_so(tars, tmp_path):
     assert findings(tmp_path / "store", tars) == []
     with pytest.raises(ManifestMismatchError, match="flip_average: True != False"):
         generate(tars, tmp_path / "store", replace(ensemble, flip_average=False), options())
+    # As stores were made before they said what is averaged.
+    older = tmp_path / "older"
+    generate(tars, older, replace(ensemble, mean="probability"), options())
+    assert "mean" not in json.loads((older / "zarr.json").read_text())["attributes"]["relabel"]
+    refused = "mean: 'probability' != 'log-probability'"
+    with pytest.raises(ManifestMismatchError, match=refused):
+        generate(tars, older, ensemble, options())
+    with pytest.raises(ManifestMismatchError, match=refused):
+        generate(tars, tmp_path / "new", ensemble, options(reuse=str(older)))
 
 
 # Who may add to a store

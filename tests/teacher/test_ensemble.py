@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
+import oracle
 import pytest
 import torch
 
 from relabel.errors import InvalidValueError, TeacherError
 from relabel.geometry import Grid
-from relabel.teacher import Ensemble, EnsembleSpec, TeacherSpec, load_ensemble
+from relabel.teacher import Ensemble, EnsembleSpec, TeacherSpec, averaged, load_ensemble
 
 PIXELS = torch.randint(0, 256, (3, 3, 160, 160), dtype=torch.uint8, generator=torch.Generator().manual_seed(7))
 
@@ -47,11 +49,30 @@ def test_a_coarser_grid_averages_log_probabilities_and_leaves_their_mean(taught)
     torch.testing.assert_close(found[:, :, 1, 1], expected[:, :, 2:4, 5:].mean((2, 3)))
 
 
-def test_flipping_averages_the_probabilities_of_an_image_and_its_mirror(taught):
-    teacher = taught("test_resnet")
-    found = _loaded(_spec(), flip=True)([PIXELS]).softmax(1)
-    mirrored = teacher(PIXELS.flip(3)).softmax(1).flip(3)
-    torch.testing.assert_close(found, (teacher(PIXELS).softmax(1) + mirrored) / 2)
+def _sharp(teacher):
+    """The same with logits so far apart that it matters what is averaged."""
+    return replace(teacher, forward=lambda images: 40 * teacher.forward(images))
+
+
+def test_flipping_averages_the_logs_of_an_image_and_its_mirror(taught):
+    teacher = _sharp(taught("test_resnet"))
+    ensemble = Ensemble(members=(teacher,), grid=teacher.grid, flip_average=True)
+    answers = np.stack([teacher(PIXELS), teacher(PIXELS.flip(3)).flip(3)])
+    expected = torch.from_numpy(oracle.averaged(answers, axis=2))
+    torch.testing.assert_close(ensemble([PIXELS]).double(), expected, atol=1e-4, rtol=1e-5)
+    probabilities = torch.from_numpy(answers).softmax(2).mean(0)
+    older = replace(ensemble, mean="probability")([PIXELS]).softmax(1)
+    torch.testing.assert_close(older, probabilities, atol=1e-5, rtol=1e-3)
+    # Far enough that one cannot be taken for the other.
+    assert (probabilities - expected.exp()).abs().max() > 0.01
+
+
+@pytest.mark.parametrize("mean", ["log-probability", "probability"])
+def test_a_cell_of_which_one_answer_is_no_number_has_no_average_and_no_other_cell_is_hurt(mean):
+    answers = torch.randn(2, 1, 5, 2, 2)
+    answers[1, 0, 3, 0, 1] = torch.nan
+    found = averaged(answers, mean)
+    assert found.isnan().any(1).nonzero().tolist() == [[0, 0, 1]]
 
 
 def test_the_map_of_a_mirrored_image_is_the_mirrored_map_when_flips_are_averaged():
@@ -60,19 +81,21 @@ def test_the_map_of_a_mirrored_image_is_the_mirrored_map_when_flips_are_averaged
     torch.testing.assert_close(mirrored, upright.flip(3))
 
 
-def test_teachers_and_scales_are_averaged_as_probabilities_on_the_grid_of_the_first(taught):
+def test_the_logs_of_teachers_and_scales_are_averaged_on_the_grid_of_the_first():
     ensemble = _loaded(_spec(), _spec("test_vit"), scales=(1.0, 1.5))
     sizes = [member.preprocessing.image_size_hw for member in ensemble.members]
     assert sizes == [(160, 160), (256, 256), (160, 160), (240, 240)]
     # A view each: the two are made for other interpolations.
     assert [view.image_size_hw for view in ensemble.views] == sizes
     assert ensemble.grid == Grid(5, 5)
+    ensemble = replace(ensemble, members=tuple(map(_sharp, ensemble.members)))
     views = _at(PIXELS, ensemble)
-    means = [
-        replace(Ensemble.of(member), grid=ensemble.grid)([view]).softmax(1)
+    answers = [
+        replace(Ensemble.of(member), grid=ensemble.grid)([view])
         for member, view in zip(ensemble.members, views, strict=True)
     ]
-    torch.testing.assert_close(ensemble(views).softmax(1), torch.stack(means).mean(0))
+    expected = torch.from_numpy(oracle.averaged(np.stack(answers), axis=2))
+    torch.testing.assert_close(ensemble(views).double(), expected, atol=1e-4, rtol=1e-5)
 
 
 def test_one_view_serves_all_teachers_that_see_the_same_pixels():
@@ -122,7 +145,15 @@ def test_teachers_of_different_classes_are_refused(taught, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "options", [{"scales": ()}, {"scales": (1.0, 1.0)}, {"scales": (-1.0,)}, {"grid_hw": (0, 4)}, {"teachers": ()}]
+    "options",
+    [
+        {"scales": ()},
+        {"scales": (1.0, 1.0)},
+        {"scales": (-1.0,)},
+        {"grid_hw": (0, 4)},
+        {"teachers": ()},
+        {"mean": "logit"},
+    ],
 )
 def test_averaging_of_nothing_is_refused(options):
     with pytest.raises(InvalidValueError):

@@ -68,10 +68,18 @@ def store(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         {"teachers": (TeacherSpec(name="labeled:first", fit="center", crop=0.9, device="cpu"),)},
         {"teachers": (TeacherSpec(name="labeled:first", fit="letterbox", image_size_hw=(40, 56), device="cpu"),)},
         {"teachers": (FIRST, SECOND), "ensemble": {"flip": True}},
-        {"ensemble": {"scales": (1.0, 1.5), "grid_hw": (5, 7)}},
+        {"ensemble": {"scales": (1.0, 1.5), "grid_hw": (5, 7), "mean": "probability"}},
         {"planes": CLASSES, "profile": 0},
     ],
-    ids=["coarse codes", "halves, no profile", "center", "letterbox", "ensemble", "scales", "all classes"],
+    ids=[
+        "coarse codes",
+        "halves, no profile",
+        "center",
+        "letterbox",
+        "ensemble",
+        "older scales",
+        "all classes",
+    ],
 )
 def test_a_good_store_is_clean(given: dict[str, Any], images: Path, tmp_path: Path) -> None:
     teachers = given.pop("teachers", ())

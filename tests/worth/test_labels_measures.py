@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import oracle
@@ -16,7 +16,7 @@ from stores import RAW_LOGITS, make_store, random_logits
 
 from relabel.errors import InvalidValueError, TeacherError
 from relabel.images.crops import random_crops
-from relabel.manifest import KeptRecord, Manifest, MemberRecord, ScoreRecord
+from relabel.manifest import KeptRecord, Manifest, Mean, MemberRecord, ScoreRecord
 from relabel.score_map import ScoreMap
 from relabel.store import StoreReader
 from relabel.teacher import TeacherSpec
@@ -251,6 +251,10 @@ def test_the_teacher_is_built_again_from_what_the_manifest_says(tmp_path: Path) 
     assert spec.grid_hw == (10, 10)
     assert (only.name, only.random_weights, only.checkpoint) == ("test_vit", 3, None)
     assert (only.image_size_hw, only.mean, only.std) == ((160, 160), (0.5,) * 3, (0.5,) * 3)
+    averaging = dataclasses.replace(manifest_of(tmp_path), flip_average=True)
+    for mean in get_args(Mean):
+        again = rerun_spec(dataclasses.replace(averaging, mean=mean), RerunOptions(device="cpu"))
+        assert (again.flip, again.mean) == (True, mean)
     # The CPU gains nothing by the half precision that a GPU was given.
     assert only.precision == "float32"
     (pretrained,) = rerun_spec(
