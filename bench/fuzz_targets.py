@@ -24,8 +24,8 @@ from relabel.images.list import listed_files
 from relabel.images.source import open_source
 from relabel.importers.files import Files, load
 from relabel.manifest import Preprocessing
+from relabel.teacher.checkpoints import read_checkpoint
 from relabel.teacher.classes import kept_classes
-from relabel.teacher.weights import read_checkpoint
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,6 +40,14 @@ def located(path: str | Path) -> Path:
     return Path(os.path.realpath(expanded(path)))
 
 
+def file_and_part(path: Path) -> tuple[Path, str]:
+    """A file as it was named, and which part of it: ``FILE@NAME`` where no file is called so; NAME may be empty."""
+    name, at, part = path.name.rpartition("@")
+    if at and name and part and not path.exists():
+        return path.with_name(name), part
+    return path, ""
+
+
 def open_regular(path: str | Path, buffering: int = -1) -> BinaryIO:
     """Open a file to read it; nothing that is no regular file is opened, or waited for.
 

@@ -267,7 +267,7 @@ def test_only_marked_python_runs_and_shares_its_names():
 @pytest.mark.parametrize(
     ("line", "problem"),
     [
-        ("relabel generate a b", "--teacher"),
+        ("relabel generate a --teacher t", "STORE"),
         ("relabel generate a b --teacher t --plane 8x", "--plane"),
         ("relabel generate a b --teacher t --fit stretch", "stretch"),
         ("relabel verify labels.zarr", "labels.zarr"),

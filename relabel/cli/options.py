@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import click
 
 from relabel.options import Declared, Group, declared, for_each
-from relabel.paths import expanded
+from relabel.paths import expanded, file_and_part
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 _Made = TypeVar("_Made")
@@ -60,7 +60,7 @@ class Value(click.ParamType):  # type: ignore[type-arg]  # generic in the newest
 
 def is_file(path: Path) -> bool:
     """Whether a file that an option names is there."""
-    return path.is_file()
+    return file_and_part(path)[0].is_file()
 
 
 class Shown(click.Option):

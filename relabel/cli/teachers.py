@@ -24,7 +24,9 @@ def ensemble_spec(given: Mapping[str, Any]) -> EnsembleSpec:
     """What a command's options ask for."""
     names = given["name"]
     find_functions(names)
-    return made(EnsembleSpec, given, teachers=made_each(TeacherSpec, given, len(names)))
+    # Without names, each checkpoint says its own.
+    count = len(names) or max(1, len(given["checkpoint"]))
+    return made(EnsembleSpec, given, teachers=made_each(TeacherSpec, given, count))
 
 
 @click.command(cls=Command)

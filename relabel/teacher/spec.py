@@ -33,12 +33,13 @@ NAME = Option(
     "A timm model, hf-hub:OWNER/NAME, torchvision:NAME, transformers:NAME_OR_FOLDER, or package.module:function "
     "returning a model. Of several, the mean of their log-probabilities is stored.",
     "teacher",
+    unset="what the checkpoint says",
     flag="--teacher",
     metavar="NAME",
     each="",
 )
 CHECKPOINT = Option(
-    "Weights of your own: a safetensors file or a torch state dict.",
+    "Weights of your own: a safetensors file or a torch state dict; FILE@NAME for one of several in it.",
     "teacher",
     unset="the pretrained ones",
     each="pretrained",
@@ -74,7 +75,11 @@ class TeacherSpec:
             callable that maps normalised images (B, 3, h, w) to logits (B, C, H, W). What that function returns may say
             ``image_size_hw``, ``mean``, ``std`` and ``interpolation``, as `Preprocessing` has them; without, it is
             given bilinear images of 224 x 224 pixels in [0, 1]. For all but timm's, ``@SUBMODULE`` at the end names the
-            submodule whose output is the map of features, where it should not be found by itself.
+            submodule whose output is the map of features, where it should not be found by itself. Empty is the model
+            that the checkpoint says its weights are of.
+        checkpoint: a file of weights; ``FILE@NAME`` are those that it calls NAME, where it has several. Where it says
+            them, as train_student.py's does, mean, deviation, interpolation, image size and class names are its own; a
+            `mean`, `std` or `name` that says otherwise is refused when it is loaded.
         random_weights: a seed; excludes `checkpoint`.
         image_size_hw: the input's (height, width) in pixels.
         crop: with fit "center", the crop's side as a fraction of the largest centred crop's; None is 1. It is what
@@ -84,7 +89,7 @@ class TeacherSpec:
         device: "auto" gives each local process of torchrun or srun its own GPU.
     """
 
-    name: Annotated[str, NAME]
+    name: Annotated[str, NAME] = ""
     checkpoint: Annotated[Path | None, CHECKPOINT] = None
     random_weights: Annotated[int | None, RANDOM_WEIGHTS] = None
     image_size_hw: Annotated[tuple[int, int] | None, IMAGE_SIZE] = None
@@ -133,6 +138,8 @@ class TeacherSpec:
             object.__setattr__(self, "checkpoint", expanded(self.checkpoint))
         if self.checkpoint is not None and self.random_weights is not None:
             raise InvalidValueError("give a checkpoint or a seed for random weights, not both")
+        if not self.name:
+            object.__setattr__(self, "name", self._named())
 
     @classmethod
     def of(cls, record: TeacherRecord, preprocessing: Preprocessing, **said: Any) -> TeacherSpec:
@@ -170,6 +177,14 @@ class TeacherSpec:
             "precision": record.precision,
         }
         return cls(**{"name": record.name, **recorded, **said})
+
+    def _named(self) -> str:
+        if self.checkpoint is None:
+            raise InvalidValueError("give --teacher NAME, or a --checkpoint that says which model its weights are of")
+        # A command line's help must not wait for torch.
+        from relabel.teacher.checkpoints import architecture_of
+
+        return architecture_of(self.checkpoint)
 
     @property
     def source(self) -> Source:

@@ -13,7 +13,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from relabel.errors import TeacherError
-from relabel.teacher.weights import read_checkpoint
+from relabel.teacher.checkpoints import read_checkpoint
 
 STATE = {"fc.weight": torch.arange(6.0).reshape(2, 3), "fc.bias": torch.ones(2)}
 

@@ -24,7 +24,7 @@ def _load(name, **spec):
         ("resnet-18", r"no model 'resnet-18'\. Did you mean .*resnet18"),
         ("ConvNext_Tiny2", r"no model 'ConvNext_Tiny2'\. Did you mean .*convnext_tiny"),
         ("qqqqqqqq", r"no model 'qqqqqqqq'\. A teacher is a timm model name, .* or package.module:function"),
-        ("", r"no model ''\. A teacher is"),
+        (" ", r"no model ' '\. A teacher is"),
         ("my_package.make", r"no model 'my_package.make'.* or package.module:function"),
         ("resnet18.a1_in1", r"no weights 'a1_in1' of resnet18\. Did you mean resnet18.a1_in1k"),
     ],

@@ -15,7 +15,8 @@ from torch import nn
 
 from relabel.errors import InvalidValueError, TeacherError
 from relabel.teacher import TeacherSpec, load_teacher
-from relabel.teacher.weights import digest_of, load_weights, randomise, read_checkpoint
+from relabel.teacher.checkpoints import read_checkpoint
+from relabel.teacher.weights import digest_of, load_weights, randomise
 
 NAME = "test_resnet"
 CLASSES = 7
@@ -55,6 +56,8 @@ WRAPPED = {
     "data parallel, then compiled": lambda w: _prefixed(w, "_orig_mod.module."),
     "lightning": lambda w: {"state_dict": _prefixed(w, "model.")},
     "torch's average": lambda w: {**_prefixed(w, "module."), "n_averaged": torch.tensor(9)},
+    "our own trainer's": lambda w: {"student": w, "average": None, "optimizer": {"state": {}}},
+    "our own trainer's average": lambda w: {"student": {n: t + 1 for n, t in w.items()}, "average": w},
     "with a trainer's arguments": lambda w: {"state_dict": w, "args": argparse.Namespace(lr=0.1, opt="sgd")},
     "of batch norms that did not count": _old_batch_norms,
     "in float16": lambda w: {name: t.half() if t.is_floating_point() else t for name, t in w.items()},

@@ -302,7 +302,7 @@ def test_what_only_the_user_knows_is_asked_for(tmp_path: Path) -> None:
         ("torchvision", "torchvision:../x"),
         ("other", "test_vit2"),
         ("timm", "test_vit\n"),
-        ("timm", ""),
+        ("timm", " "),
     ],
 )
 def test_a_name_that_is_no_librarys_own_must_be_said_again(source: str, name: str, tmp_path: Path) -> None:

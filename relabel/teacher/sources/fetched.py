@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import logging
+import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from torch import Tensor
 
+from relabel.errors import TeacherError
 from relabel.manifest import Preprocessing
+from relabel.teacher.checkpoints import Told
 from relabel.teacher.spec import TeacherSpec
+
+_log = logging.getLogger(__name__)
 
 _PLACE = re.compile(r"(.+)@([\w.]+)")
 
@@ -44,20 +50,48 @@ def split_place(name: str) -> tuple[str, str]:
     return (found[1], found[2]) if found else (name, "")
 
 
-def chosen(spec: TeacherSpec, own: Preprocessing) -> Preprocessing:
-    """A model's own preprocessing with what the spec asks for; an unsaid crop is the whole centred crop.
+def chosen(spec: TeacherSpec, own: Preprocessing, told: Told) -> Preprocessing:
+    """A model's own preprocessing, what its file of weights says of it, and over both what the spec asks for.
+
+    An unsaid crop is the whole centred crop. Image size and interpolation are a choice of whoever labels; mean and
+    deviation are a fact of the weights.
 
     Raises:
         InvalidValueError: a crop without fit "center", or values without meaning.
+        TeacherError: a mean or deviation other than the weights were trained with.
     """
+    _check_told(spec, told)
     return replace(
         own,
-        image_size_hw=spec.image_size_hw or own.image_size_hw,
-        mean=spec.mean or own.mean,
-        std=spec.std or own.std,
-        interpolation=spec.interpolation or own.interpolation,
+        image_size_hw=spec.image_size_hw or told.image_size_hw or own.image_size_hw,
+        mean=spec.mean or told.mean or own.mean,
+        std=spec.std or told.std or own.std,
+        interpolation=spec.interpolation or told.interpolation or own.interpolation,
         fit=spec.fit,
         crop=1.0 if spec.crop is None else spec.crop,
         decode=spec.decode,
         exif=spec.exif,
     )
+
+
+def _check_told(spec: TeacherSpec, told: Told) -> None:
+    for which, asked, trained in (("mean", spec.mean, told.mean), ("std", spec.std, told.std)):
+        if asked and trained and not all(map(_are_alike, asked, trained)):
+            raise TeacherError(
+                f"{spec.checkpoint} was trained with {which} {_numbers(trained)}, and {_numbers(asked)} is asked for: "
+                f"leave --{which} out. Where the file is wrong, save its state dict alone"
+            )
+    if spec.interpolation and told.interpolation and spec.interpolation != told.interpolation:
+        _log.warning(
+            "%s was trained with %s images, and gets %s ones, as --interpolation says",
+            *(spec.checkpoint, told.interpolation, spec.interpolation),
+        )
+
+
+def _are_alike(one: float, other: float) -> bool:
+    # A person types three digits of what a file has in full.
+    return math.isclose(one, other, abs_tol=1e-3)
+
+
+def _numbers(values: tuple[float, ...]) -> str:
+    return " ".join(f"{value:g}" for value in values)

@@ -14,6 +14,7 @@ from relabel.errors import TeacherError
 from relabel.manifest import Preprocessing
 from relabel.teacher import weights
 from relabel.teacher.blame import blaming
+from relabel.teacher.checkpoints import Told
 from relabel.teacher.sources.fetched import Fetched, chosen, split_place
 from relabel.teacher.spec import TeacherSpec
 
@@ -104,4 +105,4 @@ def _preprocessing(spec: TeacherSpec, model: object) -> Preprocessing:
         if len(mean) != 3 or len(std) != 3 or interpolation not in ("bilinear", "bicubic"):
             raise ValueError(f"mean {mean}, std {std}, interpolation {interpolation!r}")
         own = Preprocessing(image_size_hw=(int(height), int(width)), mean=mean, std=std, interpolation=interpolation)
-    return chosen(spec, own)
+    return chosen(spec, own, Told())

@@ -6,7 +6,7 @@ import difflib
 import logging
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -15,6 +15,7 @@ from relabel.errors import TeacherError
 from relabel.manifest import Preprocessing
 from relabel.teacher import weights
 from relabel.teacher.blame import blaming
+from relabel.teacher.checkpoints import Checkpoint, Told, read_checkpoint
 from relabel.teacher.classes import imagenet_classes
 from relabel.teacher.sources.fetched import Fetched, chosen
 from relabel.teacher.spec import TeacherSpec
@@ -30,14 +31,17 @@ def fetch(spec: TeacherSpec) -> Fetched:
             take.
     """
     _check_name(spec.name)
-    model, class_names = _model(spec)
+    checkpoint = None if spec.checkpoint is None else read_checkpoint(spec.checkpoint)
+    told = checkpoint.told if checkpoint else Told()
+    _check_architecture(spec, told)
+    model, class_names = _model(spec, checkpoint)
     if not getattr(model, "num_classes", 0):
         raise TeacherError(
             f"{spec.name} has no classifier, so it has nothing to say of classes; take a variant with one, or give "
             "--checkpoint FILE with weights that have one"
         )
     digest = weights.digest_of(model)
-    preprocessing, own_hw = _preprocessing(spec, model)
+    preprocessing, own_hw = _preprocessing(spec, model, told)
     way_out = f"Its own size is {own_hw[0]} x {own_hw[1]}; give another --image-size"
     size_hw = preprocessing.image_size_hw
     if size_hw != own_hw and hasattr(model, "set_input_size"):
@@ -74,50 +78,73 @@ def _check_name(name: str) -> None:
     )
 
 
-def _model(spec: TeacherSpec) -> tuple[Any, tuple[str, ...] | None]:
+def _check_architecture(spec: TeacherSpec, told: Told) -> None:
+    import timm
+
+    asked, trained = spec.name.partition(".")[0], told.architecture.partition(".")[0]
+    # Names that timm has given up stand for models of today, and those of other libraries for nothing that it knows.
+    if trained and ":" not in asked and asked != trained and trained in timm.list_models(trained):
+        raise TeacherError(
+            f"{spec.checkpoint} says that its weights are of {trained}, and --teacher is {asked}: leave --teacher out. "
+            "Where the file is wrong, save its state dict alone"
+        )
+
+
+def _model(spec: TeacherSpec, checkpoint: Checkpoint | None) -> tuple[Any, tuple[str, ...] | None]:
     """The model with its weights, and the names of its classes where they are known."""
     import timm
 
     def create(num_classes: int | None) -> Any:
         # timm leaves out what is None.
+        arguments = checkpoint.told.model_args if checkpoint else {}
         with blaming(f"timm cannot build {spec.name}", "Take another teacher"):
-            return timm.create_model(spec.name, num_classes=num_classes)
+            return timm.create_model(spec.name, num_classes=num_classes, **arguments)
 
     if spec.random_weights is not None:
         return weights.with_random_weights(create, spec.random_weights), None
-    if spec.checkpoint is not None:
-        return _with_checkpoint(spec, weights.read_checkpoint(spec.checkpoint), create)
+    if checkpoint is not None:
+        model: Any = create(None)
+        tensors = in_timms_names(model, checkpoint.tensors)
+        model = weights.with_classes_of(tensors, model, create)
+        load_at_sizes(model, tensors, spec.name, (checkpoint.told.image_size_hw, spec.image_size_hw))
+        return model, checkpoint.told.class_names
     with blaming(
         f"the pretrained weights of {spec.name} cannot be had",
         "Download them where there is a network and give --checkpoint FILE, or --random-weights SEED for a benchmark",
     ):
-        model: Any = timm.create_model(spec.name, pretrained=True)
+        model = timm.create_model(spec.name, pretrained=True)
     said = model.pretrained_cfg.get("label_names")
     if not isinstance(said, (list, tuple)):
         said = (imagenet_classes(model.num_classes) or {}).values()
     return model, tuple(map(str, said)) or None
 
 
-def _with_checkpoint(
-    spec: TeacherSpec, checkpoint: weights.Checkpoint, create: Callable[[int | None], Any]
-) -> tuple[Any, tuple[str, ...] | None]:
-    model = create(None)
-    tensors = _in_timms_names(model, checkpoint.tensors)
-    model = weights.with_classes_of(tensors, model, create)
-    try:
-        weights.load_weights(model, tensors, spec.name)
-    except TeacherError:
-        if spec.image_size_hw is None or not hasattr(model, "set_input_size"):
-            raise
-        # Weights of a model that was trained at the size asked for have position embeddings of that size.
-        height, width = spec.image_size_hw
-        with blaming(f"{spec.name} does not take images of {height} x {width} pixels", "Give another --image-size"):
-            model.set_input_size(img_size=spec.image_size_hw)
-        weights.load_weights(model, tensors, f"{spec.name} at {height} x {width}")
-    return model, checkpoint.class_names
+def load_at_sizes(
+    model: Any, tensors: dict[str, Tensor], name: str, sizes_hw: Sequence[tuple[int, int] | None]
+) -> None:
+    """Load weights into a timm model of its own size, or else of the first of some sizes (height, width) that fits.
+
+    Weights of a model that was trained at another size have position embeddings of that size.
+
+    Raises:
+        TeacherError: they fit at none; says what differs at the last.
+    """
+    what = name
+    for size_hw in (None, *dict.fromkeys(size for size in sizes_hw if size and hasattr(model, "set_input_size"))):
+        if size_hw is not None:
+            what = f"{name} at {size_hw[0]} x {size_hw[1]}"
+            with blaming(f"{name} does not take images of {what[len(name) + 4 :]} pixels", "Give another --image-size"):
+                model.set_input_size(img_size=size_hw)
+        try:
+            weights.load_weights(model, tensors, what)
+        except TeacherError as error:
+            refused = error
+        else:
+            return
+    raise refused
 
 
-def _in_timms_names(model: nn.Module, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def in_timms_names(model: nn.Module, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """A checkpoint in its authors' names as timm renames it; as it was, if timm does not, or has to make up numbers."""
     convert = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
     own = (name for name in model.state_dict() if not name.endswith("num_batches_tracked"))
@@ -134,7 +161,7 @@ def _in_timms_names(model: nn.Module, tensors: dict[str, Tensor]) -> dict[str, T
     return renamed if all(tensor.untyped_storage().data_ptr() in given for tensor in renamed.values()) else tensors
 
 
-def _preprocessing(spec: TeacherSpec, model: nn.Module) -> tuple[Preprocessing, tuple[int, int]]:
+def _preprocessing(spec: TeacherSpec, model: nn.Module, told: Told) -> tuple[Preprocessing, tuple[int, int]]:
     """The images that the model takes, and its own (height, width)."""
     import timm.data.config
 
@@ -150,4 +177,4 @@ def _preprocessing(spec: TeacherSpec, model: nn.Module) -> tuple[Preprocessing, 
         std=tuple(config["std"]),
         interpolation="bilinear" if config["interpolation"] == "bilinear" else "bicubic",
     )
-    return chosen(spec, own), (height, width)
+    return chosen(spec, own, told), (height, width)

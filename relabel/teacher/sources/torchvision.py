@@ -12,6 +12,7 @@ from relabel.errors import TeacherError
 from relabel.manifest import Preprocessing
 from relabel.teacher import weights
 from relabel.teacher.blame import blaming
+from relabel.teacher.checkpoints import Checkpoint, Told, read_checkpoint
 from relabel.teacher.sources.fetched import Fetched, chosen, split_place
 from relabel.teacher.spec import TeacherSpec
 
@@ -45,14 +46,15 @@ def fetch(spec: TeacherSpec) -> Fetched:
         std=tuple(transforms.std),
         interpolation="bilinear" if transforms.interpolation.value == "bilinear" else "bicubic",
     )
-    preprocessing = chosen(spec, own)
-    model, class_names = _model(spec, architecture, published, preprocessing)
+    checkpoint = None if spec.random_weights is not None else _checkpoint(spec, published)
+    preprocessing = chosen(spec, own, checkpoint.told if checkpoint else Told())
+    model = _model(spec, architecture, published, preprocessing, checkpoint)
     return Fetched(
         digest=weights.digest_of(model),
         model=_for_size(model, architecture, preprocessing.image_size_hw),
         preprocessing=preprocessing,
         place=place,
-        class_names=class_names,
+        class_names=checkpoint.told.class_names if checkpoint else None,
         is_imagenet=True,
         way_out=f"Its own size is {_size(published)} x {_size(published)}; give another --image-size",
     )
@@ -81,9 +83,9 @@ def _size(published: Any) -> int:
 
 
 def _model(
-    spec: TeacherSpec, architecture: str, published: Any, images: Preprocessing
-) -> tuple[nn.Module, tuple[str, ...] | None]:
-    """The model with its weights, for images of their own size, and the names of its classes where they are known."""
+    spec: TeacherSpec, architecture: str, published: Any, images: Preprocessing, checkpoint: Checkpoint | None
+) -> nn.Module:
+    """The model with its weights, the random ones of the spec's seed without a checkpoint, for images of their size."""
     options: dict[str, Any] = {}
     if architecture in ("googlenet", "inception_v3"):
         options = {"aux_logits": False, "transform_input": True, "init_weights": False}
@@ -93,17 +95,16 @@ def _model(
     def create(num_classes: int | None) -> nn.Module:
         return _create(architecture, options if num_classes is None else {**options, "num_classes": num_classes})
 
-    if spec.random_weights is not None:
+    if checkpoint is None:
         if architecture.startswith("vit"):
             options["image_size"] = _size(published)
-        return weights.with_random_weights(create, spec.random_weights), None
-    checkpoint = _checkpoint(spec, published)
+        return weights.with_random_weights(create, spec.random_weights or 0)
     if (embedding := checkpoint.tensors.get("encoder.pos_embedding")) is not None and embedding.ndim == 3:
         patch = int(architecture.rpartition("_")[2])
         options["image_size"] = patch * round((embedding.shape[1] - 1) ** 0.5)
     model = weights.with_classes_of(checkpoint.tensors, create(None), create)
     weights.load_weights(model, checkpoint.tensors, spec.name)
-    return model, checkpoint.class_names
+    return model
 
 
 def _create(architecture: str, options: dict[str, Any]) -> nn.Module:
@@ -113,10 +114,10 @@ def _create(architecture: str, options: dict[str, Any]) -> nn.Module:
         return models.get_model(architecture, weights=None, **options)  # type: ignore[no-any-return]
 
 
-def _checkpoint(spec: TeacherSpec, published: Any) -> weights.Checkpoint:
+def _checkpoint(spec: TeacherSpec, published: Any) -> Checkpoint:
     """A file's or the published tensors by the names that torchvision now gives them."""
     if spec.checkpoint is not None:
-        found = weights.read_checkpoint(spec.checkpoint)
+        found = read_checkpoint(spec.checkpoint)
     else:
         with blaming(
             f"the pretrained weights of {spec.name} cannot be had",
@@ -124,12 +125,12 @@ def _checkpoint(spec: TeacherSpec, published: Any) -> weights.Checkpoint:
             "SEED for a benchmark",
         ):
             tensors = published.get_state_dict(progress=True, check_hash=True, weights_only=True)
-        found = weights.Checkpoint(tensors, tuple(published.meta["categories"]))
+        found = Checkpoint(tensors, Told(class_names=tuple(published.meta["categories"])))
     tensors = found.tensors
     for pattern, now in _RENAMED:
         tensors = {pattern.sub(now, own): tensor for own, tensor in tensors.items()}
     tensors = {own: tensor for own, tensor in tensors.items() if not _AUXILIARY.match(own)}
-    return weights.Checkpoint(tensors, found.class_names)
+    return Checkpoint(tensors, found.told)
 
 
 def _for_size(model: Any, architecture: str, size_hw: tuple[int, int]) -> nn.Module:

@@ -16,6 +16,7 @@ from relabel.manifest import Preprocessing
 from relabel.paths import expanded
 from relabel.teacher import weights
 from relabel.teacher.blame import blaming
+from relabel.teacher.checkpoints import Checkpoint, Told, read_checkpoint
 from relabel.teacher.sources.fetched import Fetched, chosen, split_place
 from relabel.teacher.spec import TeacherSpec
 
@@ -44,8 +45,9 @@ def fetch(spec: TeacherSpec) -> Fetched:
         "preprocessor_config.json and model.safetensors",
     ):
         config = transformers.AutoConfig.from_pretrained(name, trust_remote_code=False)
+    checkpoint = None if spec.checkpoint is None else read_checkpoint(spec.checkpoint)
     own, is_bgr = _own_preprocessing(transformers, spec, name, config)
-    model, class_names = _model(transformers.AutoModelForImageClassification, spec, name, config)
+    model, class_names = _model(transformers.AutoModelForImageClassification, spec, name, config, checkpoint)
     if model.main_input_name != "pixel_values":
         raise TeacherError(
             f"{spec.name} takes {model.main_input_name}, not images alone, so it cannot be a teacher. Take another"
@@ -53,7 +55,7 @@ def fetch(spec: TeacherSpec) -> Fetched:
     return Fetched(
         digest=weights.digest_of(model),
         model=_plain(model, is_bgr),
-        preprocessing=chosen(spec, own),
+        preprocessing=chosen(spec, own, checkpoint.told if checkpoint else Told()),
         place=place,
         class_names=class_names,
         way_out=f"Its own size is {own.image_size_hw[0]} x {own.image_size_hw[1]}; give another --image-size",
@@ -70,7 +72,9 @@ def _transformers() -> Any:
         ) from error
 
 
-def _model(auto: Any, spec: TeacherSpec, name: str, config: Any) -> tuple[Any, tuple[str, ...] | None]:
+def _model(
+    auto: Any, spec: TeacherSpec, name: str, config: Any, checkpoint: Checkpoint | None
+) -> tuple[Any, tuple[str, ...] | None]:
     """The model with its weights in float32, and the names of its classes where they are known."""
 
     def create(num_classes: int | None) -> Any:
@@ -81,11 +85,10 @@ def _model(auto: Any, spec: TeacherSpec, name: str, config: Any) -> tuple[Any, t
 
     if spec.random_weights is not None:
         return weights.with_random_weights(create, spec.random_weights), None
-    if spec.checkpoint is not None:
-        checkpoint = weights.read_checkpoint(spec.checkpoint)
+    if checkpoint is not None:
         model = weights.with_classes_of(checkpoint.tensors, create(None), create)
         weights.load_weights(model, checkpoint.tensors, spec.name)
-        return model, checkpoint.class_names
+        return model, checkpoint.told.class_names
     with blaming(
         f"the pretrained weights of {spec.name} cannot be had",
         "Download the model where there is a network and give its folder, or --random-weights SEED for a benchmark",
