@@ -76,6 +76,7 @@ replaced: $(STAMP) ## Stores replaced, labelled again and deleted under their re
 
 views: $(STAMP) ## 500 draws of every pipeline that is followed: what is told is what its colours show
 	OMP_NUM_THREADS=1 $(BIN)/python -m bench.views --draws 500
+	OMP_NUM_THREADS=1 $(BIN)/python -m bench.whole_pixels --draws 500
 
 lies: $(STAMP) ## 60 pipelines that lie, or look as if: each is proved right, refused, or named as out of reach
 	OMP_NUM_THREADS=1 $(BIN)/python -m bench.lies

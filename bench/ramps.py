@@ -36,32 +36,50 @@ class Scene:
         photos: the folder.
         keys: of photograph 0, 1, ...
         maps: the store.
+        sizes_hw: of each photograph, in pixels.
     """
 
     photos: Path
     keys: tuple[str, ...]
     maps: relabel.LabelMaps
+    sizes_hw: tuple[tuple[int, int], ...] = SIZES_HW
 
     @classmethod
-    def made(cls, folder: Path) -> Scene:
+    def made(cls, folder: Path, sizes_hw: tuple[tuple[int, int], ...] = SIZES_HW) -> Scene:
         """Eight photographs of different shapes."""
-        keys = tuple(f"{'ab'[number % 2]}/{number}.png" for number in range(len(SIZES_HW)))
+        keys = tuple(f"{'ab'[number % 2]}/{number}.png" for number in range(len(sizes_hw)))
         for number, key in enumerate(keys):
             path = folder / "photos" / key
             path.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(_photograph(number)).save(path)
+            Image.fromarray(_photograph(number, sizes_hw[number])).save(path)
         logits = torch.randn(len(keys), 12, 7, 7, generator=torch.Generator().manual_seed(0)) * 3
         maps = relabel.ScoreMap.from_logits(logits, planes=8, profile=3)
         relabel.write(folder / "store", keys, maps, images=str(folder / "photos"))
-        return cls(folder / "photos", keys, relabel.open(folder / "store"))
+        return cls(folder / "photos", keys, relabel.open(folder / "store"), sizes_hw)
+
+    def nearest(self, shown: Seen) -> relabel.View:
+        """The view that is shown; of a small photograph's crop the one of whole pixels that is nearest."""
+        view = relabel.View.affine(shown.matrix)
+        height, width = self.sizes_hw[shown.number]
+        if max(height, width) > _SMALL:
+            return view
+        (u, _, x), (_, v, y) = shown.matrix
+        (left, right), (top, bottom) = sorted((x, x + u)), sorted((y, y + v))
+        edges = round(left * width) / width, round(top * height) / height
+        far = round(right * width) / width, round(bottom * height) / height
+        return relabel.View(relabel.Box(*edges, *far), flip=u < 0, flip_vertical=v < 0)
 
     def number_of(self, row: int) -> int:
         """Which photograph a row is of."""
         return self.maps.rows(self.keys).tolist().index(row)
 
 
-def _photograph(number: int) -> NDArray[np.uint8]:
-    height, width = SIZES_HW[number]
+_SMALL = 64
+"""The longest side of a photograph whose pixels are told apart by what colours say of places."""
+
+
+def _photograph(number: int, size_hw: tuple[int, int]) -> NDArray[np.uint8]:
+    height, width = size_hw
     pixels = np.empty((height, width, 3))
     pixels[..., 0] = (np.arange(width) + 0.5) / width * 255
     pixels[..., 1] = (np.arange(height)[:, None] + 0.5) / height * 255
@@ -159,7 +177,7 @@ def judged(scene: Scene, images: Any, tickets: Any, mean: float = 0.0, std: floa
         row = read.rows[number : number + 1]
         matrix = _matrix(told)
         apart = np.abs((np.array(shown.matrix) - np.array(matrix)) @ shown.corners.T)
-        at_seen = relabel.Views.of([relabel.View.affine(shown.matrix)])
+        at_seen = relabel.Views.of([scene.nearest(shown)])
         at_told = scene.maps[row].pool(told)
         is_turned = told.matrices is not None and not bool(told.matrices.isnan().any())
         is_other = scene.number_of(int(row)) != shown.number

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 import relabel
-from bench import lies, views
+from bench import lies, views, whole_pixels
 from bench.ramps import Scene, judged
 from relabel.geometry.views import View
 from relabel.loader import checking
@@ -25,6 +26,13 @@ def test_views_are_those_that_the_colours_show(scene: Scene) -> None:
         tally = views.run(scene, name, 16, 0)
         assert tally.is_good, views.table({name: tally})
         assert (tally.draws, tally.untold) == (16, 0)
+
+
+def test_labels_are_those_of_the_pixels_that_are_shown(tmp_path: Path) -> None:
+    small = Scene.made(tmp_path, whole_pixels.SIZES_HW)
+    tally = views.run(small, "torchvision v2 on tensors", 16, 0)
+    assert (tally.draws, tally.untold) == (16, 0)
+    assert tally.seen_label <= whole_pixels.LABEL
 
 
 def test_the_colours_know_a_view_that_is_not_so(scene: Scene) -> None:
