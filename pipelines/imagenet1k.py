@@ -57,12 +57,12 @@ TEACHERS = {
     ),
     "nfnet-f6": Teacher(
         name="dm_nfnet_f6.dm_in1k",
-        options=("--image-size", "576"),
+        options=("--image-size", "576", "--grid", "teacher"),
         note="Token Labeling's own, 18 x 18 cells; it has seen ImageNet alone",
     ),
     "eva02": Teacher(
         name="eva02_large_patch14_448.mim_m38m_ft_in22k_in1k",
-        options=("--grid", "16"),
+        options=(),
         note="a later and stronger one, for better labels than the papers had",
     ),
 }

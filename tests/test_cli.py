@@ -339,6 +339,7 @@ def test_columns_of_numbers_are_aligned_to_the_right() -> None:
         (["--planes", "5", "--image-size", "3", "4", "--profile", "7", "photos", "store"], "image_size_hw", ((3, 4),)),
         (["photos", "store", "--grid", "7", "9", "--mean", "0.5", "0.5", "0.4"], "grid_hw", (7, 9)),
         (["photos", "store", "--grid", "7"], "grid_hw", (7, 7)),
+        (["--grid", "teacher", "photos", "store"], "grid_hw", "teacher"),
         (["--image-size", "320", "--", "photos", "store"], "image_size_hw", ((320, 320),)),
         (["--scales", "1.0", "1.25", "2", "photos", "store"], "scales", (1.0, 1.25, 2.0)),
         (["--mean", "0.5", "0.4", ".3", "--std=1,1,1", "photos", "store"], "mean", (0.5, 0.4, 0.3)),

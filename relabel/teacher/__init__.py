@@ -7,6 +7,7 @@ from relabel.lazily import lazily
 if TYPE_CHECKING:
     from relabel.teacher.ensemble import Ensemble as Ensemble
     from relabel.teacher.ensemble import averaged as averaged
+    from relabel.teacher.ensemble import kept_grid as kept_grid
     from relabel.teacher.ensemble import load_ensemble as load_ensemble
     from relabel.teacher.load import load_teacher as load_teacher
     from relabel.teacher.spec import EnsembleSpec as EnsembleSpec

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -19,6 +20,8 @@ from relabel.teacher.teacher import Teacher
 
 _STRIDES = (32, 16, 14, 8, 64, 4, 28)
 """Pixels of a cell, as most networks have them."""
+_MOST_CELLS = 16
+"""On a side: an image's bytes grow with the area, and labels of crops gain next to nothing from finer maps."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,8 +51,8 @@ class Ensemble:
 
     @classmethod
     def of(cls, teacher: Teacher) -> Ensemble:
-        """One teacher alone, on its own grid."""
-        return cls(members=(teacher,), grid=teacher.grid)
+        """One teacher alone, on the grid that is kept where nothing is said."""
+        return cls(members=(teacher,), grid=kept_grid("auto", teacher.grid))
 
     @property
     def passes(self) -> int:
@@ -104,6 +107,22 @@ class Ensemble:
         return torch.matmul(torch.matmul(rows, logits.log_softmax(1)), cols.T)
 
 
+def kept_grid(wanted: tuple[int, int] | Literal["auto", "teacher"], own: Grid) -> Grid:
+    """The grid of a store's maps: (height, width), or the teacher's own, with "auto" at most 16 cells on a side.
+
+    >>> print(kept_grid("auto", Grid(14, 14)), kept_grid("auto", Grid(18, 27)), kept_grid("teacher", Grid(18, 27)))
+    14x14 11x16 18x27
+    """
+    if not isinstance(wanted, str):
+        return Grid(*wanted)
+    share = _MOST_CELLS / max(own.size_hw)
+    if wanted == "teacher" or share >= 1:
+        return own
+    # Not by whole divisors: a teacher of 18 cells a side would be kept on fewer than one of 16.
+    height, width = (max(1, math.floor(side * share + 0.5)) for side in own.size_hw)
+    return Grid(height, width)
+
+
 def averaged(answers: Iterable[Tensor], mean: Mean) -> Tensor:
     """The log-probabilities (B, C, ...) of one or more answers' average, of logits (B, C, ...) each.
 
@@ -132,7 +151,7 @@ def load_ensemble(spec: EnsembleSpec) -> Ensemble:
         TeacherError: one cannot be loaded or proved, or they do not answer the same classes.
     """
     members = tuple(member for teacher in spec.teachers for member in _at_scales(teacher, spec.scales))
-    grid = Grid(*spec.grid_hw) if spec.grid_hw else members[0].grid
+    grid = kept_grid(spec.grid_hw, members[0].grid)
     return Ensemble(members=members, grid=grid, flip_average=spec.flip, mean=spec.mean)
 
 

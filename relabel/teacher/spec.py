@@ -215,8 +215,8 @@ def _short(name: str) -> str:
 class EnsembleSpec:
     """Which teachers label together, one or more, and how maps better than one forward pass's are made.
 
-    `grid_hw` is (height, width) in cells. `mean` says what is averaged: log-probabilities, as pooling averages them; of
-    probabilities are stores of earlier versions only, which is for running their teachers again.
+    `grid_hw` is (height, width) in cells, or a word for `kept_grid`. `mean` says what is averaged: log-probabilities,
+    as pooling averages them; probabilities only where the teachers of an older store are run again.
     """
 
     teachers: tuple[TeacherSpec, ...]
@@ -235,11 +235,15 @@ class EnsembleSpec:
         False
     )
     grid_hw: Annotated[
-        tuple[int, int] | None,
+        tuple[int, int] | Literal["auto", "teacher"],
         Option(
-            "Cells of the map, averaged or resampled.", "map", least=1, unset="the first teacher's", metavar="H [W]"
+            "Cells of the map, averaged or resampled: of the first teacher's grid at most 16 x 16, or all of it, for "
+            "token labels; or so many.",
+            "map",
+            least=1,
+            metavar="auto|teacher|H [W]",
         ),
-    ] = None
+    ] = "auto"
 
     mean: Mean = "log-probability"
 

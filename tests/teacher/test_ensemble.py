@@ -11,7 +11,7 @@ import torch
 
 from relabel.errors import InvalidValueError, TeacherError
 from relabel.geometry import Grid
-from relabel.teacher import Ensemble, EnsembleSpec, TeacherSpec, averaged, load_ensemble
+from relabel.teacher import Ensemble, EnsembleSpec, TeacherSpec, averaged, kept_grid, load_ensemble
 
 PIXELS = torch.randint(0, 256, (3, 3, 160, 160), dtype=torch.uint8, generator=torch.Generator().manual_seed(7))
 
@@ -47,6 +47,26 @@ def test_a_coarser_grid_averages_log_probabilities_and_leaves_their_mean(taught)
     assert found.shape == (3, 1000, 5, 2)
     torch.testing.assert_close(found.mean((2, 3)), expected.mean((2, 3)))
     torch.testing.assert_close(found[:, :, 1, 1], expected[:, :, 2:4, 5:].mean((2, 3)))
+
+
+@pytest.mark.parametrize(
+    ("own", "kept"),
+    [((15, 16), (15, 16)), ((32, 32), (16, 16)), ((18, 18), (16, 16)), ((20, 30), (11, 16)), ((1, 64), (1, 16))],
+)
+def test_a_grid_is_kept_up_to_16_cells_a_side_in_its_shape_unless_all_of_it_is_asked_for(own, kept):
+    assert kept_grid("auto", Grid(*own)) == Grid(*kept)
+    assert kept_grid("teacher", Grid(*own)) == Grid(*own)
+    assert kept_grid((40, 3), Grid(*own)) == Grid(40, 3)
+
+
+def test_a_finer_map_is_averaged_over_cells_as_logs_where_nothing_is_said(taught):
+    logits = 9 * torch.randn(2, 6, 32, 24)
+    teacher = replace(
+        taught("test_resnet"), forward=lambda _: logits, num_classes=6, grid=Grid(32, 24), class_names=None
+    )
+    found = Ensemble.of(teacher)([PIXELS[:2]])
+    cells = logits.log_softmax(1).reshape(2, 6, 16, 2, 12, 2).mean((3, 5))
+    torch.testing.assert_close(found, cells)
 
 
 def _sharp(teacher):
