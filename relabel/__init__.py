@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from relabel.mixing import CutMix as CutMix
     from relabel.mixing import MixToken as MixToken
     from relabel.mixing import Mixup as Mixup
+    from relabel.reading import Reading as Reading
     from relabel.score_map import ScoreMap as ScoreMap
     from relabel.teacher import EnsembleSpec as EnsembleSpec
     from relabel.teacher import TeacherSpec as TeacherSpec

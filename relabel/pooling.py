@@ -2,7 +2,8 @@
 
 Two spaces. "logit", what ReLabel (arXiv 2101.05022) and Token Labeling (arXiv 2104.10858) describe: log-probabilities
 are pooled, and the softmax comes after. "probability": probabilities are pooled. In either, a temperature T raises the
-label to the power 1 / T: in the first that is to divide what goes into the softmax by T.
+label to the power 1 / T: in the first that is to divide what goes into the softmax by T. A reading is of the first: it
+weighs what goes into the softmax, and adds the scores of the whole map.
 """
 
 from __future__ import annotations
@@ -36,6 +37,14 @@ class WholeMaps:
     offsets: Tensor
     num_classes: int
     unit: float = 1.0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ReadWeights:
+    """What the pooled scores of each crop count in its label, and those of its whole map: (B,), as labels are."""
+
+    pooled: Tensor
+    whole: Tensor
 
 
 def pool_maps(maps: Tensor, weights: CellWeights) -> Tensor:
@@ -80,7 +89,9 @@ def pool_views(maps: Sequence[Tensor], weights: Weights) -> list[Tensor]:
     return pooled
 
 
-def soft_labels(maps: WholeMaps, weights: Weights, *, space: Space, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
+def soft_labels(
+    maps: WholeMaps, weights: Weights, *, space: Space, temperature: float = 1.0, read: ReadWeights | None = None
+) -> tuple[Tensor, Tensor]:
     """The labels of one box an image: (B, K + M, h, w) of the stored classes, (B, h, w) of each other class.
 
     Args:
@@ -88,6 +99,7 @@ def soft_labels(maps: WholeMaps, weights: Weights, *, space: Space, temperature:
         weights: from `geometry.cells` or `geometry.affine`, on the device of the maps.
         space: what is pooled.
         temperature: T above 0; the labels are those of T = 1 to the power 1 / T, renormalised.
+        read: of a reading, in logit space; None leaves pooled scores as they are.
     """
     if not 0 < temperature < math.inf:
         raise InvalidValueError(f"temperature must be above 0 and finite, 1 for the label as it is; got {temperature}")
@@ -96,11 +108,21 @@ def soft_labels(maps: WholeMaps, weights: Weights, *, space: Space, temperature:
     if space == "logit" and temperature != 1:
         # Before the softmax, where classes of next to no probability are not zero yet.
         maps = replace(maps, unit=maps.unit / temperature, offsets=maps.offsets / temperature)
+    if read is not None:
+        if space != "logit":
+            raise InvalidValueError(
+                "a reading weighs log-probabilities, so it knows logit space only: leave space= out, or take the "
+                f"reading off, with relabel.open(store, reading=None); got space={space!r}"
+            )
+        # Weights of a crop and of the whole map sum to 1 each over the cells, so that both have a class's whole offset.
+        maps = replace(maps, offsets=maps.offsets * (read.pooled + read.whole)[:, None])
     others = maps.num_classes - maps.planes.shape[1] - maps.offsets.shape[1] + 1
     # The remaining classes share one offset, so they enter each sum once, with their number as a factor.
     counted = maps.offsets.clone()
     counted[:, -1] += math.log(others) if others else -math.inf
-    labels, other = _SPACES[space](maps, counted, weights)
+    labels, other = (
+        _SPACES[space](maps, counted, weights) if read is None else _pool_logits(maps, counted, weights, read)
+    )
     other = other / max(others, 1)
     if space == "probability" and temperature != 1:
         return _tempered(labels, other, others, temperature)
@@ -116,24 +138,37 @@ def _tempered(labels: Tensor, other: Tensor, others: int, temperature: float) ->
     return labels / total.unsqueeze(1), other / total
 
 
-def _pool_logits(maps: WholeMaps, counted: Tensor, weights: Weights) -> tuple[Tensor, Tensor]:
+def _pool_logits(
+    maps: WholeMaps, counted: Tensor, weights: Weights, read: ReadWeights | None = None
+) -> tuple[Tensor, Tensor]:
     """(B, K + M, h, w) of the stored classes and (B, h, w) of all remaining ones together."""
     # Pooling is linear, so that codes need their unit only afterwards, when they are few. All other classes have one
     # pooled score, `rest`, and fixed offsets.
     rest = maps.rest.unsqueeze(1)
     if weights.covered.shape[1:] == (1, 1):
         # Few operations, for a label alone costs as much as their number.
-        [pooled] = pool_views([torch.cat([maps.planes, rest], dim=1)], weights)
+        scores = torch.cat([maps.planes, rest], dim=1)
+        [pooled] = pool_views([scores], weights)
+        if read is not None:
+            pooled = _read(pooled, scores, read)
         planes, rest = (pooled.flatten(1) * maps.unit).split([maps.planes.shape[1], 1], dim=1)
         # torch adds one by one along a dimension that is not the last: 1,000 planes of little weight are 3e-5 wrong.
         labels = torch.cat([planes, rest + counted], dim=1).softmax(dim=1)[:, :, None, None]
         return labels[:, :-1], labels[:, -1]
-    planes, rest = pool_views([maps.planes, rest], weights)
-    planes, rest = planes * maps.unit, rest * maps.unit
+    planes, tail = pool_views([maps.planes, rest], weights)
+    if read is not None:
+        planes, tail = _read(planes, maps.planes, read), _read(tail, rest, read)
+    planes, rest = planes * maps.unit, tail * maps.unit
     # The mass of the others is one more entry of each softmax, and shared afterwards.
     rest += counted.logsumexp(dim=1)[:, None, None, None]
     labels = torch.cat([planes, rest], dim=1).softmax(dim=1)
     return _shared(labels[:, :-1], labels[:, -1:], counted)
+
+
+def _read(pooled: Tensor, scores: Tensor, read: ReadWeights) -> Tensor:
+    """Pooled scores (B, P, h, w) and those of the whole maps (B, P, H, W), each weighed, together."""
+    whole = scores.mean((2, 3), keepdim=True, dtype=pooled.dtype)
+    return pooled * read.pooled[:, None, None, None] + whole * read.whole[:, None, None, None]
 
 
 def _shared(planes: Tensor, tail: Tensor, counted: Tensor) -> tuple[Tensor, Tensor]:

@@ -7,6 +7,7 @@ is of one image and one box; there is no batch axis.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -252,6 +253,18 @@ def label(
     if space == "probability":
         return covered_roi_align(expand_probabilities(stored), cells, size_hw)
     return softmax(covered_roi_align(expand(stored), cells, size_hw))
+
+
+def read_label(
+    dense: ArrayLike, box_xyxy: Sequence[float], numbers: Sequence[float], size_hw: tuple[int, int] = (1, 1)
+) -> Array:
+    """(C, h, w) of dense scores (C, H, W): softmax((a + b log area) pooled + (c + d log area) whole)."""
+    scores = np.asarray(dense, np.float64)
+    a, b, c, d = numbers
+    x0, y0, x1, y1 = box_xyxy
+    log_area = np.log(min(max((x1 - x0) * (y1 - y0), 0.08), 1.0))
+    pooled = covered_roi_align(scores, box_in_cells(box_xyxy, scores.shape[1:]), size_hw)
+    return softmax((a + b * log_area) * pooled + (c + d * log_area) * scores.mean((1, 2))[:, None, None])
 
 
 def full_label(logits: ArrayLike, box_xyxy: ArrayLike, size_hw: tuple[int, int] = (1, 1)) -> Array:

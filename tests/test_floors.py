@@ -20,7 +20,7 @@ _TOP = "cli"  # the one room that may look at the roof: it prints the version
 
 FLOORS = {
     **dict.fromkeys(("ambient", "cores", "errors", "lazily", "paths"), 0),
-    **dict.fromkeys(("findings", "geometry", "labels", "naming", "options", "plan", "progress"), 1),
+    **dict.fromkeys(("findings", "geometry", "labels", "naming", "options", "plan", "progress", "reading"), 1),
     **dict.fromkeys(("manifest", "pooling", "tickets"), 2),
     "score_map": 3,
     **dict.fromkeys(("images", "teacher", "store", "tracking", "mixing", "losses", "published"), 4),

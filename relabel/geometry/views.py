@@ -175,6 +175,15 @@ class Views:
         """(n, 2, 3) float64, of the n views that are no boxes."""
         return torch.empty(0, 2, 3, dtype=torch.float64) if self.matrices is None else self.matrices[self.is_affine]
 
+    def areas(self) -> Tensor:
+        """(B,) of what each view shows, as fractions of its image's; floating."""
+        x0, y0, x1, y1 = self.boxes.unbind(1)
+        boxes = (x1 - x0) * (y1 - y0)
+        if self.matrices is None:
+            return boxes
+        (a, b, _), (d, e, _) = (row.unbind(1) for row in self.matrices.unbind(1))
+        return torch.where(self.is_affine, (a * e - b * d).abs().to(boxes), boxes)
+
     def __getitem__(self, index: slice | Tensor) -> Views:
         """The views of some of the images: a slice, ids (n,) or a mask (B,)."""
         return Views(

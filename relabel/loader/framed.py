@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self
 
 import numpy as np
 import torch
@@ -17,9 +17,11 @@ from relabel.geometry import Grid
 from relabel.geometry.frames import is_transposing, undoing
 from relabel.loader.facts import RowFacts
 from relabel.manifest import Frame, Manifest
+from relabel.reading import Reading
 from relabel.score_map import ScoreMap
 from relabel.score_map.turning import refuse_turned_grid
 from relabel.store import StoreReader
+from relabel.store.readings import stored_reading
 
 Rows = Tensor | NDArray[np.int64] | Sequence[int]
 
@@ -27,8 +29,20 @@ Rows = Tensor | NDArray[np.int64] | Sequence[int]
 class FramedMaps:
     """See `LabelMaps`, which also finds rows."""
 
-    def __init__(self, path: str | Path, *, partial: bool = False, digest: str | None = None) -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        partial: bool = False,
+        digest: str | None = None,
+        reading: Reading | Literal["stored"] | None = "stored",
+    ) -> None:
         self._reader = StoreReader(path, partial=partial, digest=digest)
+        self._reading = stored_reading(self._reader) if reading == "stored" else reading
+        if self._reading is not None and not isinstance(self._reading, Reading):
+            raise InvalidValueError(
+                f"reading must be a relabel.Reading, None for labels as they are, or 'stored'; got {reading!r}"
+            )
         self._facts = RowFacts(self._reader)
         self._frame = self.manifest.frame
         self._other: Self | None = None
@@ -61,6 +75,11 @@ class FramedMaps:
     def grid(self) -> Grid:
         """The size of a map in cells."""
         return Grid(*self.manifest.scores.grid_hw)
+
+    @property
+    def reading(self) -> Reading | None:
+        """How labels are read; None is as they are."""
+        return self._reading
 
     @property
     def frame(self) -> Frame:
@@ -107,7 +126,7 @@ class FramedMaps:
         if isinstance(rows, slice):
             rows = np.arange(*rows.indices(self._reader.num_shards * self._reader.rows_per_shard))
         numbers = self._numbers(rows)
-        maps = self._reader.read(numbers).maps(self.manifest.scores)
+        maps = self._reader.read(numbers).maps(self.manifest.scores, self._reading)
         turns = self.turns(numbers)
         return maps if turns is None else maps.turned(turns)
 

@@ -17,6 +17,7 @@ from relabel.geometry.cells import checked_boxes
 from relabel.geometry.views import Views
 from relabel.labels import SparseLabels
 from relabel.loader.framed import FramedMaps, Rows
+from relabel.reading import Reading
 from relabel.score_map import How, ScoreMap, Size
 from relabel.tickets import STORE_BITS, Tickets, device_of, store_name
 
@@ -33,10 +34,12 @@ class LabelMaps(FramedMaps):
         path: the store's folder, or a URL that fsspec opens.
         partial: whether to open a store whose shards are not all published; the others' images have no label.
         digest: the store's, as ``relabel inspect STORE --digest`` prints it: any other store is refused.
+        reading: how pooled scores become labels: "stored" is as the store's reading.json says, where there is one;
+            None is as they are.
 
     Raises:
         StoreError: not a store, or not finished, or another than that of `digest`.
-        DamagedStoreError: a file is missing or was changed.
+        DamagedStoreError: a file is missing or was changed, or reading.json is of another store.
     """
 
     def __repr__(self) -> str:
@@ -181,6 +184,12 @@ class LabelMaps(FramedMaps):
         return maps.to(device, non_blocking=True), read.views
 
 
-def open(path: str | Path, *, partial: bool = False, digest: str | None = None) -> LabelMaps:
+def open(
+    path: str | Path,
+    *,
+    partial: bool = False,
+    digest: str | None = None,
+    reading: Reading | Literal["stored"] | None = "stored",
+) -> LabelMaps:
     """Open a store, to ask for labels; see `LabelMaps`."""
-    return LabelMaps(path, partial=partial, digest=digest)
+    return LabelMaps(path, partial=partial, digest=digest, reading=reading)

@@ -25,7 +25,7 @@ from relabel.score_map.coding import decode_maps, encode_offsets, encode_scores,
 from relabel.score_map.filling import Fill, whole_maps
 from relabel.score_map.tensors import MapTensors
 from relabel.score_map.turning import turned_maps
-from relabel.score_map.weighing import Crops, Uncovered, crop_weights
+from relabel.score_map.weighing import Crops, Uncovered, crop_weights, read_weights
 
 
 class How(TypedDict, total=False):
@@ -62,6 +62,7 @@ class ScoreMap(MapTensors):
             (B, 4) xyxy, one each. It stays on the CPU, where boxes become weights without waiting for a device.
         holes: whether a plane may miss cells, as maps made from per-cell top-k files do.
         step: nats per code of `planes` and `rest`, 1/16 to 1; means nothing for floating ones.
+        reading: how pooled scores become labels; None is as they are.
 
     Raises:
         InvalidValueError: shapes or dtypes disagree, or no such step; or, looked at on the CPU only, a class lies
@@ -246,7 +247,8 @@ class ScoreMap(MapTensors):
             )
         crops = Crops(boxes_xyxy, flip, flip_vertical)
         weights = crop_weights(self, crops, size, uncovered, one_cell=fill == "zero")
-        stored, other = soft_labels(whole_maps(self, fill), weights, space=space, temperature=temperature)
+        read = read_weights(self, crops, size)
+        stored, other = soft_labels(whole_maps(self, fill), weights, space=space, temperature=temperature, read=read)
         covered = weights.covered
         if size is None:
             stored, other, covered = stored[:, :, 0, 0], other[:, 0, 0], covered[:, 0, 0]

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from relabel.geometry import WHOLE, Footprint, Grid
 from relabel.manifest import STEP
+from relabel.reading import Reading
 
 _HAIR = 1e-6
 """Of a side: how far float32 may have rounded the edge of a letterbox."""
@@ -26,6 +27,7 @@ class MapTensors:
     footprint: Footprint | Tensor = field(default=WHOLE, kw_only=True)
     holes: bool = field(default=False, kw_only=True)
     step: float = field(default=STEP, kw_only=True)
+    reading: Reading | None = field(default=None, kw_only=True)
 
     def __len__(self) -> int:
         return self.planes.shape[0]

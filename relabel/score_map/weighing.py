@@ -21,7 +21,7 @@ from relabel.geometry.cells import (
     roi_weights,
 )
 from relabel.geometry.views import Views
-from relabel.pooling import Weights
+from relabel.pooling import ReadWeights, Weights
 from relabel.score_map.checks import Size, bins_hw, check_flip
 from relabel.score_map.tensors import MapTensors
 
@@ -76,6 +76,19 @@ def crop_weights(
         in_cells = at_least_one_cell(in_cells)
     weights = roi_weights(in_cells, maps.grid, size_hw, clamp_uncovered=clamped)
     return mirrored(_there(weights, maps), *flips)
+
+
+def read_weights(maps: MapTensors, crops: Crops, size: Size | None) -> ReadWeights | None:
+    """What the maps' reading makes of B crops; None where labels are as they are."""
+    reading = maps.reading
+    if reading is not None and size is not None:
+        reading = reading.tokens
+    if reading is None or reading.is_identity:
+        return None
+    given = crops.boxes_xyxy
+    areas = (given if isinstance(given, Views) else Views.of_boxes(given)).areas()
+    there = (each.to(maps.planes.device, maps.label_dtype, non_blocking=True) for each in reading.weights(areas))
+    return ReadWeights(*there)
 
 
 def _check_views(crops: Crops, views: Views, size: Size | None) -> None:

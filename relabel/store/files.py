@@ -202,14 +202,14 @@ class _RemoteFiles:
             if first is None:
                 path.unlink(missing_ok=True)
                 return
-            with _draft(path) as draft:
+            with drafted(path) as draft:
                 draft.write_bytes(first)
 
     def _copy(self, name: str, path: Path, system: Any, root: str) -> None:
         with _alone(path):
             if path.exists():
                 return
-            with _draft(path) as draft:
+            with drafted(path) as draft:
                 system.get_file(f"{root}/{name}", str(draft))
                 expected, copied = system.size(f"{root}/{name}"), draft.stat().st_size
                 if expected is not None and expected != copied:
@@ -238,7 +238,7 @@ def _alone(path: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _draft(path: Path) -> Iterator[Path]:
+def drafted(path: Path) -> Iterator[Path]:
     """A file to fill, which then gets its name: none ever sees half of it."""
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".tmp")
     os.close(descriptor)

@@ -14,6 +14,7 @@ from torch import Tensor
 from relabel.errors import InvalidValueError
 from relabel.geometry import WHOLE, Footprint
 from relabel.manifest import ScoreRecord
+from relabel.reading import Reading
 from relabel.score_map import ScoreMap, encode_offsets
 from relabel.store.layout import class_dtype
 
@@ -65,8 +66,8 @@ class RowBatch:
             footprint=footprint if isinstance(footprint, Footprint) else footprint.numpy().astype(np.float32),
         )
 
-    def maps(self, record: ScoreRecord) -> ScoreMap:
-        """The rows as score maps, codes as codes, sharing their memory."""
+    def maps(self, record: ScoreRecord, reading: Reading | None = None) -> ScoreMap:
+        """The rows as score maps, codes as codes, sharing their memory, whose labels are read as `reading` says."""
         scores = torch.from_numpy(self.scores)
         return ScoreMap(
             torch.from_numpy(self.classes),
@@ -76,6 +77,7 @@ class RowBatch:
             num_classes=record.num_classes,
             footprint=self.footprint if isinstance(self.footprint, Footprint) else torch.from_numpy(self.footprint),
             holes=record.has_holes,
+            reading=reading,
             **({} if record.step is None else {"step": record.step}),
         )
 

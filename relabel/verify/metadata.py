@@ -7,11 +7,13 @@ from typing import Any
 
 import numpy as np
 
+from relabel.errors import DamagedStoreError
 from relabel.manifest import PER_ROW, Manifest
 from relabel.store import StoreReader
 from relabel.store.files import StoreFiles
 from relabel.store.layout import array_metadata, arrays_of
 from relabel.store.metadata import array_faults, read_json
+from relabel.store.readings import READING, read_reading
 from relabel.verify.rows import contradicts
 
 _GROUP_FIELDS = frozenset({"zarr_format", "node_type", "attributes", "consolidated_metadata"})
@@ -63,7 +65,11 @@ def _manifest_findings(reader: StoreReader) -> Iterator[str]:
 
 
 def _stray_files(reader: StoreReader) -> Iterator[str]:
-    for name in sorted(reader.files.names("") - reader.arrays.keys() - {"zarr.json"}):
+    try:
+        read_reading(reader)
+    except DamagedStoreError as error:
+        yield str(error)
+    for name in sorted(reader.files.names("") - reader.arrays.keys() - {"zarr.json", READING}):
         yield f"{name} does not belong to the store"
     for spec in reader.arrays.values():
         expected = {spec.file_name(shard) for shard in range(reader.num_shards)} | {"zarr.json"}
