@@ -30,11 +30,11 @@ _CHOICES: dict[str, Any] = {
     "precision": Precision,
     "interpolation": Interpolation,
 }
-_COUNTS = {"image_size": 1, "epochs": 1, "batch_size": 1, "warmup_epochs": 0, "cooldown_epochs": 0,
+_COUNTS = {"image_size": 1, "head_epochs": 0, "epochs": 1, "batch_size": 1, "warmup_epochs": 0, "cooldown_epochs": 0,
            "mixing_off_epochs": 0, "workers": 0, "seed": 0}  # fmt: skip
 _NOT_NEGATIVE = ("min_learning_rate", "warmup_learning_rate", "weight_decay", "color_jitter", "lighting",
                  "token_weight")  # fmt: skip
-_ABOVE_ZERO = ("learning_rate", "temperature", "mixing_alpha")
+_ABOVE_ZERO = ("learning_rate", "head_learning_rate", "temperature", "mixing_alpha")
 _PROBABILITIES = ("mixing_probability", "flip_probability", "random_erasing")
 _BELOW_ONE = ("momentum", "smoothing", "drop_path")
 
@@ -45,13 +45,16 @@ class Recipe:
 
     Learning rates are those of `batch_size`, the images of one step over all devices; see `for_batch_size`. The rate
     rises in equal steps from `warmup_learning_rate` over the first `warmup_epochs` of the `epochs`, falls along a
-    cosine to `min_learning_rate`, and stays there for `cooldown_epochs` more.
+    cosine to `min_learning_rate`, and stays there for `cooldown_epochs` more. Before all of that the classifier alone
+    learns for `head_epochs`, at `head_learning_rate`.
 
     Attributes:
         name: of the run, in its log and its curves.
         model: a name of timm's, or of lvvit.py's.
         model_options: what the model is built with besides its classes and `drop_path`.
+        init: where the first weights come from: "none" (random), "pretrained" (timm's), or a file, as starting.py says.
         image_size: height and width of a crop in pixels.
+        head_epochs: in which only the classifier learns; for a new one on weights that are not.
         epochs: with the warm-up and without the cooldown.
         optimizer: "sgd" is with Nesterov's momentum; "adamw"; "adamp" is timm's.
         momentum: of "sgd".
@@ -69,6 +72,7 @@ class Recipe:
             "token"; None is no.
         ema_decay: of the averaged weights, a step; None for none. Where there are, they are evaluated too.
         precision: of the forward pass; weights are float32.
+        mean, std: of pixels in [0, 1], three numbers each; None is those of the first weights, else ImageNet's.
         crop_scale, crop_ratio: area and aspect ratio of random crops, as torchvision's RandomResizedCrop takes them.
         interpolation: of the crops' resize; "random" draws one of the two.
         validation_crop: side of the centred validation crop over the shorter side of the image.
@@ -88,13 +92,16 @@ class Recipe:
     name: str
     model: str
     model_options: Mapping[str, Any] = field(default_factory=dict)
+    init: str = "none"
     image_size: int = 224
+    head_epochs: int = 0
     epochs: int = 300
     warmup_epochs: int = 5
     cooldown_epochs: int = 0
     batch_size: int = 1024
     optimizer: Optimizer = "sgd"
     learning_rate: float = 0.1
+    head_learning_rate: float = 1e-3
     min_learning_rate: float = 0.0
     warmup_learning_rate: float = 0.0
     weight_decay: float = 1e-4
@@ -111,6 +118,8 @@ class Recipe:
     ground_truth: GroundTruth | None = None
     ema_decay: float | None = None
     precision: Precision = "bfloat16"
+    mean: tuple[float, float, float] | None = None
+    std: tuple[float, float, float] | None = None
     crop_scale: tuple[float, float] = (0.08, 1.0)
     crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
     interpolation: Interpolation = "bilinear"
@@ -135,8 +144,8 @@ class Recipe:
 
     @property
     def total_epochs(self) -> int:
-        """`epochs` and `cooldown_epochs`."""
-        return self.epochs + self.cooldown_epochs
+        """`head_epochs`, `epochs` and `cooldown_epochs`."""
+        return self.head_epochs + self.epochs + self.cooldown_epochs
 
     @property
     def uses_store(self) -> bool:
@@ -144,11 +153,11 @@ class Recipe:
         return self.target in ("relabel", "token")
 
     def for_batch_size(self, batch_size: int) -> Recipe:
-        """The recipe for steps of another size: its three learning rates move in proportion."""
+        """The recipe for steps of another size: its learning rates move in proportion."""
         if batch_size < 1:
             raise InvalidValueError(f"batch_size must be 1 image or more; got {batch_size}")
         factor = batch_size / self.batch_size
-        rates = ("learning_rate", "min_learning_rate", "warmup_learning_rate")
+        rates = ("learning_rate", "head_learning_rate", "min_learning_rate", "warmup_learning_rate")
         return dataclasses.replace(
             self, batch_size=batch_size, **{name: getattr(self, name) * factor for name in rates}
         )
@@ -159,7 +168,7 @@ class Recipe:
         return values | {"model_options": dict(self.model_options)}
 
     def _check_values(self) -> None:
-        for name in ("name", "model"):
+        for name in ("name", "model", "init"):
             self._check(name, bool(getattr(self, name)), "a name")
         for name, choices in _CHOICES.items():
             self._check(name, getattr(self, name) in get_args(choices), f"one of {', '.join(get_args(choices))}")
@@ -186,6 +195,11 @@ class Recipe:
             object.__setattr__(self, name, pair)
             is_range = len(pair) == 2 and 0 < pair[0] <= pair[1] <= most and math.isfinite(pair[1])
             self._check(name, is_range, f"(least, most), above 0{' and at most 1' if most == 1 else ''}")
+        for name, lowest in (("mean", -math.inf), ("std", 0.0)):
+            if (colours := getattr(self, name)) is not None:
+                object.__setattr__(self, name, colours := tuple(colours))
+                is_good = len(colours) == 3 and all(lowest < each < math.inf for each in colours)
+                self._check(name, is_good, f"three numbers{', above 0' if name == 'std' else ''}, or None")
         self._check("warmup_epochs", self.warmup_epochs < self.epochs, f"fewer than the {self.epochs} epochs")
         least = "at most learning_rate"
         self._check("min_learning_rate", self.min_learning_rate <= self.learning_rate, least)

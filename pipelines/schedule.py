@@ -30,8 +30,12 @@ def make_optimizer(student: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
 def learning_rate(recipe: Recipe, epoch: float) -> float:
     """The learning rate at a point of the run, in epochs and fractions of one: step / steps of an epoch.
 
-    It rises in a straight line over the warm-up, falls along half a cosine until `epochs`, and stays there.
+    It stays while the classifier alone learns, then rises in a straight line over the warm-up, falls along half a
+    cosine until `epochs`, and stays there.
     """
+    if epoch < recipe.head_epochs:
+        return recipe.head_learning_rate
+    epoch -= recipe.head_epochs
     lowest, highest = recipe.min_learning_rate, recipe.learning_rate
     if epoch < recipe.warmup_epochs:
         start = recipe.warmup_learning_rate

@@ -58,7 +58,7 @@ class Data:
     Attributes:
         train: (images, tickets (b, 11)) or, without a store, (images, classes (b,)).
         validation: (images, classes) of this process's part of the validation images.
-        num_classes: C.
+        class_names: of the C class folders, in their order.
         steps: batches of an epoch.
         maps: what pools the tickets.
         order: has `set_epoch`, after which the order is that epoch's.
@@ -66,10 +66,15 @@ class Data:
 
     train: DataLoader[Any]
     validation: DataLoader[Any]
-    num_classes: int
+    class_names: tuple[str, ...]
     steps: int
     maps: relabel.LabelMaps | None
     order: Any
+
+    @property
+    def num_classes(self) -> int:
+        """C."""
+        return len(self.class_names)
 
     def epoch(self, number: int) -> Iterator[tuple[Tensor, Tensor]]:
         """The batches of an epoch; equal numbers give equal order."""
@@ -152,7 +157,7 @@ def load_data(recipe: Recipe, places: Places, share: Share, device: torch.device
     return Data(
         train=DataLoader(dataset, sampler=None if order is dataset else order, drop_last=True, **options),
         validation=DataLoader(part, **options),
-        num_classes=len(validation.classes),
+        class_names=tuple(validation.classes),
         steps=count // recipe.batch_size,
         maps=maps,
         order=order,

@@ -6,16 +6,17 @@ of its last features, as the map's teacher was.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
-import timm
 import torch
 from torch import Tensor, nn
 
 from pipelines import lvvit
 from pipelines.lvvit import LVViT, TokenAnswer
 from pipelines.recipe import Recipe
-from relabel.errors import InvalidValueError
+from pipelines.starting import Start, created, load_first
+from relabel.errors import InvalidValueError, RelabelError
 
 _TOLERANCE = 1e-3  # far more than float32 sums in another order differ by, far less than another head does
 
@@ -79,10 +80,12 @@ class ConvTokens(nn.Module):
         return features.shape[2], features.shape[3]
 
 
-def build_student(recipe: Recipe, num_classes: int) -> nn.Module:
-    """The recipe's model with random weights, for images (B, 3, s, s) of its size and as many classes.
+def build_student(recipe: Recipe, num_classes: int, start: Start | None = None, names: Sequence[str] = ()) -> nn.Module:
+    """The recipe's model for images (B, 3, s, s) of its size and as many classes, with its first weights.
 
-    In training it returns logits (B, C), and for target "token" a `lvvit.TokenAnswer`; in evaluation logits (B, C).
+    They are random, timm's pretrained ones, or those of a start's file; `names` are the classes', by which its
+    classifier is known to be theirs. In training it returns logits (B, C), and for target "token" a
+    `lvvit.TokenAnswer`; in evaluation logits (B, C).
 
     Raises:
         InvalidValueError: no such model, an option or size that it does not take, or one that has no answer at each
@@ -100,9 +103,13 @@ def build_student(recipe: Recipe, num_classes: int) -> nn.Module:
     elif recipe.mixing == "mixtoken":
         raise InvalidValueError(f"mixtoken mixes the tokens of an LV-ViT; {recipe.model} has none: take cutmix")
     try:
-        model: Any = timm.create_model(recipe.model, num_classes=num_classes, **options)
+        model: Any = created(recipe, num_classes=num_classes, **options)
+        if start is not None:
+            load_first(model, start, names)
         if hasattr(model, "set_input_size"):
             model.set_input_size(img_size=recipe.image_size)
+    except RelabelError:
+        raise
     except (RuntimeError, TypeError, ValueError, AssertionError) as error:
         raise InvalidValueError(
             f"cannot build {recipe.model} for images of {recipe.image_size} pixels with {options}: {error}"

@@ -81,6 +81,8 @@ def _recipe(given: argparse.Namespace) -> Recipe:
 
 def _shape(hint: Any) -> dict[str, Any]:
     """What argparse needs for a field of this type."""
+    if tuple[float, float, float] in get_args(hint):
+        return {"type": float, "nargs": 3, "metavar": ("R", "G", "B")}
     if get_origin(hint) in (Union, types.UnionType):
         inner = _shape(next(each for each in get_args(hint) if each is not type(None)))
         choices, kind = inner.pop("choices", None), inner.pop("type", str)

@@ -16,6 +16,7 @@ from torch import Tensor
 from torchvision import transforms
 
 from pipelines.recipe import Recipe
+from pipelines.starting import validation_interpolation
 
 # The principal components of the colours of ImageNet's training images (AlexNet, section 4.1).
 _COLOUR_VALUES = (0.2175, 0.0188, 0.0045)
@@ -33,7 +34,7 @@ def train_transform(recipe: Recipe) -> transforms.Compose:
         transforms.RandomHorizontalFlip(recipe.flip_probability),
     ]
     if recipe.randaugment is not None:
-        mean = tuple(round(255 * value) for value in IMAGENET_DEFAULT_MEAN)
+        mean = tuple(round(255 * value) for value in recipe.mean or IMAGENET_DEFAULT_MEAN)
         settings = {"translate_const": int(size * 0.45), "img_mean": mean}
         steps.append(_posterizing(rand_augment_transform(recipe.randaugment, settings)))
     elif recipe.color_jitter:
@@ -43,7 +44,7 @@ def train_transform(recipe: Recipe) -> transforms.Compose:
 
 def validation_transform(recipe: Recipe) -> transforms.Compose:
     """The centred crop of the recipe, uint8 (3, s, s)."""
-    name = "bicubic" if recipe.interpolation == "random" else recipe.interpolation
+    name = validation_interpolation(recipe)
     return transforms.Compose(
         [
             transforms.Resize(math.floor(recipe.image_size / recipe.validation_crop), str_to_interp_mode(name)),
@@ -57,7 +58,8 @@ class Pixels:
     """Batches of uint8 (B, 3, h, w) to normalised float32 on a device, which nothing waits for.
 
     Args:
-        recipe: its noise of colours, along the principal components of ImageNet's, and its erasing are used.
+        recipe: its mean and deviation, its noise of colours, along the principal components of ImageNet's, and its
+            erasing are used.
         device: where the student is.
     """
 
@@ -65,7 +67,7 @@ class Pixels:
         self._device = device
         self._mean, self._std = (
             255 * torch.tensor(values, device=device)[:, None, None]
-            for values in (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
+            for values in (recipe.mean or IMAGENET_DEFAULT_MEAN, recipe.std or IMAGENET_DEFAULT_STD)
         )
         self._colours = 255 * recipe.lighting * torch.tensor(_COLOUR_VECTORS) * torch.tensor(_COLOUR_VALUES)
         self._has_noise = recipe.lighting > 0

@@ -33,9 +33,9 @@ if not __package__:  # run as a file: its folder is on the path, and the package
 
 from pipelines.curves import draw_curves
 from pipelines.objective import Objective
-from pipelines.recipe import Recipe
 from pipelines.run_log import CHECKPOINT, RECIPE, Epoch, load_checkpoint, save_checkpoint, write_log
 from pipelines.schedule import learning_rate, make_optimizer, set_learning_rate
+from pipelines.starting import Start, facts_of, learn_heads, start_of
 from pipelines.student_data import Data, Share, load_data
 from pipelines.student_models import build_student, token_grid_hw
 from pipelines.student_options import Command, parse
@@ -62,9 +62,10 @@ def main(arguments: list[str] | None = None) -> None:
 
 def run(command: Command, share: Share, device: torch.device) -> None:
     """One process's part of a training run; the first one writes the log, the curves and the checkpoint."""
-    recipe = command.recipe
+    start = start_of(command.recipe)
+    recipe = start.recipe
     data = load_data(recipe, command.places, share, device)
-    trainer = Trainer(recipe, data, share, device)
+    trainer = Trainer(start, data, share, device)
     epochs: list[Epoch] = []
     if not command.resume and (command.out / CHECKPOINT).exists():
         raise RelabelError(f"{command.out} holds a run: go on with --resume, or give another --out")
@@ -87,10 +88,11 @@ def run(command: Command, share: Share, device: torch.device) -> None:
 class Trainer:
     """The student, its average, its optimizer and its loss, on one device of one or many."""
 
-    def __init__(self, recipe: Recipe, data: Data, share: Share, device: torch.device) -> None:
+    def __init__(self, start: Start, data: Data, share: Share, device: torch.device) -> None:
+        recipe = start.recipe
         self._recipe, self._data, self._share, self._device = recipe, data, share, device
         torch.manual_seed(recipe.seed)  # the same first weights in every process
-        student: Any = build_student(recipe, data.num_classes)
+        student: Any = build_student(recipe, data.num_classes, start, data.class_names)
         self._student = student.to(device, memory_format=torch.channels_last)
         # Mixing draws from torch's generator, which every epoch starts anew: so a resumed run is equal.
         self._objective = Objective(recipe, data.num_classes, token_grid_hw(self._student), maps=data.maps)
@@ -98,11 +100,13 @@ class Trainer:
         self._average = None if recipe.ema_decay is None else ModelEmaV3(self._student, decay=recipe.ema_decay)
         self._optimizer = make_optimizer(self._student, recipe)
         self._scaler = torch.amp.GradScaler(device.type, enabled=recipe.precision == "float16")
-        self._parallel: nn.Module = self._student
-        if share.world_size > 1:
-            self._parallel = DistributedDataParallel(
-                self._student, device_ids=[device.index] if device.type == "cuda" else None
-            )
+        self._parallel = self._wrapped()
+
+    def _wrapped(self) -> nn.Module:
+        if self._share.world_size == 1:
+            return self._student  # type: ignore[no-any-return]
+        on = [self._device.index] if self._device.type == "cuda" else None
+        return DistributedDataParallel(self._student, device_ids=on)
 
     def epoch(self, number: int, *, shown: bool) -> Epoch:
         """Train on all images once, then validate; `number` counts from 0."""
@@ -128,6 +132,7 @@ class Trainer:
         steps, rate = self._data.steps, 0.0
         mixes = number < recipe.total_epochs - recipe.mixing_off_epochs
         self._parallel.train()
+        self._choose_what_learns(number)
         self._switch_mixtoken(mixes)
         total = torch.zeros((), device=device)
         with Progress(f"epoch {number + 1}", steps * recipe.batch_size, unit="images", shown=shown) as progress:
@@ -147,6 +152,14 @@ class Trainer:
                 f"--precision bfloat16 (now {recipe.precision})"
             )
         return mean, steps * recipe.batch_size, rate
+
+    def _choose_what_learns(self, number: int) -> None:
+        """The classifier alone in the first epochs, then all, also where a run goes on in the midst of them."""
+        heads = self._recipe.head_epochs
+        if number <= heads and heads:
+            learn_heads(self._student, alone=number < heads)
+            # It counts the parameters that learn when it is made.
+            self._parallel = self._wrapped()
 
     def _step(self, images: Tensor, labels: Tensor, *, mixes: bool) -> Tensor:
         """One step of the optimizer; the loss, without gradient."""
@@ -187,6 +200,7 @@ class Trainer:
     def state(self, epochs: list[Epoch]) -> dict[str, Any]:
         """All that `restore` needs, tensors and plain values."""
         return {
+            **facts_of(self._recipe, self._data.class_names),
             "recipe": self._recipe.as_dict(),
             "epochs": [asdict(epoch) for epoch in epochs],
             "student": self._student.state_dict(),

@@ -209,7 +209,7 @@ def test_every_field_of_a_recipe_is_an_option_and_overrides_a_preset() -> None:
     assert (changed.ema_decay, changed.randaugment) == (None, "rand-m5")
     named = {field.name for field in dataclasses.fields(type(preset))}
     assert {field for field in named if getattr(changed, field) != getattr(preset, field)} == {
-        "batch_size", "learning_rate", "crop_scale", "mixing", "clip_norm", "randaugment"
+        "batch_size", "learning_rate", "head_learning_rate", "crop_scale", "mixing", "clip_norm", "randaugment"
     }  # fmt: skip
 
 

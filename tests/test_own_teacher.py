@@ -1,0 +1,158 @@
+"""A teacher of one's own: fine-tuned, its checkpoint labeled with as it was trained, and a student of its labels."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import timm
+import torch
+from commands import run
+from PIL import Image
+
+import relabel
+from pipelines import train_student
+
+_COLOURS = {"blue": (30, 60, 220), "green": (40, 200, 60), "red": (220, 40, 40)}
+_QUICK = (
+    "--epochs", "1", "--warmup-epochs", "0", "--batch-size", "6", "--precision", "float32", "--workers", "0",
+    "--optimizer", "adamw", "--learning-rate", "0.003", "--image-size", "32",
+)  # fmt: skip
+_OWN = ("--mean", "0.2", "0.5", "0.7", "--std", "0.5", "0.25", "0.1", "--interpolation", "random")
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two folders, `train` and `val`, of images of three classes, each with a colour of its own."""
+    root = tmp_path_factory.mktemp("own")
+    random = np.random.default_rng(0)
+    for part in ("train", "val"):
+        for name, colour in _COLOURS.items():
+            (root / part / name).mkdir(parents=True)
+            for number in range(4):
+                pixels = (np.array(colour) + random.normal(0, 40, (40, 56, 3))).clip(0, 255).astype(np.uint8)
+                Image.fromarray(pixels).save(root / part / name / f"{number}.png")
+    return root
+
+
+def _train(photos: Path, out: Path, *more: str, model: str = "test_resnet") -> dict[str, Any]:
+    """Train, and what the checkpoint holds."""
+    given = ("--images", str(photos / "train"), "--val", str(photos / "val"), "--out", str(out))
+    train_student.main(["--model", model, *given, *_QUICK, *more])
+    return _held(out)
+
+
+def _held(out: Path) -> dict[str, Any]:
+    held: dict[str, Any] = torch.load(out / "checkpoint.pt", weights_only=True)
+    return held
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Weights of two other classes, as a stranger's trainer saves them."""
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("file") / "weights.pth"
+    said = {"arch": "test_resnet", "class_names": ["x", "y"], "pretrained_cfg": {"mean": [0.1, 0.2, 0.3]}}
+    torch.save({"state_dict": timm.create_model("test_resnet", num_classes=2).state_dict(), **said}, path)
+    return path
+
+
+def test_the_classifier_learns_alone_and_then_all(photos: Path, file: Path, tmp_path: Path) -> None:
+    first = torch.load(file, weights_only=True)["state_dict"]
+    given = ("--init", str(file), "--head-epochs", "1", "--head-learning-rate", "0.01")
+    whole = _train(photos, tmp_path / "whole", *given)
+    assert [epoch["learning_rate"] for epoch in whole["epochs"]] == [0.01, pytest.approx(0.003 / 2)]
+    assert whole["pretrained_cfg"]["mean"] == [0.1, 0.2, 0.3]
+
+    def stop(folder: Path, state: Any) -> None:
+        torch.save(state, folder / "checkpoint.pt")
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train_student, "save_checkpoint", stop)
+        with pytest.raises(KeyboardInterrupt):
+            _train(photos, tmp_path / "part", *given)
+    student = _held(tmp_path / "part")["student"]
+    moved = {name for name, tensor in student.items() if name not in first or not torch.equal(tensor, first[name])}
+    assert moved == {"fc.weight", "fc.bias"}
+    # It goes on into the second phase as if nothing had happened.
+    again = _train(photos, tmp_path / "part", *given, "--resume")
+    assert all(torch.equal(tensor, whole["student"][name]) for name, tensor in again["student"].items())
+    still = {name for name, tensor in again["student"].items() if torch.equal(tensor, student[name])}
+    assert not still
+
+
+def test_a_classifier_of_the_same_classes_goes_on(photos: Path, tmp_path: Path, caplog: Any) -> None:
+    one = _train(photos, tmp_path / "one", *_OWN)
+    assert one["class_names"] == ["blue", "green", "red"]
+    assert one["pretrained_cfg"] == {
+        "input_size": [3, 32, 32], "num_classes": 3, "mean": [0.2, 0.5, 0.7], "std": [0.5, 0.25, 0.1],
+        "interpolation": "bicubic", "crop_pct": 0.875,
+    }  # fmt: skip
+    path = str(tmp_path / "one" / "checkpoint.pt")
+    two = _train(photos, tmp_path / "two", "--init", path, "--learning-rate", "1e-9", "--weight-decay", "0")
+    torch.testing.assert_close(two["student"]["fc.weight"], one["student"]["fc.weight"])
+    assert two["pretrained_cfg"]["std"] == [0.5, 0.25, 0.1]
+    assert "starts anew" not in caplog.text
+
+
+def test_labels_are_made_as_the_teacher_was_trained_and_train_a_student(photos: Path, tmp_path: Path) -> None:
+    _train(photos, tmp_path / "teacher", *_OWN, "--epochs", "6", "--learning-rate", "0.01", "--ema-decay", "0.5")
+    checkpoint = tmp_path / "teacher" / "checkpoint.pt"
+    store = tmp_path / "labels.zarr"
+    done = run("generate", photos / "train", store, "--checkpoint", checkpoint, "--quiet")
+    assert done.exit_code == 0, done.output
+    maps = relabel.open(store)
+    pixels = maps.manifest.preprocessing
+    assert pixels is not None
+    assert (pixels.mean, pixels.std, pixels.interpolation) == ((0.2, 0.5, 0.7), (0.5, 0.25, 0.1), "bicubic")
+    assert (pixels.image_size_hw, maps.manifest.class_names) == ((32, 32), ("blue", "green", "red"))
+    assert maps.manifest.teacher.name == "test_resnet"
+    labels = maps[maps.rows(list(maps.keys()))].pool(torch.tensor([[0.0, 0.0, 1.0, 1.0]] * 12))
+    assert labels.argmax(1).tolist() == [0] * 4 + [1] * 4 + [2] * 4
+    student = _train(photos, tmp_path / "student", "--target", "relabel", "--labels", str(store))
+    assert student["class_names"] == ["blue", "green", "red"]
+
+
+def test_position_embeddings_of_another_size_are_resampled(photos: Path, tmp_path: Path) -> None:
+    small = '{"embed_dim": 32, "depth": 1, "num_heads": 2, "stem_width": 8, "patch_size": 16}'
+    one = _train(photos, tmp_path / "one", "--model-options", small, model="lvvit_demo")
+    path = str(tmp_path / "one" / "checkpoint.pt")
+    # What the model is built with is the file's, too.
+    still = ("--learning-rate", "1e-9", "--weight-decay", "0")
+    two = _train(photos, tmp_path / "two", "--init", path, "--image-size", "64", *still, model="lvvit_demo")
+    before, after = (held["student"]["pos_embed"] for held in (one, two))
+    assert (before.shape[1], after.shape[1]) == (1 + 4, 1 + 16)
+    expected = timm.layers.resample_abs_pos_embed(before, [4, 4])
+    torch.testing.assert_close(after, expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("more", "sentence"),
+    [
+        (("--model", "test_vit"), "says that its weights are of test_resnet, and --model is test_vit"),
+        (("--init", "absent.pt"), "no such checkpoint: absent.pt"),
+        (("--init", "{bare}"), "1 missing (conv1.0.weight)"),
+        (("--init", "pretrained"), "weights of test_resnet cannot be had: OSError: no network. Download them"),
+    ],
+)
+def test_a_start_that_cannot_be_is_told(
+    more: tuple[str, ...], sentence: str, photos: Path, file: Path, tmp_path: Path, monkeypatch: Any, capsys: Any
+) -> None:
+    bare = torch.load(file, weights_only=True)["state_dict"]
+    del bare["conv1.0.weight"]
+    torch.save(bare, tmp_path / "bare.pt")
+    create = timm.create_model
+
+    def unreachable(name: str, pretrained: bool = False, **options: Any) -> Any:
+        if pretrained:
+            raise OSError("no network")
+        return create(name, **options)
+
+    monkeypatch.setattr(timm, "create_model", unreachable)
+    given = [word.format(bare=tmp_path / "bare.pt") for word in more]
+    with pytest.raises(SystemExit):
+        _train(photos, tmp_path / "out", "--init", str(file), *given)
+    assert sentence in capsys.readouterr().err
