@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,14 +13,25 @@ from PIL import Image
 from torch import Tensor
 
 from relabel.errors import InvalidValueError
+from relabel.geometry.frames import image_size_hw
 from relabel.geometry.views import View
+from relabel.tracking import auto_augment
 from relabel.tracking.albumentations import Pipeline
 from relabel.tracking.handling import Handler, Part, Shown, follow
 from relabel.tracking.ignoring import ignored, untracked
-from relabel.tracking.proof import prove
+from relabel.tracking.places import position_image
+from relabel.tracking.proof import KINDS, prove, undisturbed
+from relabel.tracking.rarely import Size, kinds_of_images, prove_alone
 from relabel.tracking.watching import Watching
 
 _WHOLE = View.whole()
+_CONVERTING = {
+    "ConvertImageDtype", "MaybePILToTensor", "MaybeToTensor", "PILToTensor", "ToDtype", "ToImage", "ToNumpy",
+    "ToPILImage", "ToPureTensor", "ToTensor",
+}  # fmt: skip
+"""Steps that only make another kind of image, as what comes after them may need."""
+_SIZES_HW: tuple[Size, ...] = ((240, 320), (320, 240), (260, 260))
+"""Of images that are given to the steps before one, of which the sizes that it is given are seen."""
 
 
 def told(step: Any, image: Any) -> tuple[Any, Shown]:
@@ -43,9 +56,47 @@ def trial(parts: tuple[Part, ...], name: str) -> tuple[str | None, Any]:
     """As `disproof`; and the copy of the last step that was tried, as that left it."""
     try:
         run = prove(_Run(without_ignored(parts)), name)
+        _prove_alone(run.parts, name)
     except InvalidValueError as error:
         return str(error), None
     return None, run.parts[-1][0]
+
+
+def _prove_alone(parts: tuple[Part, ...], name: str) -> None:
+    """The last step by itself, on images such as those before it make."""
+    *before, (step, handler) = parts
+    if any(map(auto_augment.handler_of_kind, type(step).__mro__)):
+        # What their strongest colours leave of a small image looks like another place.
+        return
+    handlers = [handler]
+    if isinstance(handler, Watching):
+        # What is done besides the steps inside, without those: they are followed for themselves.
+        handlers = [handler.of_inner(lambda _: ()), handler.of_inner(_converting)]
+    for likes, size_hw in _given(before):
+        for each in handlers:
+            if prove_alone(partial(each, step), name, likes, size_hw):
+                return
+
+
+def _converting(parts: tuple[Part, ...]) -> tuple[Part, ...]:
+    return tuple(part for part in parts if type(part[0]).__name__ in _CONVERTING)
+
+
+def _given(before: Sequence[Part]) -> Iterator[tuple[list[Any], Size | None]]:
+    """What a step is given, of the first kind that those before it take, and its one size, if it has."""
+    if not before:
+        yield from ((likes, None) for likes in kinds_of_images())
+        return
+    with undisturbed():
+        for kind in KINDS.values():
+            try:
+                made = [follow(before, kind(position_image(0, size_hw)))[0] for size_hw in _SIZES_HW]
+            except Exception:  # noqa: BLE001 - not ours, they may raise anything
+                continue
+            if all(map(_is_image, made)):
+                sizes_hw = {image_size_hw(each) for each in made}
+                yield made[:1], sizes_hw.pop() if len(sizes_hw) == 1 else None
+            return
 
 
 def _is_image(output: Any) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageChops
+from PIL import Image, ImageChops, ImageFilter
 from torch import nn
 from torchvision.transforms import transforms as v1
 from torchvision.transforms import v2
@@ -153,13 +153,39 @@ def test_a_step_that_changes_framed_large_long_or_small_images_is_refused(step: 
         TrackedTransform(v2.Compose([step, v2.RandomResizedCrop(48)]))
 
 
-def test_a_step_that_crops_one_image_in_ten_is_refused() -> None:
-    def step(image: Image.Image) -> Image.Image:
-        is_rare = random.random() < 0.1
-        return F.center_crop(image, [side * 2 // 3 for side in image.size[::-1]]) if is_rare else image
+def _cut(image: Image.Image) -> Image.Image:
+    return F.center_crop(image, [side * 2 // 3 for side in image.size[::-1]])
 
+
+@pytest.mark.parametrize(
+    "dice", [random.random, np.random.random, lambda: float(torch.rand(())), np.random.default_rng(3).random]
+)
+def test_a_step_that_cuts_one_image_in_fifty_is_refused(dice: Callable[[], float]) -> None:
     with pytest.raises(InvalidValueError, match="does not show what it tells"):
-        TrackedTransform(v2.Compose([step, v2.RandomResizedCrop(48)]))
+        TrackedTransform(v2.Compose([lambda image: _cut(image) if dice() < 0.02 else image, v2.CenterCrop(48)]))
+
+
+RULES: dict[str, Callable[[Image.Image], bool]] = {
+    "dark": lambda image: np.asarray(image).mean() < 50,
+    "bright": lambda image: np.asarray(image).mean() > 200,
+    "coloured": lambda image: np.ptp(np.asarray(image).mean((0, 1))) > 50,
+    "plain in one channel": lambda image: np.asarray(image).std((0, 1)).min() < 1,
+    "grey": lambda image: image.mode == "L",
+    "transparent": lambda image: image.mode == "RGBA",
+    "of a palette": lambda image: image.mode == "P",
+    "turned": lambda image: image.getexif().get(0x0112) == 3,
+}
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_a_step_that_cuts_images_of_a_kind_is_refused(rule: str) -> None:
+    with pytest.raises(InvalidValueError, match=r"does not show what it tells.*one shows another place"):
+        TrackedTransform(lambda image: _cut(image) if RULES[rule](image) else image)
+
+
+def test_a_blur_is_no_fault_of_images_of_any_kind() -> None:
+    blur = ImageFilter.GaussianBlur(2)
+    TrackedTransform(lambda image: image.filter(blur) if random.random() < 0.5 else image)
 
 
 class Dice:
