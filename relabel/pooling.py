@@ -119,7 +119,7 @@ def soft_labels(
     others = maps.num_classes - maps.planes.shape[1] - maps.offsets.shape[1] + 1
     # The remaining classes share one offset, so they enter each sum once, with their number as a factor.
     counted = maps.offsets.clone()
-    counted[:, -1] += math.log(others) if others else -math.inf
+    counted[:, -1].add_(math.log(others) if others else -math.inf)
     labels, other = (
         _SPACES[space](maps, counted, weights) if read is None else _pool_logits(maps, counted, weights, read)
     )
@@ -147,7 +147,7 @@ def _pool_logits(
     rest = maps.rest.unsqueeze(1)
     if weights.covered.shape[1:] == (1, 1):
         # Few operations, for a label alone costs as much as their number.
-        scores = torch.cat([maps.planes, rest], dim=1)
+        scores = _beside(maps.planes, rest)
         [pooled] = pool_views([scores], weights)
         if read is not None:
             pooled = _read(pooled, scores, read)
@@ -169,6 +169,15 @@ def _read(pooled: Tensor, scores: Tensor, read: ReadWeights) -> Tensor:
     """Pooled scores (B, P, h, w) and those of the whole maps (B, P, H, W), each weighed, together."""
     whole = scores.mean((2, 3), keepdim=True, dtype=pooled.dtype)
     return pooled * read.pooled[:, None, None, None] + whole * read.whole[:, None, None, None]
+
+
+def _beside(planes: Tensor, rest: Tensor) -> Tensor:
+    """Planes (B, K, H, W) and the rest (B, 1, H, W) as one tensor; no copy where they are of one, as a store's are."""
+    after = planes.storage_offset() + planes.shape[1] * planes.stride(1)
+    is_one = planes.untyped_storage().data_ptr() == rest.untyped_storage().data_ptr()
+    if is_one and planes.dtype == rest.dtype and (rest.storage_offset(), rest.stride()) == (after, planes.stride()):
+        return planes.as_strided((len(planes), planes.shape[1] + 1, *planes.shape[2:]), planes.stride())
+    return torch.cat([planes, rest], dim=1)
 
 
 def _shared(planes: Tensor, tail: Tensor, counted: Tensor) -> tuple[Tensor, Tensor]:

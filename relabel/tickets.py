@@ -267,10 +267,10 @@ def _misheaded(numbers: NDArray[np.int64], index: int) -> str:
 
 def _views(values: NDArray[np.float64], flags: NDArray[np.int64]) -> Views:
     """Views of six numbers each, (B, 6)."""
-    is_affine, numbers = torch.from_numpy(flags & _AFFINE != 0), torch.from_numpy(values)
+    is_affine, numbers = flags & _AFFINE != 0, torch.from_numpy(values)
     boxes, matrices = numbers[:, :4], None
-    if bool(is_affine.any()):
-        maps = numbers.reshape(-1, 2, 3)
+    if is_affine.any():
+        is_affine, maps = torch.from_numpy(is_affine), numbers.reshape(-1, 2, 3)
         matrices = torch.where(is_affine[:, None, None], maps, torch.nan)
         boxes = torch.where(is_affine[:, None], bounding_boxes(maps), boxes)
     return Views(

@@ -66,7 +66,7 @@ def checked_boxes(boxes_xyxy: Tensor) -> Tensor:
         )
     boxes = boxes_xyxy if boxes_xyxy.dtype == torch.float64 else boxes_xyxy.float()
     # One look at every batch spares nearly all of them a second one.
-    numbers: _Numbers = boxes.detach().cpu().numpy()
+    numbers: _Numbers = boxes.numpy(force=True)
     if not (numbers[:, 2:] > numbers[:, :2]).all() or not (np.abs(numbers) <= _FAR).all():
         _refuse_boxes(boxes)
     return boxes
@@ -143,11 +143,12 @@ def check_covered(covered: Tensor, boxes_in_cells: Tensor, grid: Grid) -> None:
 def mirrored(weights: CellWeights, flips: Tensor | None, flips_vertical: Tensor | None) -> CellWeights:
     """The weights of boxes whose crops were mirrored afterwards, left to right or top to bottom: (B,) bool, None no."""
     rows, cols, covered = weights.rows, weights.cols, weights.covered
-    if flips is not None:
+    # One bin is its own mirror image.
+    if flips is not None and cols.shape[1] > 1:
         is_mirrored = flips.to(cols.device, torch.bool)[:, None, None]
         cols = torch.where(is_mirrored, cols.flip(1), cols)
         covered = torch.where(is_mirrored, covered.flip(2), covered)
-    if flips_vertical is not None:
+    if flips_vertical is not None and rows.shape[1] > 1:
         is_mirrored = flips_vertical.to(rows.device, torch.bool)[:, None, None]
         rows = torch.where(is_mirrored, rows.flip(1), rows)
         covered = torch.where(is_mirrored, covered.flip(1), covered)
@@ -193,7 +194,7 @@ def _both_axes(
 ) -> CellWeights:
     """On the CPU. In numpy, whose small operations take a fifth of the time of torch's."""
     # Each start and each end at one place, so that both axes of a square are one.
-    ends: _Numbers = boxes_in_cells.detach().cpu().numpy().T
+    ends: _Numbers = boxes_in_cells.numpy(force=True).T
     (x0, y0, x1, y1), count = ends, ends.shape[1]
     if grid.height == grid.width and size_hw[0] == size_hw[1]:
         both, covers = _axis_weights(ends[:2].ravel(), ends[2:].ravel(), grid.width, size_hw[0], zeros_outside)

@@ -111,11 +111,10 @@ def check_classes(classes: Tensor, num_classes: int) -> None:
     low, high = int(ids[:, 0].min()), int(ids[:, -1].max())
     if low < 0 or high >= num_classes:
         raise InvalidValueError(f"class ids must lie in [0, {num_classes}); got {low} .. {high}")
-    twice = (ids[:, 1:] == ids[:, :-1]).any(axis=1)
+    twice = ids[:, 1:] == ids[:, :-1]
     if twice.any():
-        raise InvalidValueError(
-            f"a class must stand once in an image, and once at a cell; list {int(twice.argmax())} repeats one"
-        )
+        first = int(twice.any(axis=1).argmax())
+        raise InvalidValueError(f"a class must stand once in an image, and once at a cell; list {first} repeats one")
 
 
 def check_codable(planes: Tensor, step: float) -> None:
@@ -137,8 +136,9 @@ def _check_step(step: float) -> None:
 def _check_scores(maps: MapTensors) -> None:
     planes, rest = maps.planes, maps.rest
     if is_code(planes):
-        rest_misses = int(rest.max()) == NOT_STORED
-        planes_miss = not maps.holes and int(planes.max()) == NOT_STORED
+        # In numpy, as the classes above.
+        rest_misses = bool(rest.numpy().max() == NOT_STORED)
+        planes_miss = not maps.holes and bool(planes.numpy().max() == NOT_STORED)
     else:
         # A sum is finite only if all its terms are, and needs no mask as large as the planes.
         rest_misses = not bool(rest.sum(dtype=torch.float64).isfinite())

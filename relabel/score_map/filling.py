@@ -16,8 +16,9 @@ Fill = Literal["rest", "zero"]
 def whole_maps(maps: MapTensors, fill: Fill = "rest") -> WholeMaps:
     """The maps without holes: codes stay codes where nothing is missing, all else becomes float32 or float64."""
     dtype = maps.label_dtype
-    offsets = maps.planes.new_zeros(len(maps), 1, dtype=dtype)
-    if maps.profile is not None:
+    if maps.profile is None:
+        offsets = maps.planes.new_zeros(len(maps), 1, dtype=dtype)
+    else:
         offsets = decode_offsets(maps.profile, dtype)
     if not maps.holes:
         unit = -maps.step if is_code(maps.planes) else 1.0

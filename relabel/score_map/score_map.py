@@ -251,7 +251,7 @@ class ScoreMap(MapTensors):
         stored, other = soft_labels(whole_maps(self, fill), weights, space=space, temperature=temperature, read=read)
         covered = weights.covered
         if size is None:
-            stored, other, covered = stored[:, :, 0, 0], other[:, 0, 0], covered[:, 0, 0]
+            stored, other, covered = stored.flatten(1), other.flatten(), covered.flatten()
         labels = SparseLabels(self.classes, stored, other, covered, self.num_classes)
         return labels if sparse else labels.dense()
 

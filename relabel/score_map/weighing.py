@@ -55,9 +55,8 @@ def crop_weights(
     is_mixed = False
     if isinstance(given, Views):
         _check_views(crops, given, size)
-        # Mirrored top to bottom is hardly ever one.
-        flips = given.flips, given.flips_vertical if bool(given.flips_vertical.any()) else None
-        is_mixed = bool(given.is_affine.any())
+        flips = given.flips, given.flips_vertical
+        is_mixed = given.matrices is not None and bool(given.is_affine.any())
     boxes = checked_boxes(given.boxes if isinstance(given, Views) else given)
     if len(boxes) != len(maps):
         raise InvalidValueError(f"{len(maps)} maps need as many boxes; got {len(boxes)}")
