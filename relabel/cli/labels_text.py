@@ -13,7 +13,7 @@ from relabel.paths import printable
 if TYPE_CHECKING:
     # `relabel --help` must not wait for torch and timm.
     from relabel.manifest import ClassSpaces
-    from relabel.worth import LabelLine, LabelsReport
+    from relabel.worth import LabelLine, LabelsReport, SizesReport
 
 _WIDTH = 118
 _COLUMNS = (
@@ -57,6 +57,8 @@ def labels_text(report: LabelsReport) -> str:
         parts.append("\n".join(["Why the maps are wrong:", *map(_item, report.causes)]))
     if report.lines:
         parts.append(_table(report.lines))
+    if report.sizes is not None:
+        parts.append("\n".join([_sizes_table(report.sizes), *map(_item, report.sizes.sentences)]))
     if report.recommendation is not None:
         advice = report.recommendation
         parts.append("\n".join(["What to do:", *map(_item, advice.sentences)]))
@@ -84,6 +86,27 @@ def _table(lines: Sequence[LabelLine]) -> str:
     widths = [len(dashes) + 2 for dashes in rule.split()]
     above = f"{'':<{widths[0]}}{'from the teacher':<{sum(widths[1:4])}}{'from all logits':<{sum(widths[4:6])}}"
     return "\n".join([above.rstrip(), header, rule, "\n\n".join("\n".join(group) for group in groups if group)])
+
+
+def _sizes_table(sizes: SizesReport) -> str:
+    """A line for each image size and grid, the store's own first."""
+    headings = ("image size", "grid", "KL", "+-", "top-1", "at best T", "more", "+-", "cost", "bytes")
+    rows = [
+        (
+            "{} x {}".format(*line.image_size_hw) + (", stored" if line.is_stored else ""),
+            "{}x{}".format(*line.grid_hw),
+            f"{line.kl_teacher:,.3f}",
+            _number(line.kl_teacher_error, ".3f"),
+            f"{line.agreement_teacher:.1%}",
+            f"{line.kl_tempered:,.3f} at {line.temperature:g}",
+            f"{line.more:+.3f}",
+            _number(line.more_error, ".3f"),
+            _number(line.cost, ".2f"),
+            f"{line.bytes_an_image:,.0f}",
+        )
+        for line in sizes.lines
+    ]
+    return table(headings, rows, right=[False, *[True] * (len(headings) - 1)])
 
 
 def _number(value: float, form: str) -> str:

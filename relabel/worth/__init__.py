@@ -11,5 +11,7 @@ if TYPE_CHECKING:
     from relabel.worth.options import LabelsOptions as LabelsOptions
     from relabel.worth.options import RerunOptions as RerunOptions
     from relabel.worth.recommend import Recommendation as Recommendation
+    from relabel.worth.sizes import SizeLine as SizeLine
+    from relabel.worth.sizes import SizesReport as SizesReport
 else:
     __getattr__, __dir__, __all__ = lazily(__name__)

@@ -26,12 +26,10 @@ from relabel.worth.checking import ScoreCheck, ScoreSummary
 from relabel.worth.fidelity import Fidelity, LabelLine
 from relabel.worth.options import LabelsOptions
 from relabel.worth.recommend import Recommendation, recommend
-from relabel.worth.rerun import Rerun
+from relabel.worth.rerun import Rerun, at_once
 from relabel.worth.sampling import SampledRow, sample_rows, sampled_images
+from relabel.worth.sizes import Sizes, SizesReport
 from relabel.worth.ways import Answers
-
-_MOST_BYTES = 128 * 2**20
-"""Of one copy of a batch's dense logits; a handful are alive at a time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +47,7 @@ class LabelsReport:
         causes: of the maps that are wrong, the most frequent first, a sentence each.
         lines: the table of labels; empty where no image could be compared.
         recommendation: read from it; None likewise.
+        sizes: what other image sizes and grids would give; None where it was not asked for, or likewise.
         findings: what is wrong, ordered by shard and row.
         class_spaces: whether the ground truth is of the labels' classes; where it is not, nothing is compared with it.
     """
@@ -63,6 +62,7 @@ class LabelsReport:
     causes: tuple[str, ...]
     lines: tuple[LabelLine, ...]
     recommendation: Recommendation | None
+    sizes: SizesReport | None
     findings: tuple[Finding, ...]
     class_spaces: ClassSpaces
 
@@ -121,6 +121,7 @@ def verify_labels(store: str | Path, images: str | ImageSource, options: LabelsO
         causes=run.check.causes(),
         lines=tuple(run.fidelity.lines()),
         recommendation=run.recommendation(),
+        sizes=None if run.sizes is None else run.sizes.report(),
         findings=tuple(sorted(findings)),
         class_spaces=spaces,
     )
@@ -131,10 +132,10 @@ class _Run:
 
     def __init__(self, reader: StoreReader, rerun: Rerun, options: LabelsOptions) -> None:
         record = reader.manifest.scores
-        bytes_each = 4 * record.num_classes * record.grid_hw[0] * record.grid_hw[1]
-        self.batch_size = max(1, min(options.batch_size, _MOST_BYTES // bytes_each))
+        self.batch_size = at_once(record.num_classes, record.grid_hw, options.batch_size)
         self.check = ScoreCheck(reader, rerun)
         self.fidelity = Fidelity(record)
+        self.sizes = Sizes(reader.manifest, options.rerun, options.sizes) if options.sizes else None
         self.crops = 0
         self._reader, self._rerun, self._options = reader, rerun, options
         self._covered = 0.0
@@ -158,6 +159,8 @@ class _Run:
         self.check.add(rows, answers, [(pixels.shape[1], pixels.shape[2]) for _, pixels, _ in decoded])
         boxes, on_crops = self._cropped([(row, pixels) for row, pixels, _ in decoded])
         self.fidelity.add(answers, boxes, on_crops)
+        if self.sizes is not None:
+            self.sizes.add([(pixels, data) for _, pixels, data in decoded], boxes, on_crops)
         self._covered += float(sum(answers.stored.covered(each).double().sum() for each in boxes.unbind(1)))
         self.crops += len(rows) * self._options.crops
 

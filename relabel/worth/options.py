@@ -59,6 +59,15 @@ class LabelsOptions(SourceOptions):
 
     count: Annotated[int, Option("Images, at random, evenly over the store.", "map", least=1, flag="-n/--count")] = 256
     crops: Annotated[int, Option("Random crops of each.", "map", least=1)] = 4
+    sizes: Annotated[
+        tuple[int, ...] | None,
+        Option(
+            "Image sizes besides the store's: what each, and coarser grids, would give a label for their cost.",
+            "map",
+            least=1,
+            metavar="H ...",
+        ),
+    ] = None
     seed: Annotated[int, Option("Of images and crops.", "map")] = 0
     batch_size: Annotated[
         int,

@@ -14,13 +14,15 @@ from relabel.geometry import Grid
 from relabel.images.decode import fitted
 from relabel.images.device import decode_and_fit_on
 from relabel.manifest import Manifest, Preprocessing
-from relabel.teacher import Teacher, averaged, load_ensemble
+from relabel.teacher import Ensemble, Teacher, averaged, load_ensemble
 from relabel.teacher.heads.dense import DenseClassifier
 from relabel.worth.options import RerunOptions
 from relabel.worth.rebuilding import recorded_members, rerun_spec
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _SHOWN = 12
+_MOST_BYTES = 128 * 2**20
+"""Of one copy of a batch's dense logits; a handful are alive at a time."""
 
 
 class Rerun:
@@ -68,10 +70,7 @@ class Rerun:
             pixels: uint8 (3, H, W), in the frame of the views.
             data: the same encoded, for views that a GPU decodes.
         """
-        views = self.ensemble.views
-        on_device = decode_and_fit_on(self.ensemble.device, [data], views)[0] if views[0].decode == "cuda" else None
-        found = [(v.pixels, v.footprint) for v in on_device or ()] or [fitted(pixels, view) for view in views]
-        return [image for image, _ in found], torch.tensor(found[0][1].xyxy)
+        return seen_by(self.ensemble, pixels, data)
 
     def maps(self, views: Sequence[Tensor]) -> Tensor:
         """Dense logits (B, C, H, W) float32 on the CPU, of images uint8 (B, 3, h, w), once for each view."""
@@ -120,6 +119,19 @@ class Rerun:
     def _names(self) -> str:
         each = dict.fromkeys(member.record.described for member in self.ensemble.members)
         return " + ".join(each) + (", mirrored too" if self.ensemble.flip_average else "")
+
+
+def seen_by(ensemble: Ensemble, pixels: Tensor, data: bytes) -> tuple[list[Tensor], Tensor]:
+    """`Rerun.fitted`, for any ensemble."""
+    views = ensemble.views
+    on_device = decode_and_fit_on(ensemble.device, [data], views)[0] if views[0].decode == "cuda" else None
+    found = [(v.pixels, v.footprint) for v in on_device or ()] or [fitted(pixels, view) for view in views]
+    return [image for image, _ in found], torch.tensor(found[0][1].xyxy)
+
+
+def at_once(num_classes: int, grid_hw: tuple[int, int], most: int) -> int:
+    """How many images' dense logits to hold at a time, `most` or fewer."""
+    return max(1, min(most, _MOST_BYTES // (4 * num_classes * grid_hw[0] * grid_hw[1])))
 
 
 def _whole_image(member: Teacher) -> Callable[[Tensor], Tensor]:

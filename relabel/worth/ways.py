@@ -77,7 +77,7 @@ def labelers(answers: Answers, record: ScoreRecord) -> Iterator[Labeler]:
     yield from _of_store(answers.stored, record)
     for planes, profile in sizes(record):
         exact = ScoreMap.from_logits(answers.logits, planes, profile, footprint=answers.footprints)
-        like = _sized_record(record, planes, profile)
+        like = sized_record(record, planes, profile)
         rows = RowBatch.of(exact, like)
         way = Way(name=_sized(planes, profile), kind="size", space="logit", planes=planes, profile=profile)
         labels = _pooler(rows.maps(like), "logit")
@@ -188,7 +188,7 @@ def _pooler(maps: ScoreMap, space: Space, fill: Fill = "rest") -> Callable[[Tens
     return lambda boxes: maps.pool(boxes, space=space, fill=fill, uncovered="nearest")
 
 
-def _sized_record(record: ScoreRecord, planes: int, profile: int) -> ScoreRecord:
+def sized_record(record: ScoreRecord, planes: int, profile: int) -> ScoreRecord:
     """A store of the same coding and another size; of one of raw logits, as `relabel generate` would make it."""
     if record.is_logit:
         return ScoreRecord(num_classes=record.num_classes, planes=planes, profile=profile, grid_hw=record.grid_hw)

@@ -32,13 +32,14 @@ FIRST = TeacherSpec(name="labeled:first", device="cpu")
 SECOND = TeacherSpec(name="labeled:second", device="cpu")
 
 
-def verified(store: Path, images: Path, *, count: int = 8, crops: int = 1, **rerun: Any) -> LabelsReport:
+def verified(
+    store: Path, images: Path, *, count: int = 8, crops: int = 1, heights: tuple[int, ...] | None = None, **rerun: Any
+) -> LabelsReport:
     """The report of a small run; the teachers are the user's own, so that they must be named again."""
     named = dict.fromkeys(member.teacher.name for member in recorded_members(StoreReader(store, partial=True).manifest))
     options = RerunOptions(device="cpu", **{"teachers": tuple(named), **rerun})
-    return verify_labels(
-        store, str(images), LabelsOptions(count=count, crops=crops, batch_size=5, rerun=options, show_progress=False)
-    )
+    how = LabelsOptions(count=count, crops=crops, sizes=heights, batch_size=5, rerun=options, show_progress=False)
+    return verify_labels(store, str(images), how)
 
 
 def causes(report: LabelsReport) -> list[str]:
@@ -91,6 +92,30 @@ def test_a_good_store_is_clean(given: dict[str, Any], images: Path, tmp_path: Pa
     assert report.recommendation is not None
     is_cut = any(teacher.fit == "center" for teacher in teachers)
     assert any("lies outside what the maps cover" in said for said in report.recommendation.warnings) is is_cut
+
+
+def test_other_sizes_and_grids_are_worth_what_stores_of_them_are(store: Path, images: Path, tmp_path: Path) -> None:
+    report = verified(store, images, crops=2, heights=(144, 48)).sizes
+    assert report is not None
+    found = {(line.image_size_hw, line.grid_hw): line for line in report.lines}
+    large = (144, 144)
+    assert list(found) == [((48, 48), (6, 6)), (large, (16, 16)), (large, (18, 18)), (large, (8, 8))]
+    assert [line.is_stored for line in report.lines] == [True, False, False, False]
+    assert [line.cost for line in report.lines] == [1, 9, 9, 9]
+    assert (report.lines[0].more, report.lines[0].more_error) == (0, 0)
+    big = TeacherSpec(name="labeled:first", image_size_hw=large, device="cpu")
+    made = label(images, tmp_path / "large.zarr", big, ensemble={"grid_hw": (8, 8)}, step=1 / 8)
+    for size, path in ((((48, 48), (6, 6)), store), ((large, (8, 8)), made)):
+        # Its crops are those of the first store, shown to the teacher at the same size.
+        lines = verified(path, images, crops=2, crop_size_hw=(48, 48)).lines
+        stored = [line for line in lines if line.kind == "stored" and line.space == "logit"]
+        plain, best = next(s for s in stored if s.temperature == 1), min(stored, key=lambda line: line.kl_teacher)
+        line = found[size]
+        assert line.kl_teacher == pytest.approx(plain.kl_teacher, rel=1e-3)
+        assert line.kl_teacher_error == pytest.approx(plain.kl_teacher_error, rel=1e-3)
+        assert line.bytes_an_image == pytest.approx(plain.bytes_an_image, rel=1e-2)
+        assert (line.agreement_teacher, line.temperature) == (plain.agreement_teacher, best.temperature)
+        assert line.kl_tempered == pytest.approx(best.kl_teacher, rel=1e-3)
 
 
 def turned(rows: RowBatch) -> RowBatch:

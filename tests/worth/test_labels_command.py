@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -27,8 +28,10 @@ def store(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_good_store_is_told_with_its_table_and_what_to_do(store: Path, images: Path) -> None:
-    result = run(*VERIFY, store, "--images", images, *SMALL)
+    result = run(*VERIFY, store, "--images", images, *SMALL, "--sizes", 24, 72)
     assert result.exit_code == 0, result.output
+    assert "48 x 48, stored   6x6" in result.stdout
+    assert re.search(r"^72 x 72 +9x9 .* 2\.25 ", result.stdout, re.MULTILINE)
     table, _, advice = result.stdout.partition("What to do:")
     assert "teacher  labeled:first (own weights, sha256 " in table
     assert ") at 48 x 48 pixels, float32 on cpu\n" in table
@@ -46,9 +49,10 @@ def test_a_good_store_is_told_with_its_table_and_what_to_do(store: Path, images:
 
 
 def test_a_machine_gets_the_same(store: Path, images: Path) -> None:
-    result = run(*VERIFY, store, "--images", images, *SMALL, "--json", "--quiet")
+    result = run(*VERIFY, store, "--images", images, *SMALL, "--json", "--quiet", "--sizes", 24)
     assert (result.exit_code, result.stderr) == (0, "")
     report = parsed(result.stdout)
+    assert [line["grid_hw"] for line in report["sizes"]["lines"]] == [[6, 6], [3, 3]]
     assert (report["is_clean"], report["findings"], report["causes"]) == (True, [], [])
     assert (report["images"], report["crops"], report["scores"]["wrong"]) == (6, 12, 0)
     lines = {line["label"]: line for line in report["lines"]}
