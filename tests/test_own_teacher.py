@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +12,11 @@ import pytest
 import timm
 import torch
 from commands import run
+from pages import blocks, read_page
 from PIL import Image
 
 import relabel
-from pipelines import train_student
+from pipelines import own_classes, train_student
 
 _COLOURS = {"blue": (30, 60, 220), "green": (40, 200, 60), "red": (220, 40, 40)}
 _QUICK = (
@@ -21,6 +24,12 @@ _QUICK = (
     "--optimizer", "adamw", "--learning-rate", "0.003", "--image-size", "32",
 )  # fmt: skip
 _OWN = ("--mean", "0.2", "0.5", "0.7", "--std", "0.5", "0.25", "0.1", "--interpolation", "random")
+
+
+@pytest.fixture(autouse=True)
+def _no_curves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They take longer than the trainings here, and have a test elsewhere."""
+    monkeypatch.setattr(train_student, "draw_curves", lambda *_: None)
 
 
 @pytest.fixture(scope="module")
@@ -98,22 +107,31 @@ def test_a_classifier_of_the_same_classes_goes_on(photos: Path, tmp_path: Path, 
     assert "starts anew" not in caplog.text
 
 
-def test_labels_are_made_as_the_teacher_was_trained_and_train_a_student(photos: Path, tmp_path: Path) -> None:
-    _train(photos, tmp_path / "teacher", *_OWN, "--epochs", "6", "--learning-rate", "0.01", "--ema-decay", "0.5")
-    checkpoint = tmp_path / "teacher" / "checkpoint.pt"
-    store = tmp_path / "labels.zarr"
-    done = run("generate", photos / "train", store, "--checkpoint", checkpoint, "--quiet")
+def test_the_three_commands_of_the_readme_make_teacher_labels_and_student(
+    photos: Path, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As they stand, but for models that need no download, and far fewer pixels and epochs."""
+    section = read_page("README.md").partition("### A teacher of your own")[2]
+    (block,) = [each for each in blocks("README.md", section.partition("\n## ")[0]) if each.language == "console"]
+    teach, label, learn = (shlex.split(line)[1:] for line in re.sub(r"\\\n>", "", block.text).splitlines())
+    monkeypatch.chdir(tmp_path)
+    for part in ("train", "val"):
+        (tmp_path / part).symlink_to(photos / part)
+    small = ["--model", "test_resnet", *_QUICK]
+    assert teach[1:3] == ["pipelines/train_student.py", "--model"]
+    train_student.main([*teach[2:], *small, "--init", str(file), *_OWN, "--epochs", "4", "--learning-rate", "0.01"])
+    assert label[:2] == ["relabel", "generate"]
+    done = run(*label[1:], "--quiet")
     assert done.exit_code == 0, done.output
-    maps = relabel.open(store)
+    maps = relabel.open("labels.zarr")
     pixels = maps.manifest.preprocessing
     assert pixels is not None
     assert (pixels.mean, pixels.std, pixels.interpolation) == ((0.2, 0.5, 0.7), (0.5, 0.25, 0.1), "bicubic")
     assert (pixels.image_size_hw, maps.manifest.class_names) == ((32, 32), ("blue", "green", "red"))
-    assert maps.manifest.teacher.name == "test_resnet"
     labels = maps[maps.rows(list(maps.keys()))].pool(torch.tensor([[0.0, 0.0, 1.0, 1.0]] * 12))
     assert labels.argmax(1).tolist() == [0] * 4 + [1] * 4 + [2] * 4
-    student = _train(photos, tmp_path / "student", "--target", "relabel", "--labels", str(store))
-    assert student["class_names"] == ["blue", "green", "red"]
+    train_student.main([*learn[2:], *small])
+    assert _held(Path("student"))["class_names"] == ["blue", "green", "red"]
 
 
 def test_position_embeddings_of_another_size_are_resampled(photos: Path, tmp_path: Path) -> None:
@@ -156,3 +174,30 @@ def test_a_start_that_cannot_be_is_told(
     with pytest.raises(SystemExit):
         _train(photos, tmp_path / "out", "--init", str(file), *given)
     assert sentence in capsys.readouterr().err
+
+
+def test_one_command_makes_teacher_labels_and_students(photos: Path, file: Path, tmp_path: Path, capfd: Any) -> None:
+    given = [
+        str(photos / "train"), "--out", str(tmp_path), "--teacher", "test_resnet", "--init", str(file),
+        "--student", "test_resnet", "--image-size", "32", "--batch-size", "4", "--workers", "0", "--kept", "0.25",
+        "--head-epochs", "1", "--teacher-epochs", "2", "--student-epochs", "1", "--device", "cpu",
+    ]  # fmt: skip
+    rows = own_classes.main(given)
+    assert [row.who.partition(", ")[2].partition(",")[0] for row in rows] == [
+        "its classifier alone", "fine-tuned", "one-hot labels", "labels of its crops",
+    ]  # fmt: skip
+    assert all(0 <= row.top1 <= 100 for row in rows)
+    parts = [{path.relative_to(tmp_path / "split" / part) for path in (tmp_path / "split" / part).rglob("*.png")}
+             for part in ("train", "val")]  # fmt: skip
+    assert [len(part) for part in parts] == [9, 3]
+    assert not parts[0] & parts[1]
+    assert {path.parent.name for path in parts[1]} == set(_COLOURS)
+    manifest = relabel.open(tmp_path / "labels.zarr").manifest
+    assert manifest.preprocessing is not None
+    assert (manifest.preprocessing.mean, manifest.class_names) == ((0.1, 0.2, 0.3), ("blue", "green", "red"))
+    capfd.readouterr()
+    assert [row.top1 for row in own_classes.main(given)] == [row.top1 for row in rows]
+    assert "epoch 1:" not in capfd.readouterr().out  # nothing was trained again
+    with pytest.raises(SystemExit):
+        own_classes.main([str(photos / "train" / "red"), "--out", str(tmp_path / "none")])
+    assert "must hold two class folders or more" in capfd.readouterr().err
