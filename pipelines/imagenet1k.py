@@ -2,6 +2,7 @@
 
 ``python pipelines/imagenet1k.py list`` shows them, ``show NAME`` all that a run is and where it departs from what was
 published, and ``commands NAME`` what to run, from the project's folder: a store of labels, its checks, the training.
+With ``--archive DIR`` the labels are the published ones, imported, instead of a teacher's.
 They need GPUs and ImageNet; none was run here, and the accuracies are the papers' own.
 """
 
@@ -15,12 +16,12 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 if not __package__:  # run as a file: its folder is on the path, and the package is not
     sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from pipelines.recipe import Recipe
+from pipelines.recipe import Published, Recipe
 from relabel.errors import InvalidValueError
 
 HERE = "not run here"
@@ -129,12 +130,26 @@ def _token_labeling(name: str, top1: float, **changes: Any) -> Preset:
         "that all classes are equally likely",
         "the cosine starts after the warm-up, where the published one counts the warm-up's epochs",
     ]
-    if recipe.image_size != 224:
+    if recipe.init != "none":
+        departures.append(
+            "30 epochs, which VOLO's published fine-tuning has; the published command says none, so that it has 300"
+        )
+    elif recipe.image_size != 224:
         departures.append(
             "trained at the size of the published result; the published command trains at 224, and how the result at "
             "448 was reached is not told"
         )
     return Preset(recipe=recipe, teacher="nfnet-f6", paper_top1=top1, hardware="8 GPUs", departures=tuple(departures))
+
+
+def _fine_tuning(model: str, top1: float, **changes: Any) -> Preset:
+    """Token Labeling's fine-tuning at 384 pixels, of what the preset of 224 left in its folder."""
+    return _token_labeling(
+        f"{model}_384", top1, **{
+            "model": model, "init": f"{model}/checkpoint.pt", "image_size": 384, "batch_size": 512, "epochs": 30,
+            "learning_rate": 5e-6, "min_learning_rate": 5e-6, "weight_decay": 1e-8, "ema_decay": None, **changes,
+        }
+    )  # fmt: skip
 
 
 _PRESETS = (
@@ -150,7 +165,9 @@ _PRESETS = (
     _cutmix("resnet101_relabel_cutmix", "resnet101", 81.6),
     _token_labeling("lvvit_t", 79.1),
     _token_labeling("lvvit_s", 83.3),
+    _fine_tuning("lvvit_s", 84.4),
     _token_labeling("lvvit_m", 84.0, drop_path=0.2, validation_crop=1.0),
+    _fine_tuning("lvvit_m", 85.4, drop_path=0.2, validation_crop=1.0),
     _token_labeling(
         "lvvit_l", 86.2, drop_path=0.3, validation_crop=1.0, learning_rate=1e-3, image_size=448,
         randaugment="rand-n3-m9-mstd0.5-inc1",
@@ -177,17 +194,20 @@ def preset_named(name: str) -> Preset:
 class Places:
     """Where a user's ImageNet lies and its labels go, and how many GPUs of one machine work.
 
-    Without `labels`, a store is named after its teacher, so that two presets do not meet in one.
+    Without `labels`, a store is named after its teacher, so that two presets do not meet in one. `archive` is the
+    folder of published labels to import, and `published` how train_student.py makes its targets of them.
     """
 
     images: str = "imagenet/train"
     validation: str = "imagenet/val"
     labels: str | None = None
     gpus: int = 8
+    archive: str | None = None
+    published: Published = "corrected"
 
 
 def commands(name: str, places: Places, teacher: str | None = None) -> list[list[str]]:
-    """The commands of a preset, each as its words: to make its labels, to check them (bytes, then truth), to train.
+    """The commands of a preset, each as its words: to make or import its labels, to check them, to train.
 
     Args:
         name: of the preset.
@@ -195,9 +215,12 @@ def commands(name: str, places: Places, teacher: str | None = None) -> list[list
         teacher: a key of `TEACHERS` in place of the preset's own.
 
     Raises:
-        InvalidValueError: no such preset or teacher, or a teacher for a preset that needs none.
+        InvalidValueError: no such preset or teacher, a teacher or archive for a preset that needs none, or both.
     """
     own = preset_named(name).teacher
+    if places.archive is not None and (own is None or teacher is not None):
+        what = "uses no labels" if own is None else f"has the labels of an archive or of the teacher {teacher!r}"
+        raise InvalidValueError(f"preset {name} {what}; leave --{'archive' if own is None else 'teacher'} out")
     if teacher is not None and own is None:
         raise InvalidValueError(f"preset {name} uses no labels, so it has no teacher; got {teacher!r}")
     chosen = teacher or own
@@ -208,6 +231,17 @@ def commands(name: str, places: Places, teacher: str | None = None) -> list[list
     train += ["--images", places.images, "--val", places.validation, "--out", name]
     if chosen is None:
         return [train]
+    if places.archive is not None:
+        kind = "tokenlabeling" if preset_named(name).recipe.target == "token" else "relabel"
+        labels = places.labels or f"{kind}.zarr"
+        # The shipped targets are of boxes; see docs/papers.md.
+        is_turned = preset_named(name).recipe.randaugment is not None and places.published == "as-shipped"
+        no_turns = ["--randaugment", "none"] if is_turned else []
+        return [
+            ["relabel", "import", kind, places.archive, labels, "--images", places.images],
+            ["relabel", "verify", "shards", labels, "--images", places.images],
+            [*train, "--labels", labels, "--published", places.published, *no_turns],
+        ]
     made_by, labels = TEACHERS[chosen], places.labels or f"{chosen}.zarr"
     return [
         [*launch, "-m", "relabel", "generate", places.images, labels, "--teacher", made_by.name,
@@ -233,13 +267,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     wanted.add_argument("--labels", help="store of the labels [the teacher's name]")
     wanted.add_argument("--gpus", type=int, default=own.gpus, help="GPUs of this machine [%(default)s]")
     wanted.add_argument("--teacher", choices=TEACHERS, help="teacher of the labels [the paper's]")
+    wanted.add_argument("--archive", metavar="DIR", help="the published labels, unpacked, to import [a teacher's]")
+    wanted.add_argument(
+        "--published", choices=get_args(Published), default=own.published, help="targets of these [%(default)s]"
+    )
     given = parser.parse_args(arguments)
     if given.does == "list":
         print(_listed())
     elif given.does == "show":
         print(_shown(PRESETS[given.name]))
     else:
-        places = Places(images=given.images, validation=given.val, labels=given.labels, gpus=given.gpus)
+        places = Places(
+            images=given.images, validation=given.val, labels=given.labels, gpus=given.gpus, archive=given.archive,
+            published=given.published,
+        )  # fmt: skip
         try:
             wanted_commands = commands(given.name, places, given.teacher)
         except InvalidValueError as error:

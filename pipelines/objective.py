@@ -9,11 +9,13 @@ from torch import Tensor, nn
 
 import relabel
 from pipelines.lvvit import TokenAnswer
+from pipelines.published_targets import shipped_targets
 from pipelines.recipe import Recipe
 from relabel.errors import InvalidValueError
 from relabel.labels import Labels, SparseLabels
 from relabel.losses import TokenLabelingLoss, soft_cross_entropy
 from relabel.mixing import CutMix, Mixup
+from relabel.score_map.filling import Fill
 
 _MIXERS = {"cutmix": CutMix, "mixup": Mixup}
 
@@ -88,16 +90,22 @@ class Objective:
         if self._maps is None:
             raise InvalidValueError(f"target {recipe.target} needs the maps of a store, and got none")
         maps, views = self._maps.maps_of(labels, classes.device)
+        if recipe.published == "as-shipped":
+            grid_hw = self._grid_hw if recipe.target == "token" else None
+            return list(shipped_targets(maps, views, grid_hw, recipe.smoothing))
+        # What a cell does not list has logit 0 in both; only boxes are widened to a cell as published.
+        fill: Fill = "zero" if recipe.published and not bool(views.is_affine.any()) else "rest"
         sizes = (None, self._grid_hw) if recipe.target == "token" else (None,)
         image_labels, *token_labels = [
             _smoothed(
                 maps.pool(
-                    views, size, sparse=True, space=recipe.space, temperature=recipe.temperature, uncovered="nearest"
+                    views, size, sparse=True, space=recipe.space, temperature=recipe.temperature, uncovered="nearest",
+                    fill=fill,
                 ),
                 recipe.smoothing,
             )
             for size in sizes
-        ]
+        ]  # fmt: skip
         return [image_labels, *map(_weighed, token_labels)]
 
 

@@ -125,7 +125,19 @@ def _teacher_options(options: argparse.Namespace) -> list[object]:
         *("--model", options.teacher, "--init", options.init, "--epochs", options.teacher_epochs),
         *("--head-epochs", options.head_epochs, "--head-learning-rate", 2e-3, "--learning-rate", 2e-4),
         # A teacher that knows its images by heart says of each crop what it says of the whole: crops and smoothing.
-        *("--warmup-epochs", 0, "--target", "smoothed", "--smoothing", 0.1, "--interpolation", "bicubic"),
+        *(
+            "--warmup-epochs",
+            0,
+            "--target",
+            "smoothed",
+            "--smoothing",
+            0.1,
+            "--interpolation",
+            "bicubic",
+            "--crop-scale",
+            0.25,
+            1,
+        ),
     ]
 
 

@@ -19,6 +19,7 @@ Target = Literal["one-hot", "smoothed", "relabel", "token"]
 Space = Literal["logit", "probability"]
 Mixing = Literal["none", "cutmix", "mixup", "mixtoken"]
 GroundTruth = Literal["agreement", "published"]
+Published = Literal["as-shipped", "corrected"]
 Precision = Literal["float32", "bfloat16", "float16"]
 Interpolation = Literal["bilinear", "bicubic", "random"]
 
@@ -63,6 +64,8 @@ class Recipe:
         smoothing: for "smoothed", above 0. For "relabel" and "token" the part of a soft label that is spread evenly
             over the classes, in [0, 1).
         space, temperature: how crops are pooled, as `relabel.ScoreMap.pool` says.
+        published: of an imported archive, the targets of the papers' codes: "as-shipped", with all that is wrong with
+            them, or "corrected": the true box, in the part that the map covers, sums of 1. None pools as of any store.
         mixing: "mixtoken" happens inside of the model, and is for "token" alone.
         mixing_alpha: of the Beta distribution of the shares.
         mixing_probability: of a batch to be mixed, for "cutmix" and "mixup".
@@ -110,6 +113,7 @@ class Recipe:
     smoothing: float = 0.0
     space: Space = "logit"
     temperature: float = 1.0
+    published: Published | None = None
     mixing: Mixing = "none"
     mixing_alpha: float = 1.0
     mixing_probability: float = 1.0
@@ -174,6 +178,8 @@ class Recipe:
             self._check(name, getattr(self, name) in get_args(choices), f"one of {', '.join(get_args(choices))}")
         truths = (None, *get_args(GroundTruth))
         self._check("ground_truth", self.ground_truth in truths, f"one of {', '.join(map(str, truths))}")
+        kinds = (None, *get_args(Published))
+        self._check("published", self.published in kinds, f"one of {', '.join(map(str, kinds))}")
         for name, least in _COUNTS.items():
             value = getattr(self, name)
             self._check(name, isinstance(value, int) and value >= least, f"a whole number, {least} or more")
@@ -210,6 +216,10 @@ class Recipe:
             self._check("smoothing", self.smoothing == 0, "0 for target one-hot, or target smoothed")
         if self.target == "smoothed":
             self._check("smoothing", self.smoothing > 0, "above 0 for target smoothed")
+        if self.published is not None:
+            self._check("published", self.uses_store, f"None for target {self.target}")
+            is_plain = (self.space, self.temperature) == ("logit", 1.0)
+            self._check("published", is_plain, f"None for space {self.space} and temperature {self.temperature}")
         if self.target != "token":
             self._check("ground_truth", self.ground_truth is None, f"None for target {self.target}")
             self._check("mixing", self.mixing != "mixtoken", f"none, cutmix or mixup for target {self.target}")

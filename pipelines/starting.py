@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import timm
+import torch
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
-from torch import nn
+from torch import Tensor, nn
 
 from pipelines.recipe import Recipe
 from relabel.errors import InvalidValueError, TeacherError
@@ -69,7 +70,10 @@ def created(recipe: Recipe, **options: Any) -> Any:
         f"the pretrained weights of {recipe.model} cannot be had",
         "Download them where there is a network and give --init FILE",
     ):
-        return timm.create_model(recipe.model, pretrained=True, **options)
+        model: Any = timm.create_model(recipe.model, pretrained=True, **options)
+    if model.num_classes != model.pretrained_cfg["num_classes"]:
+        model.load_state_dict(_fresh(model, model.state_dict()), strict=False)
+    return model
 
 
 def load_first(model: Any, start: Start, class_names: Sequence[str]) -> None:
@@ -91,7 +95,7 @@ def load_first(model: Any, start: Start, class_names: Sequence[str]) -> None:
         for key, tensor in tensors.items()
         if not key.startswith(heads) or (is_same and key in own and own[key].shape == tensor.shape)
     }
-    fresh = {key: tensor for key, tensor in own.items() if key.startswith(heads) and key not in kept}
+    fresh = _fresh(model, {key: tensor for key, tensor in own.items() if key not in kept})
     if fresh:
         _log.warning("%s: the classifier (%s) starts anew, for other classes", start.recipe.init, ", ".join(fresh))
     try:
@@ -99,6 +103,19 @@ def load_first(model: Any, start: Start, class_names: Sequence[str]) -> None:
     except TeacherError as error:
         reason = str(error).partition(". Give")[0]
         raise InvalidValueError(f"--init {start.recipe.init}: {reason}. Give the --model that it is of") from error
+
+
+def _fresh(model: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Those of a classifier, as it starts on features that are learned: small, so that it answers nothing at first.
+
+    timm starts some families' by the number of classes, 0.3 for ten: on 1,280 features that is a loss of 8 nats.
+    """
+    heads = head_names(model)
+    start = {key: torch.zeros_like(tensor) for key, tensor in tensors.items() if key.startswith(heads)}
+    for tensor in start.values():
+        if tensor.ndim > 1:
+            nn.init.normal_(tensor, std=0.01)
+    return start
 
 
 def head_names(model: Any) -> tuple[str, ...]:

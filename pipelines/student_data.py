@@ -208,6 +208,11 @@ def _maps(recipe: Recipe, places: Places, classes: list[str]) -> relabel.LabelMa
             "--labels STORE; or take --target one-hot"
         )
     maps = relabel.open(places.labels)
+    if recipe.published and not maps.manifest.scores.has_holes:
+        raise InvalidValueError(
+            f"--published is for the labels of the papers' archives, as relabel import makes a store of them; "
+            f"{places.labels} is none: leave it out"
+        )
     if maps.num_classes != len(classes):
         raise InvalidValueError(
             f"{places.labels} has labels of {maps.num_classes} classes, and {places.validation} has {len(classes)} "

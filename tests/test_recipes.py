@@ -22,7 +22,7 @@ from relabel.errors import InvalidValueError
 _NAMES = (
     *(f"resnet{depth}{kind}" for depth in (18, 50, 101) for kind in ("", "_relabel", "_relabel_cutmix")),
     "resnet50_smoothed",
-    *(f"lvvit_{size}" for size in "tsml"),
+    *(f"lvvit_{size}" for size in ("t", "s", "s_384", "m", "m_384", "l")),
 )
 
 
@@ -105,6 +105,13 @@ def test_learning_rates_follow_the_batch_size() -> None:
         ({"warmup_epochs": 300}, "warmup_epochs must be fewer than the 300 epochs"),
         ({"smoothing": 0.1}, "smoothing must be 0 for target one-hot, or target smoothed"),
         ({"target": "smoothed"}, "smoothing must be above 0 for target smoothed"),
+        ({"published": "corrected"}, "published must be None for target one-hot; got 'corrected'"),
+        ({"target": "relabel", "published": "yes"}, "published must be one of None, as-shipped, corrected"),
+        ({"target": "relabel", "published": "corrected", "temperature": 2.0}, "published must be None for space logit"),
+        ({"init": ""}, "init must be a name"),
+        ({"head_epochs": -1}, "head_epochs must be a whole number, 0 or more"),
+        ({"mean": (0.5, 0.5)}, "mean must be three numbers, or None"),
+        ({"std": (0.5, 0.0, 0.5)}, "std must be three numbers, above 0, or None"),
         ({"target": "relabel", "smoothing": 1.0}, r"smoothing must be in \[0, 1\)"),
         ({"target": "relabel", "ground_truth": "agreement"}, "ground_truth must be None for target relabel"),
         ({"target": "relabel", "mixing": "mixtoken"}, "mixing must be none, cutmix or mixup for target relabel"),
@@ -122,7 +129,7 @@ def test_the_presets_are_those_of_the_papers() -> None:
         "resnet18": 71.7, "resnet18_relabel": 72.5, "resnet18_relabel_cutmix": 73.2,
         "resnet50": 77.5, "resnet50_smoothed": 78.0, "resnet50_relabel": 78.9, "resnet50_relabel_cutmix": 80.2,
         "resnet101": 78.1, "resnet101_relabel": 80.7, "resnet101_relabel_cutmix": 81.6,
-        "lvvit_t": 79.1, "lvvit_s": 83.3, "lvvit_m": 84.0, "lvvit_l": 86.2,
+        "lvvit_t": 79.1, "lvvit_s": 83.3, "lvvit_m": 84.0, "lvvit_l": 86.2, "lvvit_s_384": 84.4, "lvvit_m_384": 85.4,
     }  # fmt: skip
     assert {name: preset.paper_top1 for name, preset in imagenet1k.PRESETS.items()} == published
 
@@ -143,6 +150,9 @@ def test_the_presets_are_those_of_the_papers() -> None:
                      "batch_size": 1024, "smoothing": 0.1, "randaugment": "rand-m9-mstd0.5-inc1",
                      "random_erasing": 0.25, "ema_decay": 0.99992, "drop_path": 0.1, "token_weight": 0.5,
                      "min_learning_rate": 1e-5, "warmup_learning_rate": 1e-6, "ground_truth": None}),
+        ("lvvit_s_384", {"model": "lvvit_s", "image_size": 384, "learning_rate": 5e-6, "min_learning_rate": 5e-6,
+                         "weight_decay": 1e-8, "batch_size": 512, "drop_path": 0.1, "ema_decay": None,
+                         "init": "lvvit_s/checkpoint.pt", "target": "token"}),
         ("lvvit_m", {"drop_path": 0.2, "learning_rate": 1.6e-3, "image_size": 224}),
         ("lvvit_l", {"drop_path": 0.3, "learning_rate": 1e-3, "image_size": 448,
                      "randaugment": "rand-n3-m9-mstd0.5-inc1"}),
@@ -164,7 +174,8 @@ def test_timm_can_build_all_that_a_preset_names(name: str) -> None:
     if recipe.randaugment is not None:
         rand_augment_transform(recipe.randaugment, {})
     if recipe.target == "token":
-        assert student.patch_embed.img_size == (recipe.image_size,) * 2
+        assert recipe.init != "none" or student.patch_embed.img_size == (recipe.image_size,) * 2
+        assert recipe.init in ("none", f"{imagenet1k.PRESETS[recipe.model].recipe.name}/checkpoint.pt")
         assert student.pretrained_cfg["crop_pct"] == recipe.validation_crop
     assert (preset.teacher is None) is not recipe.uses_store
     assert preset.departures
@@ -202,6 +213,25 @@ def test_every_printed_command_parses(
     assert str(command.out) == name
 
 
+@pytest.mark.parametrize("published", ["as-shipped", "corrected"])
+@pytest.mark.parametrize("name", ["resnet50_relabel_cutmix", "lvvit_s"])
+def test_the_published_labels_are_imported(
+    name: str, published: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    imagenet1k.main(["commands", name, "--archive", "my labels", "--published", published])
+    first, second, train = (shlex.split(line) for line in capsys.readouterr().out.splitlines())
+    kind = "tokenlabeling" if name == "lvvit_s" else "relabel"
+    assert first == ["relabel", "import", kind, "my labels", f"{kind}.zarr", "--images", "imagenet/train"]
+    assert second[:4] == ["relabel", "verify", "shards", f"{kind}.zarr"]
+    assert [parser(monkeypatch)(words[1:]) for words in (first, second)] == ["", ""]
+    command = student_options.parse(train[3:], None)
+    assert (command.places.labels, command.recipe.published) == (f"{kind}.zarr", published)
+    same = dataclasses.replace(command.recipe, published=None, randaugment=None)
+    assert same == dataclasses.replace(imagenet1k.PRESETS[name].recipe, randaugment=None)
+    # What was shipped follows no turns.
+    assert (command.recipe.randaugment is None) == (name != "lvvit_s" or published == "as-shipped")
+
+
 def test_a_stronger_teacher_can_be_chosen() -> None:
     places = imagenet1k.Places()
     generate = imagenet1k.commands("resnet50_relabel", places, "eva02")[0]
@@ -210,6 +240,11 @@ def test_a_stronger_teacher_can_be_chosen() -> None:
     assert own[own.index("--teacher") + 1] == "tf_efficientnet_l2.ns_jft_in1k_475"
     with pytest.raises(InvalidValueError, match="resnet50 uses no labels"):
         imagenet1k.commands("resnet50", places, "eva02")
+    archive = dataclasses.replace(places, archive="labels")
+    with pytest.raises(InvalidValueError, match="resnet50 uses no labels; leave --archive out"):
+        imagenet1k.commands("resnet50", archive)
+    with pytest.raises(InvalidValueError, match="of an archive or of the teacher 'eva02'; leave --teacher out"):
+        imagenet1k.commands("resnet50_relabel", archive, "eva02")
     with pytest.raises(InvalidValueError, match="no teacher 'eva03'; known are efficientnet-l2"):
         imagenet1k.commands("resnet50_relabel", places, "eva03")
 
