@@ -15,7 +15,7 @@ from relabel.manifest import PLANES, PROFILE, Manifest
 from relabel.score_map import ScoreMap
 from relabel.store import RowBatch
 from relabel.teacher import Ensemble, kept_grid, load_ensemble
-from relabel.worth.fidelity import TEMPERATURES, divergence
+from relabel.worth.fidelity import divergence
 from relabel.worth.options import RerunOptions
 from relabel.worth.rebuilding import rerun_spec
 from relabel.worth.rerun import at_once, seen_by
@@ -27,7 +27,7 @@ _ERRORS = 2.0
 """A difference of fewer standard errors is none, as in `recommend`."""
 _AS_GOOD = 0.05
 """Of the store's KL: what so little more costs is not worth other options, as in `recommend`."""
-_TEMPERATURES = (1.0, *TEMPERATURES)
+_TEMPERATURES = (1.0, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.1, 1.25, 1.5, 2.0)
 _SMALLEST = 1e-38
 
 

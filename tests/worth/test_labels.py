@@ -108,14 +108,12 @@ def test_other_sizes_and_grids_are_worth_what_stores_of_them_are(store: Path, im
     for size, path in ((((48, 48), (6, 6)), store), ((large, (8, 8)), made)):
         # Its crops are those of the first store, shown to the teacher at the same size.
         lines = verified(path, images, crops=2, crop_size_hw=(48, 48)).lines
-        stored = [line for line in lines if line.kind == "stored" and line.space == "logit"]
-        plain, best = next(s for s in stored if s.temperature == 1), min(stored, key=lambda line: line.kl_teacher)
-        line = found[size]
+        plain, line = next(one for one in lines if (one.kind, one.space) == ("stored", "logit")), found[size]
         assert line.kl_teacher == pytest.approx(plain.kl_teacher, rel=1e-3)
         assert line.kl_teacher_error == pytest.approx(plain.kl_teacher_error, rel=1e-3)
         assert line.bytes_an_image == pytest.approx(plain.bytes_an_image, rel=1e-2)
-        assert (line.agreement_teacher, line.temperature) == (plain.agreement_teacher, best.temperature)
-        assert line.kl_tempered == pytest.approx(best.kl_teacher, rel=1e-3)
+        assert line.agreement_teacher == plain.agreement_teacher
+        assert line.kl_tempered <= line.kl_teacher
 
 
 def turned(rows: RowBatch) -> RowBatch:
