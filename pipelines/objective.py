@@ -64,11 +64,18 @@ class Objective:
         Args:
             student: as `student_models.build_student` makes it, in training; may be wrapped for many devices.
             images: (B, 3, h, w) floating, normalised.
-            labels: tickets (B, 11), or classes (B,) for the targets that need no store; int64, best on the CPU.
+            labels: tickets (B, 11), or classes (B,) for the targets that need no store; int64, best on the CPU. For
+                target "teacher", and wherever they are known by other means, the soft labels (B, C) floating.
             mixes: whether the recipe's mixing happens (not in its last epochs).
         """
-        classes = (labels if labels.ndim == 1 else relabel.ground_truth(labels)).to(images.device, non_blocking=True)
-        targets = self._targets(labels, classes)
+        classes: Tensor | None = None
+        targets: list[Labels] = [labels]
+        if not labels.is_floating_point():
+            if self._recipe.target == "teacher":
+                raise InvalidValueError(f"target teacher needs soft labels (B, C); got {tuple(labels.shape)} integers")
+            classes = labels if labels.ndim == 1 else relabel.ground_truth(labels)
+            classes = classes.to(images.device, non_blocking=True)
+            targets = self._targets(labels, classes)
         if mixes and self._mixer is not None:
             images, *targets = self._mixer(images, *targets)
         answer = student(images)

@@ -15,7 +15,7 @@ from typing import Any, Literal, get_args
 from relabel.errors import InvalidValueError
 
 Optimizer = Literal["sgd", "adamw", "adamp"]
-Target = Literal["one-hot", "smoothed", "relabel", "token"]
+Target = Literal["one-hot", "smoothed", "relabel", "token", "teacher"]
 Space = Literal["logit", "probability"]
 Mixing = Literal["none", "cutmix", "mixup", "mixtoken"]
 GroundTruth = Literal["agreement", "published"]
@@ -60,7 +60,10 @@ class Recipe:
         optimizer: "sgd" is with Nesterov's momentum; "adamw"; "adamp" is timm's.
         momentum: of "sgd".
         target: what the loss compares with: "one-hot" and "smoothed" are of the image's one label and need no store;
-            "relabel" is the crop's soft label; "token" is that and one for each patch, for a model that answers tokens.
+            "relabel" is the crop's soft label; "token" is that and one for each patch, for a model that answers tokens;
+            "teacher" is what a teacher says of the crop's pixels, run on every crop: no store, and no label is nearer.
+        teacher, teacher_checkpoint, teacher_size: for "teacher", as `relabel generate` takes --teacher, --checkpoint
+            and --image-size, in pixels of a side; None is the model's own.
         smoothing: for "smoothed", above 0. For "relabel" and "token" the part of a soft label that is spread evenly
             over the classes, in [0, 1).
         space, temperature: how crops are pooled, as `relabel.ScoreMap.pool` says.
@@ -110,6 +113,9 @@ class Recipe:
     weight_decay: float = 1e-4
     momentum: float = 0.9
     target: Target = "one-hot"
+    teacher: str | None = None
+    teacher_checkpoint: str | None = None
+    teacher_size: int | None = None
     smoothing: float = 0.0
     space: Space = "logit"
     temperature: float = 1.0
@@ -220,6 +226,14 @@ class Recipe:
             self._check("published", self.uses_store, f"None for target {self.target}")
             is_plain = (self.space, self.temperature) == ("logit", 1.0)
             self._check("published", is_plain, f"None for space {self.space} and temperature {self.temperature}")
+        if self.target == "teacher":
+            self._check("teacher", bool(self.teacher), "a name for target teacher")
+            self._check("smoothing", self.smoothing == 0, "0 for target teacher")
+        else:
+            for name in ("teacher", "teacher_checkpoint", "teacher_size"):
+                self._check(name, getattr(self, name) is None, f"None for target {self.target}")
+        size = self.teacher_size
+        self._check("teacher_size", size is None or size > 0, "a whole number, 1 or more, or None")
         if self.target != "token":
             self._check("ground_truth", self.ground_truth is None, f"None for target {self.target}")
             self._check("mixing", self.mixing != "mixtoken", f"none, cutmix or mixup for target {self.target}")

@@ -224,18 +224,23 @@ def _batches(
 
 
 def train(
-    recipe: Recipe, batches: Iterator[tuple[Tensor, Tensor]], count: int, maps: relabel.LabelMaps | None
+    recipe: Recipe,
+    batches: Iterator[tuple[Tensor, Tensor]],
+    count: int,
+    maps: relabel.LabelMaps | None,
+    num_classes: int = scenes.NUM_CLASSES,
 ) -> tuple[nn.Module, float]:
     """A student of all batches, whose tickets `maps` pools, and its mean loss over the last tenth of them."""
     torch.manual_seed(recipe.seed)
-    student: Any = build_student(recipe, scenes.NUM_CLASSES)
+    student: Any = build_student(recipe, num_classes)
     student.to(memory_format=torch.channels_last)
-    objective = Objective(recipe, scenes.NUM_CLASSES, token_grid_hw(student), maps=maps, seed=recipe.seed)
+    objective = Objective(recipe, num_classes, token_grid_hw(student), maps=maps, seed=recipe.seed)
     optimizer = make_optimizer(student, recipe)
     steps, losses = count // recipe.batch_size, []
     for step, (images, labels) in enumerate(batches):
         set_learning_rate(optimizer, learning_rate(recipe, step / steps * recipe.epochs))
-        loss = objective(student, images, labels)
+        with torch.autocast("cpu", torch.bfloat16, enabled=recipe.precision == "bfloat16"):
+            loss = objective(student, images, labels)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

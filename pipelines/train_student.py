@@ -1,4 +1,4 @@
-"""Train a student: any classifier of timm's, or an LV-ViT, on one-hot, smoothed, relabel or token targets.
+"""Train a student: any classifier of timm's, or an LV-ViT, on one-hot, smoothed, relabel, token or teacher targets.
 
     python pipelines/train_student.py --model resnet18 --target relabel --labels a.zarr --images train/ --val val/
     torchrun --nproc_per_node=8 pipelines/train_student.py --preset lvvit_s --labels a.zarr --images train/ --val val/
@@ -33,6 +33,7 @@ if not __package__:  # run as a file: its folder is on the path, and the package
 
 from pipelines.curves import draw_curves
 from pipelines.objective import Objective
+from pipelines.online import OnlineTeacher
 from pipelines.run_log import CHECKPOINT, RECIPE, Epoch, load_checkpoint, save_checkpoint, write_log
 from pipelines.schedule import learning_rate, make_optimizer, set_learning_rate
 from pipelines.starting import Start, facts_of, learn_heads, start_of
@@ -96,6 +97,7 @@ class Trainer:
         self._student = student.to(device, memory_format=torch.channels_last)
         # Mixing draws from torch's generator, which every epoch starts anew: so a resumed run is equal.
         self._objective = Objective(recipe, data.num_classes, token_grid_hw(self._student), maps=data.maps)
+        self._teacher = OnlineTeacher(recipe, data.class_names, device) if recipe.target == "teacher" else None
         self._pixels = Pixels(recipe, device)
         self._average = None if recipe.ema_decay is None else ModelEmaV3(self._student, decay=recipe.ema_decay)
         self._optimizer = make_optimizer(self._student, recipe)
@@ -139,6 +141,7 @@ class Trainer:
             for step, (images, labels) in enumerate(self._data.epoch(number)):
                 rate = learning_rate(recipe, number + step / steps)
                 set_learning_rate(self._optimizer, rate)
+                labels = labels if self._teacher is None else self._teacher(images)
                 images = self._pixels(images, trains=True)
                 # The loss stays on the device: nothing waits for a step.
                 total += self._step(images, labels, mixes=mixes)

@@ -63,6 +63,19 @@ def colours() -> Colours:
     return Colours()
 
 
+class TwoColours(Colours):
+    """A teacher without red."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Logits (B, 2, h / 8, w / 8)."""
+        return super().forward(images)[:, :2]
+
+
+def two_colours() -> TwoColours:
+    """The teacher, as ``--teacher test_train_student:two_colours``."""
+    return TwoColours()
+
+
 @dataclasses.dataclass(frozen=True)
 class Folders:
     """Images of three classes, each with a colour of its own, and a store of labels."""
@@ -133,6 +146,10 @@ def test_the_loss_of_each_target_is_that_of_its_labels(tmp_path: Path) -> None:
 
     assert loss(image_logits, true, target="one-hot") == pytest.approx(_cross_entropy(image_logits, one_hot))
     assert loss(image_logits, labels, target="one-hot") == pytest.approx(_cross_entropy(image_logits, one_hot))
+    given = maps.pool(boxes)
+    assert loss(image_logits, given, target="teacher", teacher="any") == pytest.approx(
+        _cross_entropy(image_logits, soft), abs=1e-5
+    )
     smoothed = 0.7 * one_hot + 0.3 / classes
     assert loss(image_logits, true, target="smoothed", smoothing=0.3) == pytest.approx(
         _cross_entropy(image_logits, smoothed)
@@ -255,11 +272,14 @@ def test_a_student_trains_on_every_target_and_leaves_log_curves_and_checkpoint(
         assert picture.format == "PNG"
 
 
-def test_colours_are_learned_from_soft_labels_and_from_token_labels(folders: Folders, tmp_path: Path) -> None:
-    for target in ("relabel", "token"):
+def test_colours_are_learned_from_soft_labels_from_token_labels_and_from_the_teacher(
+    folders: Folders, tmp_path: Path
+) -> None:
+    for target in ("relabel", "token", "teacher"):
         out = tmp_path / target
+        how = ("--teacher", "test_train_student:colours") if target == "teacher" else ()
         train_student.main(
-            folders.options(out, *_CONVNET, "--target", target, "--epochs", "6", "--learning-rate", "0.01")
+            folders.options(out, *_CONVNET, "--target", target, *how, "--epochs", "6", "--learning-rate", "0.01")
         )
         assert float(_log(out)[-1]["val_top1"]) > 90
         assert float(_log(out)[-1]["train_loss"]) < float(_log(out)[0]["train_loss"])
@@ -384,6 +404,9 @@ def test_two_processes_of_torchrun_train_one_student(folders: Folders, tmp_path:
         ((*_CONVNET, "--target", "one-hot", "--images", "{0..2}.tar"), "target one-hot reads no tars"),
         ((*_CONVNET, "--target", "token", "--mixing", "cutmix", "--ground-truth", "agreement"), "without cutmix"),
         (("--target", "one-hot"), "give --model NAME"),
+        ((*_CONVNET, "--target", "teacher"), "teacher must be a name for target teacher"),
+        ((*_CONVNET, "--target", "one-hot", "--teacher", "resnet50"), "teacher must be None for target one-hot"),
+        ((*_CONVNET, "--target", "teacher", "--teacher", "test_train_student:two_colours"), "answers 2 classes"),
         ((*_CONVNET, "--target", "one-hot", "--smoothing", "0.1"), "smoothing must be 0"),
     ],
 )

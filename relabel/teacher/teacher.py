@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -13,6 +13,7 @@ from relabel.geometry import Grid
 from relabel.manifest import Preprocessing, TeacherRecord
 from relabel.teacher.blame import blaming
 from relabel.teacher.devices import DTYPES
+from relabel.teacher.heads.dense import DenseClassifier
 from relabel.teacher.proof import Proof
 
 
@@ -64,6 +65,17 @@ class Teacher:
                 torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32),
             ):
                 return self._checked(self.forward(pixels), len(images)).float()
+
+    def of_whole_images(self) -> Teacher:
+        """The same with one answer an image, logits (B, C, 1, 1), as for a crop's pixels.
+
+        By the model's own head where there is one to be had, else the mean over the map.
+        """
+        forward = self.forward
+        if isinstance(forward, DenseClassifier):
+            own: Callable[[Tensor], Tensor] = forward.model
+            return replace(self, forward=lambda images: own(images)[..., None, None], grid=Grid(1, 1))
+        return replace(self, forward=lambda images: forward(images).mean((2, 3), keepdim=True), grid=Grid(1, 1))
 
     def _checked(self, logits: object, count: int) -> Tensor:
         """What was proved of one batch need not hold of another."""

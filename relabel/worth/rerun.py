@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from relabel.errors import TeacherError
-from relabel.geometry import Grid
 from relabel.images.decode import fitted
 from relabel.images.device import decode_and_fit_on
 from relabel.manifest import Manifest, Preprocessing
-from relabel.teacher import Ensemble, Teacher, averaged, load_ensemble
+from relabel.teacher import Ensemble, averaged, load_ensemble
 from relabel.teacher.heads.dense import DenseClassifier
 from relabel.worth.options import RerunOptions
 from relabel.worth.rebuilding import recorded_members, rerun_spec
@@ -53,7 +52,7 @@ class Rerun:
             # Loaded anew, since many a network is set up for one size of input.
             on_crops = load_ensemble(replace(spec, teachers=teachers))
         self.is_own_answer = all(isinstance(member.forward, DenseClassifier) for member in on_crops.members)
-        self._on_crops = [replace(m, forward=_whole_image(m), grid=Grid(1, 1)) for m in on_crops.members]
+        self._on_crops = [member.of_whole_images() for member in on_crops.members]
         was = [(m.teacher.precision, m.preprocessing.decode) for m in recorded_members(manifest)]
         now = [(m.record.precision, m.preprocessing.decode) for m in self.ensemble.members]
         self.is_exact = was == now and all(precision == "float32" for precision, _ in now)
@@ -132,12 +131,3 @@ def seen_by(ensemble: Ensemble, pixels: Tensor, data: bytes) -> tuple[list[Tenso
 def at_once(num_classes: int, grid_hw: tuple[int, int], most: int) -> int:
     """How many images' dense logits to hold at a time, `most` or fewer."""
     return max(1, min(most, _MOST_BYTES // (4 * num_classes * grid_hw[0] * grid_hw[1])))
-
-
-def _whole_image(member: Teacher) -> Callable[[Tensor], Tensor]:
-    """Normalised images (B, 3, h, w) to logits (B, C, 1, 1): by the model's own head where there is one to be had."""
-    forward = member.forward
-    if isinstance(forward, DenseClassifier):
-        own: Callable[[Tensor], Tensor] = forward.model
-        return lambda images: own(images)[..., None, None]
-    return lambda images: forward(images).mean((2, 3), keepdim=True)
