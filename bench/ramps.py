@@ -175,7 +175,7 @@ def judged(scene: Scene, images: Any, tickets: Any, mean: float = 0.0, std: floa
             continue
         told = read.views[number : number + 1]
         row = read.rows[number : number + 1]
-        matrix = _matrix(told)
+        matrix = next(iter(told)).as_matrix()
         apart = np.abs((np.array(shown.matrix) - np.array(matrix)) @ shown.corners.T)
         at_seen = relabel.Views.of([scene.nearest(shown)])
         at_told = scene.maps[row].pool(told)
@@ -189,14 +189,6 @@ def judged(scene: Scene, images: Any, tickets: Any, mean: float = 0.0, std: floa
             label=float((labels[number] - at_told[0]).abs().max()),
             seen_label=float((labels[number] - scene.maps[row].pool(at_seen, uncovered="nearest")[0]).abs().max()),
         )
-
-
-def _matrix(views: relabel.Views) -> Matrix:
-    if views.matrices is not None and not bool(views.matrices.isnan().any()):
-        x, y = views.matrices[0].tolist()
-        return (x[0], x[1], x[2]), (y[0], y[1], y[2])
-    box = relabel.Box(*views.boxes[0].tolist())
-    return relabel.View(box, bool(views.flips[0]), bool(views.flips_vertical[0])).as_matrix()
 
 
 def pairs(batch: Any) -> tuple[Any, Any]:

@@ -217,7 +217,7 @@ def _kornia(scene: Scene, draws: int) -> Batches:
     for images, tickets in _folder(TRANSFORMS["torchvision v2"], scene, draws):
         moved = augment(images)
         matrix = torch.as_tensor(augment.transform_matrix)
-        yield moved, relabel.moved(tickets, matrix, (96, 96))
+        yield moved, relabel.moved(tickets, matrix, (96, 96), (96, 96))
 
 
 LOADERS: dict[str, Callable[[Scene, int], Batches]] = {

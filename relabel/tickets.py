@@ -152,10 +152,7 @@ def device_of(tickets: Tensor | NDArray[np.int64]) -> torch.device:
 
 
 def moved(
-    tickets: Tensor | NDArray[np.int64],
-    matrix: Tensor,
-    size_hw: tuple[int, int],
-    output_hw: tuple[int, int] | None = None,
+    tickets: Tensor | NDArray[np.int64], matrix: Tensor, size_hw: tuple[int, int], output_hw: tuple[int, int]
 ) -> Tensor:
     """The tickets (B, 11) of a batch of images whose pixels a step on the device has moved since, on their device.
 
@@ -164,7 +161,7 @@ def moved(
         matrix: (B, 3, 3) floating, from pixels (x, y, 1) of the images that came in to pixels of those that go out, the
             centre of the first pixel at (0, 0): kornia's ``transform_matrix``.
         size_hw: of the images that came in, in pixels.
-        output_hw: of those that go out, where it is another.
+        output_hw: of those that go out.
 
     A perspective counts as what it is around the centre, for image labels: token labels of such tickets are refused.
 
@@ -173,7 +170,7 @@ def moved(
         InvalidValueError: another shape or number of maps; one that has no inverse.
     """
     read = Tickets.read(tickets)
-    views = moved_views(read.views, matrix, size_hw, output_hw or size_hw)
+    views = moved_views(read.views, matrix, size_hw, output_hw)
     return replace(read, views=views).pack().to(device_of(tickets))
 
 

@@ -35,14 +35,7 @@ def places(matrix: np.ndarray, points: np.ndarray) -> np.ndarray:
 def shown(given: torch.Tensor, fractions: np.ndarray) -> np.ndarray:
     """(B, n, 2) places in the image, of places in what tickets show, told one by one."""
     views = Tickets.read(given).views
-    found = []
-    for i in range(len(views)):
-        box, flips = views.boxes[i].tolist(), (bool(views.flips[i]), bool(views.flips_vertical[i]))
-        view = View(Box(*box), *flips)
-        if views.matrices is not None and not views.matrices[i].isnan().any():
-            view = View.affine(tuple(map(tuple, views.matrices[i].tolist())))
-        found.append(places(np.array(view.as_matrix()), fractions))
-    return np.stack(found)
+    return np.stack([places(np.array(view.as_matrix()), fractions) for view in views])
 
 
 @given(
@@ -64,7 +57,7 @@ def test_every_pixel_shows_what_its_view_says(sides: list[float], shift: tuple[f
 
 def test_mirrored_and_cropped_boxes_stay_boxes_to_the_half_pixel() -> None:
     matrices = torch.tensor([MIRRORED, UPSIDE_DOWN])
-    read = Tickets.read(moved(tickets(VIEWS[:2]), matrices, SIZE_HW))
+    read = Tickets.read(moved(tickets(VIEWS[:2]), matrices, SIZE_HW, SIZE_HW))
     before = Tickets.read(tickets(VIEWS[:2]))
     torch.testing.assert_close(read.views.boxes, before.views.boxes, atol=1e-6, rtol=0)
     assert read.views.matrices is None
@@ -72,7 +65,9 @@ def test_mirrored_and_cropped_boxes_stay_boxes_to_the_half_pixel() -> None:
     # The right half, magnified twice: pixel 32, whose left edge is the middle, becomes pixels 0 and 1.
     half = torch.tensor([[[2.0, 0, -63.5], [0, 1, 0], [0, 0, 1]]])
     whole = tickets((View.whole(),))
-    torch.testing.assert_close(Tickets.read(moved(whole, half, SIZE_HW)).views.boxes[0], torch.tensor([0.5, 0, 1, 1]))
+    torch.testing.assert_close(
+        Tickets.read(moved(whole, half, SIZE_HW, SIZE_HW)).views.boxes[0], torch.tensor([0.5, 0, 1, 1])
+    )
     # Cut out as it is, 32 pixels wide.
     cut = torch.tensor([[[1.0, 0, -32], [0, 1, 0], [0, 0, 1]]])
     found = Tickets.read(moved(whole, cut, SIZE_HW, (48, 32))).views.boxes[0]
@@ -81,7 +76,7 @@ def test_mirrored_and_cropped_boxes_stay_boxes_to_the_half_pixel() -> None:
 
 def test_what_does_not_move_keeps_all_else(device: torch.device) -> None:
     before = tickets().to(device)
-    after = moved(before, torch.eye(3, device=device).repeat(3, 1, 1), SIZE_HW)
+    after = moved(before, torch.eye(3, device=device).repeat(3, 1, 1), SIZE_HW, SIZE_HW)
     assert after.device == before.device
     same, read = Tickets.read(before), Tickets.read(after)
     for name in ("rows", "upright", "ground_truth"):
@@ -93,9 +88,9 @@ def test_what_does_not_move_keeps_all_else(device: torch.device) -> None:
 
 def test_what_float32_leaves_of_a_crops_corners_is_no_turn() -> None:
     solved = torch.tensor([MIRRORED]) + torch.tensor([[[0, 2e-6, 0], [1e-6, 0, 0], [1e-8, 1e-8, 0]]])
-    assert Tickets.read(moved(tickets(VIEWS[:1]), solved, SIZE_HW)).views.matrices is None
+    assert Tickets.read(moved(tickets(VIEWS[:1]), solved, SIZE_HW, SIZE_HW)).views.matrices is None
     turned = torch.tensor([MIRRORED]) + torch.tensor([[[0, 2e-2, 0], [1e-2, 0, 0], [0, 0, 0]]])
-    views = Tickets.read(moved(tickets((View.whole(),)), turned, SIZE_HW)).views
+    views = Tickets.read(moved(tickets((View.whole(),)), turned, SIZE_HW, SIZE_HW)).views
     # The map says what is mirrored.
     assert (views.is_affine.tolist(), views.flips.tolist()) == ([True], [False])
 
@@ -128,6 +123,6 @@ EYE = torch.eye(3).repeat(3, 1, 1)
 )
 def test_what_is_no_map_of_pixels_is_refused(matrix: torch.Tensor, message: str) -> None:
     with pytest.raises(InvalidValueError, match=message):
-        moved(tickets(), matrix, SIZE_HW)
+        moved(tickets(), matrix, SIZE_HW, SIZE_HW)
     with pytest.raises(LabelError, match="class ids"):
-        moved(torch.tensor([1, 2, 3]), matrix, SIZE_HW)
+        moved(torch.tensor([1, 2, 3]), matrix, SIZE_HW, SIZE_HW)

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-_MOVES = {
+MOVES = {
     1: (False, False, False),
     2: (False, False, True),
     3: (False, True, True),
@@ -57,7 +57,7 @@ def turned(pixels: Tensor, orientation: int) -> Tensor:
             [5, 2],
             [6, 3]])
     """
-    is_transposed, is_mirrored_y, is_mirrored_x = _MOVES[orientation]
+    is_transposed, is_mirrored_y, is_mirrored_x = MOVES[orientation]
     if is_transposed:
         pixels = pixels.transpose(-1, -2)
     mirrored = [-2] * is_mirrored_y + [-1] * is_mirrored_x
@@ -66,7 +66,7 @@ def turned(pixels: Tensor, orientation: int) -> Tensor:
 
 def turned_boxes(boxes_xyxy: Tensor, orientation: int) -> Tensor:
     """Boxes (n, 4) of the decoded image, in fractions of it, as the same places of the upright one."""
-    is_transposed, is_mirrored_y, is_mirrored_x = _MOVES[orientation]
+    is_transposed, is_mirrored_y, is_mirrored_x = MOVES[orientation]
     x0, y0, x1, y1 = boxes_xyxy.unbind(1)
     if is_transposed:
         x0, y0, x1, y1 = y0, x0, y1, x1

@@ -7,7 +7,7 @@ image: ``x = a u + b v + c``, ``y = d u + e v + f``, written ``((a, b, c), (d, e
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -116,6 +116,18 @@ class View:
         return replace(self, is_exact=False)
 
 
+def inverted(matrix: Matrix) -> Matrix:
+    """The map the other way, of one that has an inverse, fractions or pixels.
+
+    >>> inverted(((2.0, 0.0, 1.0), (0.0, 4.0, 2.0)))
+    ((0.5, -0.0, -0.5), (-0.0, 0.25, -0.5))
+    """
+    (a, b, c), (d, e, f) = matrix
+    determinant = a * e - b * d
+    a, b, d, e = e / determinant, -b / determinant, -d / determinant, a / determinant
+    return (a, b, -a * c - b * f), (d, e, -d * c - e * f)
+
+
 def _product(outer: Matrix, inner: Matrix) -> Matrix:
     """First the inner map, then the outer one."""
     (p, q, r), (s, t, u) = inner
@@ -165,6 +177,16 @@ class Views:
 
     def __len__(self) -> int:
         return len(self.flips)
+
+    def __iter__(self) -> Iterator[View]:
+        """Each view by itself."""
+        matrices = [_NO_MATRIX] * len(self) if self.matrices is None else self.matrices.tolist()
+        flags = torch.stack([self.flips, self.flips_vertical, self.is_exact], dim=1).tolist()
+        for box, (flip, vertical, is_exact), matrix in zip(self.boxes.tolist(), flags, matrices, strict=True):
+            if math.isnan(matrix[0][0]):
+                yield View(Box(*box), flip, vertical, is_exact=is_exact)
+            else:
+                yield View.affine(matrix, is_exact=is_exact)
 
     @property
     def is_affine(self) -> Tensor:

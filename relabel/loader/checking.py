@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,8 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
 from relabel.errors import InvalidValueError, LabelError
-from relabel.geometry import Box
-from relabel.geometry.views import View, Views
+from relabel.geometry.views import View
 from relabel.loader.batch import CropLabels
 from relabel.loader.crops import CropLabel
 from relabel.loader.probing import Probe
@@ -168,20 +166,9 @@ def _read(label: Any) -> tuple[list[View], list[int], tuple[int, ...]]:
         return [label.view], [label.row], ()
     if isinstance(label, CropLabels):
         # While it is checked, an item's class is its row.
-        return _each(label.views), label.ground_truth.tolist(), (len(label),)
+        return list(label.views), label.ground_truth.tolist(), (len(label),)
     tickets = Tickets.read(torch.as_tensor(label).reshape(-1, COLUMNS))
-    return _each(tickets.views), tickets.rows.tolist(), tuple(label.shape[:-1])
-
-
-def _each(views: Views) -> list[View]:
-    boxes, matrices = views.boxes.tolist(), [] if views.matrices is None else views.matrices.tolist()
-    flags = torch.stack([views.flips, views.flips_vertical, views.is_exact], dim=1).tolist()
-    pairs = zip(boxes, flags, strict=True)
-    every = [View(Box(*box), flip, vertical, is_exact=exact) for box, (flip, vertical, exact) in pairs]
-    for number, matrix in enumerate(matrices):
-        if not math.isnan(matrix[0][0]):
-            every[number] = View.affine(matrix, is_exact=every[number].is_exact)
-    return every
+    return list(tickets.views), tickets.rows.tolist(), tuple(label.shape[:-1])
 
 
 def _images(leaves: list[Any], shape: tuple[int, ...]) -> list[Any]:

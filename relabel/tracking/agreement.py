@@ -61,7 +61,7 @@ class Agreement:
     is_sure: bool = False
 
 
-def agreement(output: Any, view: View, seed: int, size_hw: tuple[int, int]) -> Agreement | None:
+def agreement(output: Any, view: View, seed: int, size_hw: tuple[int, int], margin: float = 0.0) -> Agreement | None:
     """Whether an output of a pipeline shows what is told of a position image.
 
     Args:
@@ -69,12 +69,13 @@ def agreement(output: Any, view: View, seed: int, size_hw: tuple[int, int]) -> A
         view: what is told.
         seed: of the position image.
         size_hw: of the position image.
+        margin: of a side, at its edges, has something else.
 
     Returns:
         None if nothing can be told: the output is plain, shows nothing of the image, or is not finite.
     """
     pixels = _pixels(output)
-    place = Place.of((pixels.shape[0], pixels.shape[1]), view, seed, size_hw)
+    place = Place.of((pixels.shape[0], pixels.shape[1]), view, seed, size_hw, margin)
     if place is None:
         return None
     grid = pixels[np.ix_(place.rows, place.columns)].astype(np.float32)
@@ -95,7 +96,11 @@ def agreement(output: Any, view: View, seed: int, size_hw: tuple[int, int]) -> A
             return Agreement(explained, f"is mirrored {likeliest} beside what is told", is_sure=True)
     if explained < _EXPLAINED:
         return Agreement(explained, _ELSEWHERE) if fit.is_texture() else None
-    if fit.explained < _FAR and _further(view, values, pixels.shape[:2], seed, size_hw) > fit.explained + _FAR_BY:
+    if (
+        not margin
+        and fit.explained < _FAR
+        and _further(view, values, pixels.shape[:2], seed, size_hw) > fit.explained + _FAR_BY
+    ):
         return Agreement(explained, _ELSEWHERE)
     displaced = fit.displaced()
     return Agreement(explained, f"shows a place {displaced:.1%} of a side beside it" if displaced else None)

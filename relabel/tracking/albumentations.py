@@ -17,8 +17,8 @@ import numpy as np
 from PIL import Image
 
 from relabel.geometry import Box
-from relabel.geometry.views import View
-from relabel.tracking.handling import FLIPPED, FLIPPED_VERTICALLY, Shown, double_of, then
+from relabel.geometry.views import View, inverted
+from relabel.tracking.handling import FLIPPED, FLIPPED_VERTICALLY, TRANSPOSED, Shown, double_of, then
 from relabel.tracking.steps import is_of
 from relabel.tracking.turning import view_of_pixels
 
@@ -52,11 +52,9 @@ def _cropped_and_padded(params: Mapping[str, Any], image_hw: _Size, _: _Size) ->
 def _warped(params: Mapping[str, Any], image_hw: _Size, output_hw: _Size) -> View:
     """OpenCV's map, from the image to the output, between centres of pixels."""
     (a, b, c), (d, e, f) = params["matrix"][:2].tolist()
-    determinant = a * e - b * d
-    a, b, d, e = e / determinant, -b / determinant, -d / determinant, a / determinant
-    x, y = c + 0.5, f + 0.5
-    matrix = (a, b, 0.5 - a * x - b * y, d, e, 0.5 - d * x - e * y)
-    return view_of_pixels(matrix, output_hw, image_hw)
+    of_corners = (a, b, c + (1 - a - b) / 2), (d, e, f + (1 - d - e) / 2)
+    (a, b, c), (d, e, f) = inverted(of_corners)
+    return view_of_pixels((a, b, c, d, e, f), output_hw, image_hw)
 
 
 def _rotated(params: Mapping[str, Any], image_hw: _Size, output_hw: _Size) -> View:
@@ -67,16 +65,15 @@ def _rotated(params: Mapping[str, Any], image_hw: _Size, output_hw: _Size) -> Vi
 
 
 _LOST = View.whole().ignoring()
-_TRANSPOSED = View.affine(((0.0, 1.0, 0.0), (1.0, 0.0, 0.0)))
 _HALF_TURN = FLIPPED.then(FLIPPED_VERTICALLY)
-_QUARTERS = (View.whole(), FLIPPED.then(_TRANSPOSED), _HALF_TURN, FLIPPED_VERTICALLY.then(_TRANSPOSED))
+_QUARTERS = (View.whole(), FLIPPED.then(TRANSPOSED), _HALF_TURN, FLIPPED_VERTICALLY.then(TRANSPOSED))
 """By the number of quarter turns, counter-clockwise."""
 _D4 = {
     **dict(zip(("e", "r90", "r180", "r270"), _QUARTERS, strict=True)),
     "v": FLIPPED_VERTICALLY,
     "h": FLIPPED,
-    "t": _TRANSPOSED,
-    "hvt": _HALF_TURN.then(_TRANSPOSED),
+    "t": TRANSPOSED,
+    "hvt": _HALF_TURN.then(TRANSPOSED),
 }
 
 
@@ -96,7 +93,7 @@ _MOVES: dict[str, _Move] = {
     "CropAndPad": _cropped_and_padded,
     "RandomRotate90": lambda params, *_: _QUARTERS[params["factor"] % 4],
     "Rotate": _rotated,
-    "Transpose": lambda *_: _TRANSPOSED,
+    "Transpose": lambda *_: TRANSPOSED,
     "VerticalFlip": lambda *_: FLIPPED_VERTICALLY,
     **dict.fromkeys(
         ("ElasticTransform", "GridDistortion", "GridElasticDeform", "OpticalDistortion", "Perspective",

@@ -125,13 +125,7 @@ def _followed_v1(step: Any, image: Any) -> tuple[Any, Shown]:
     The code runs as a function that has another in that place: the module's own stays, for other threads.
     """
     shown: list[Shown] = [None]
-    original = v1._apply_op
-
-    def noting(image: Any, name: str, magnitude: float, *rest: Any, **named: Any) -> Any:
-        shown[0] = then(shown[0], _shown_by(step, name, magnitude, image))
-        return original(image, name, magnitude, *rest, **named)
-
-    own = type(step).forward
+    own, noting = type(step).forward, _noting(step, v1._apply_op, shown)
     run = FunctionType(own.__code__, {**own.__globals__, "_apply_op": noting}, closure=own.__closure__)
     return run(step, image), shown[0]
 
@@ -140,13 +134,17 @@ def _followed_v2(step: Any, image: Any) -> tuple[Any, Shown]:
     """torchvision v2's, whose code calls a method."""
     shown: list[Shown] = [None]
     method = "_apply_image_or_video_transform"
-    original = getattr(step, method)
+    return double_of(step, **{method: _noting(step, getattr(step, method), shown)})(image), shown[0]
+
+
+def _noting(step: Any, apply: Callable[..., Any], shown: list[Shown]) -> Callable[..., Any]:
+    """What applies an operation of torchvision's, and adds to what is shown."""
 
     def noting(image: Any, name: str, magnitude: float, *rest: Any, **named: Any) -> Any:
         shown[0] = then(shown[0], _shown_by(step, name, magnitude, image))
-        return original(image, name, magnitude, *rest, **named)
+        return apply(image, name, magnitude, *rest, **named)
 
-    return double_of(step, **{method: noting})(image), shown[0]
+    return noting
 
 
 def _shown_by(step: Any, name: str, magnitude: float, image: Any) -> Shown:

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from PIL import ImageOps
+
 from relabel.errors import InvalidValueError
 from relabel.tracking import auto_augment
 from relabel.tracking.handling import Handler
 from relabel.tracking.steps import CARRIERS, find_known
+from relabel.tracking.turning import turned_upright
 
 _REGISTERED: dict[type, Handler] = {}
 
@@ -39,7 +42,16 @@ def _find_registered(step: Any) -> Handler | None:
     return _REGISTERED.get(type(step))
 
 
-_FINDERS: tuple[Callable[[Any], Handler | None], ...] = (_find_registered, find_known, auto_augment.handler_for)
+def _find_function(step: Any) -> Handler | None:
+    return turned_upright if step is ImageOps.exif_transpose else None
+
+
+_FINDERS: tuple[Callable[[Any], Handler | None], ...] = (
+    _find_registered,
+    find_known,
+    auto_augment.handler_for,
+    _find_function,
+)
 
 
 def find(step: Any) -> Handler | None:

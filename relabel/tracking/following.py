@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import types
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -12,13 +13,14 @@ from torchvision.transforms import v2
 
 from relabel.errors import InvalidValueError
 from relabel.tracking import albumentations, auto_augment
+from relabel.tracking.calling import is_carrier
 from relabel.tracking.finding import find
 from relabel.tracking.handling import Handler, Part, name_of, still
 from relabel.tracking.ignoring import has_no_map, ignored, note, untracked
 from relabel.tracking.keypoints import by_keypoints
 from relabel.tracking.noticing import Noticed, State
 from relabel.tracking.steps import CARRIERS, CONTAINERS, SEQUENCES, handler_of_kind, is_intact
-from relabel.tracking.trying import disproof, told, trial
+from relabel.tracking.trying import told, told_upright, trial
 from relabel.tracking.watching import Inner, Watching, exactly, one_after_another, side_by_side
 from relabel.tracking.wrappers import attributes_of
 
@@ -65,6 +67,7 @@ class Following:
             step: the transform.
             before: what an image went through before it, since a step is tried on what it is given.
         """
+        step = _itself(step)
         if type(step) in SEQUENCES and is_intact(step) and not self._is_listed(step):
             parts: tuple[Part, ...] = ()
             for member in self._members(step):
@@ -131,7 +134,7 @@ class Following:
                 ignored.append(each)
             elif not is_known:
                 still.append(each)
-                error = self._moved_by(each, albumentations.plain, before)
+                error = self._moved_by(each, before)
                 if error is not None:
                     self.refused[name_of(each)] = error
             elif is_lost:
@@ -142,11 +145,13 @@ class Following:
                 pending[:0] = each.transforms
         return albumentations.Pipeline(tuple(still), tuple(ignored))
 
-    def _moved_by(self, step: Any, plain: Handler, before: tuple[Part, ...]) -> str | None:
+    def _moved_by(self, step: Any, before: tuple[Part, ...]) -> str | None:
         """Why a step that is not known is not to be taken for still; None if it was proved to move no pixel."""
         if not self.rules.check:
             return "it is not known, and may not be tried with check=False"
-        return disproof((*before, (step, plain)), name_of(step))
+        error, changed = trial((*before, (step, albumentations.plain)), name_of(step))
+        self.noticed.append(State.of(step, skipped=changed))
+        return error
 
     def _of_container(self, step: Any, before: tuple[Part, ...]) -> Handler | None:
         refused, inner = len(self.refused), []
@@ -167,11 +172,10 @@ class Following:
             why = "it cannot be called; several steps are a Compose"
         elif not self.rules.check:
             why = "it is not known, and may not be tried with check=False"
-        state = State.of(step)
         for handler in self._guesses(step, before) if not why else ():
-            error, used = trial((*before, (step, handler)), name)
+            error, changed = trial((*before, (step, handler)), name)
             if error is None:
-                self.noticed.append(state.kept_by(used))
+                self.noticed.append(State.of(step, skipped=changed))
                 return handler
             why = why or error
         if len(self.refused) == refused:
@@ -187,8 +191,19 @@ class Following:
         if len(self.refused) > refused:
             return
         if attributes:
-            self.noticed += [Noticed.of(step, name) for name in attributes]
+            if not is_carrier(step):
+                self.noticed += [Noticed.of(step, name) for name in attributes]
             yield from (Watching(attributes, tell) for tell in (exactly, one_after_another, side_by_side))
         if isinstance(step, v2.Transform) and type(step) is not v2.Lambda:
             yield by_keypoints
         yield told
+        yield told_upright
+
+
+def _itself(step: Any) -> Any:
+    """The object whose ``__call__`` was given, or known steps' ``forward``, which do what it does."""
+    if not isinstance(step, types.MethodType):
+        return step
+    owner, name = step.__self__, step.__name__
+    is_whole = name == "__call__" or (name == "forward" and (find(owner) or type(owner) in (*SEQUENCES, *CONTAINERS)))
+    return owner if is_whole and step.__func__ is getattr(type(owner), name, None) else step

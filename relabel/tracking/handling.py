@@ -18,6 +18,7 @@ Part = tuple[Any, Handler]
 
 FLIPPED = View(Box.whole(), flip=True)
 FLIPPED_VERTICALLY = View(Box.whole(), flip_vertical=True)
+TRANSPOSED = View.affine(((0.0, 1.0, 0.0), (1.0, 0.0, 0.0)))
 
 
 def follow(parts: Iterable[Part], image: Any) -> tuple[Any, Shown]:
@@ -57,10 +58,10 @@ def double_of(step: Any, **instead: Any) -> Any:
     return double
 
 
-def run_with(step: Any, instead: Mapping[str, Any], image: Any) -> Any:
+def run_with(step: Any, instead: Mapping[str, Any], image: Any, method: Callable[[Any, Any], Any] | None = None) -> Any:
     """The output of a step with other attributes; what it sets on itself it keeps, a count of its calls say."""
     double = double_of(step, **instead)
-    output = double(image)
+    output = double(image) if method is None else method(double, image)
     # The libraries' own steps set nothing.
     if not type(step).__module__.startswith(("torchvision.", "timm.")):
         for name, value in double.__dict__.items():

@@ -108,16 +108,18 @@ class Place:
     is_box: bool
 
     @classmethod
-    def of(cls, shown_hw: tuple[int, int], view: View, seed: int, size_hw: tuple[int, int]) -> Place | None:
-        """None if too few pixels show the image."""
+    def of(
+        cls, shown_hw: tuple[int, int], view: View, seed: int, size_hw: tuple[int, int], margin: float = 0.0
+    ) -> Place | None:
+        """None if too few pixels show the image, so much of a side at its edges left out."""
         (height, width), (image_height, image_width) = shown_hw, size_hw
         rows, columns = _sampled(height), _sampled(width)
         u, v = (columns + 0.5) / width, (rows + 0.5) / height
         (a, b, c), (d, e, f) = view.as_matrix()
         x, y = a * u + b * v[:, None] + c, d * u + e * v[:, None] + f
         # A pixel of either image at the edge shows what is outside, too.
-        edge_x = abs(a) / width + abs(b) / height + 1 / image_width
-        edge_y = abs(d) / width + abs(e) / height + 1 / image_height
+        edge_x = abs(a) / width + abs(b) / height + 1 / image_width + margin
+        edge_y = abs(d) / width + abs(e) / height + 1 / image_height + margin
         inside = (x > edge_x) & (x < 1 - edge_x) & (y > edge_y) & (y < 1 - edge_y)
         if inside.sum() < _FEWEST:
             return None

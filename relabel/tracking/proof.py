@@ -23,11 +23,13 @@ from relabel.tracking.places import position_image
 
 _SIZES_HW = ((160, 240), (64, 48), (240, 160), (300, 200), (48, 64), (224, 224))
 """Wide and high ones, and small ones as of CIFAR, which a crop of 224 pixels refuses: then the others are taken."""
-_MORE_HW = ((375, 500), (32, 32), (100, 300), (240, 160), (160, 240))
-"""Of unknown steps, which may do something to large, small or long ones; the last two have a frame, to be trimmed."""
+_MORE_HW = ((375, 500), (32, 32), (100, 300), (240, 160), (160, 240), (1024, 768))
+"""Of unknown steps, which may do something to large, small or long ones; two have a frame, to be trimmed."""
 _FRAMED = {9: 0, 10: 255}
-_FRAME = 8
+FRAME = 8
 """Of a side, one part."""
+FRAMED = 1 / FRAME + 0.05
+"""Of a side, with what a blur carries inside."""
 _DRAWS = 24
 _VIEWS = 3
 """Of the outputs of a draw are looked at: of ten crops each seven times then."""
@@ -47,6 +49,10 @@ _SHARE_OF_UNKNOWN = 0.01
 
 ORIENTATION, _TURNED = 0x0112, 6
 _TURNED_SEEDS = (1, 3, 5)
+WAYS_OUT = (
+    "A step moves pixels that nobody follows; leave it out, or say what it shows with relabel.register_view. If it "
+    "moves none and only hides them, as masks and fog do, list it in untracked="
+)
 
 KINDS: dict[str, Callable[[Any], Any]] = {
     "an image of Pillow's": Image.fromarray,
@@ -77,10 +83,10 @@ def as_loaded(pixels: NDArray[np.uint8], like: Any) -> Any:
     return image.convert(like.mode)
 
 
-def prove(run: Callable[[Any], tuple[Any, Any]], name: str, kinds: Sequence[str] = tuple(KINDS)) -> Any:
-    """Run something on position images, and compare what it shows with what it tells.
+def prove(run: Callable[[Any], tuple[Any, Any]], name: str, kinds: Sequence[str] = tuple(KINDS)) -> None:
+    """Run a copy of something on position images, and compare what it shows with what it tells.
 
-    It runs on a copy, and no random state is left changed. An output of which it tells that it is not exact is not
+    No random state is left changed. An output of which it tells that it is not exact is not
     compared; steps that are to be ignored should be left out of `run`.
 
     Args:
@@ -88,23 +94,24 @@ def prove(run: Callable[[Any], tuple[Any, Any]], name: str, kinds: Sequence[str]
         name: what it is called in the error.
         kinds: of images that it may take, of `KINDS`; the first one that it takes is given.
 
-    Returns:
-        The copy that was run, as that left it.
-
     Raises:
         InvalidValueError: what it tells is not what it shows; or nothing of that can be compared, or it takes none of
             the images.
     """
-    copied = copy.deepcopy(run)
+    prove_copy(copy.deepcopy(run), name, kinds)
+
+
+def prove_copy(run: Callable[[Any], tuple[Any, Any]], name: str, kinds: Sequence[str] = tuple(KINDS)) -> None:
+    """As `prove`, of what is a copy already."""
     with undisturbed():
-        found = _drawn(copied, name, kinds, _DRAWS)
-    if all(each is None for _, each in found):
+        found = _drawn(run, name, kinds, _DRAWS)
+    if all(each is None for each in found):
         raise InvalidValueError(
             f"{name} shows nothing that could be compared with what it tells: its outputs are plain, hold fewer than "
-            "some 100 pixels, or show what a step before it moved and nobody followed"
+            "some 100 pixels, or show what a step before it moved and nobody followed. If it moves no pixel and only "
+            "hides them, as masks and fog do, list it in untracked="
         )
     _refuse(found, name, _SHARE_OF_UNKNOWN)
-    return copied
 
 
 def prove_known(run: Callable[[Any], tuple[Any, Any]], name: str) -> None:
@@ -121,21 +128,14 @@ def prove_known(run: Callable[[Any], tuple[Any, Any]], name: str) -> None:
         except InvalidValueError:
             # It takes images of another kind, or of other sizes.
             return
-    _refuse(
-        [(seed, each) for seed, each in found if each is not None and (each.is_sure or not each.fault)], name, _SHARE
-    )
+    _refuse([each for each in found if each is not None and (each.is_sure or not each.fault)], name, _SHARE)
 
 
-def _refuse(found: Sequence[tuple[int, Agreement | None]], name: str, share: float) -> None:
-    if fault := verdict([each for _, each in found], share):
-        if all(_is_turned(seed) for seed, each in found if each is not None and each.fault):
-            raise InvalidValueError(
-                f"{name} turns images by their Exif orientation, as ImageOps.exif_transpose does, and nobody follows "
-                "that; load them upright instead: the data set's loader may call exif_transpose"
-            )
+def _refuse(found: Sequence[Agreement | None], name: str, share: float) -> None:
+    if fault := verdict(found, share):
         raise InvalidValueError(
-            f"{name} does not show what it tells: of {len(found)} images whose pixels say where they are, {fault}. A "
-            "step moves pixels that nobody follows; leave it out, or say what it shows with relabel.register_view"
+            f"{name} does not show what it tells: of {len(found)} images whose pixels say where they are, {fault}. "
+            f"{WAYS_OUT}"
         )
 
 
@@ -151,13 +151,13 @@ def verdict(found: Sequence[Agreement | None], share: float = _SHARE) -> str | N
 
 def _drawn(
     run: Callable[[Any], tuple[Any, Any]], name: str, kinds: Sequence[str], draws: int
-) -> list[tuple[int, Agreement | None]]:
-    """The seeds of images, and what came of them."""
+) -> list[Agreement | None]:
+    """What came of all images."""
     sizes_hw = _SIZES_HW if draws < _DRAWS else (*_SIZES_HW, *_MORE_HW)
     pixels = [_framed(position_image(seed, size_hw), seed) for seed, size_hw in enumerate(sizes_hw)]
     error: Exception | None = None
     for kind in kinds:
-        found: list[tuple[int, Agreement | None]] = []
+        found: list[Agreement | None] = []
         refused: set[int] = set()
         faults = 0
         for draw in range(draws if draws < _DRAWS else _DRAWS_IN_DOUBT):
@@ -172,8 +172,8 @@ def _drawn(
                 error = error or caught
                 refused.add(seed)
                 continue
-            found += ((seed, each) for each in compared(*_some(output, view, draw), seed, sizes_hw[seed]))
-            faults = sum(each is not None and each.fault is not None for _, each in found)
+            found += compared(*_some(output, view, draw), seed, sizes_hw[seed], FRAMED * (seed in _FRAMED))
+            faults = sum(each is not None and each.fault is not None for each in found)
             if faults >= _ENOUGH:
                 return found
         if len(refused) < len(pixels):
@@ -194,31 +194,28 @@ def _some(output: Any, view: Any, draw: int) -> tuple[Any, Any]:
 def _framed(pixels: NDArray[np.uint8], seed: int) -> NDArray[np.uint8]:
     if seed not in _FRAMED:
         return pixels
-    height, width = (side // _FRAME for side in pixels.shape[:2])
+    height, width = (side // FRAME for side in pixels.shape[:2])
     framed = np.full_like(pixels, _FRAMED[seed])
     framed[height:-height, width:-width] = pixels[height:-height, width:-width]
     return framed
 
 
-def _is_turned(seed: int) -> bool:
-    """Whether that image says that it lies on its side."""
-    return seed in _TURNED_SEEDS
-
-
 def _turned(image: Any, seed: int) -> Any:
-    if isinstance(image, Image.Image) and _is_turned(seed):
+    if isinstance(image, Image.Image) and seed in _TURNED_SEEDS:
         exif = Image.Exif()
         exif[ORIENTATION] = _TURNED
         image.info["exif"] = exif.tobytes()
     return image
 
 
-def compared(output: Any, view: Any, seed: int, size_hw: tuple[int, int]) -> Iterator[Agreement | None]:
+def compared(
+    output: Any, view: Any, seed: int, size_hw: tuple[int, int], margin: float = 0.0
+) -> Iterator[Agreement | None]:
     """The agreement of an output with its view, or of several with theirs; none of what is told not to be exact."""
     pairs = [(output, view)] if isinstance(view, View) else zip(output, view, strict=True)
     for image, shown in pairs:
         if shown.is_exact:
-            yield agreement(image, shown, seed, size_hw)
+            yield agreement(image, shown, seed, size_hw, margin)
 
 
 @contextmanager

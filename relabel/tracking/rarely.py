@@ -18,7 +18,7 @@ from relabel.errors import InvalidValueError
 from relabel.geometry.views import View
 from relabel.tracking.agreement import Agreement
 from relabel.tracking.places import position_image
-from relabel.tracking.proof import KINDS, ORIENTATION, as_loaded, compared, undisturbed
+from relabel.tracking.proof import FRAME, FRAMED, KINDS, ORIENTATION, WAYS_OUT, as_loaded, compared, undisturbed
 
 _WHOLE = View.whole()
 Pixels = NDArray[np.uint8]
@@ -43,8 +43,6 @@ _BLUR_PX = 1.2
 """What a blur leaves is looked at, too: half of those of recipes blur more, and half less."""
 _DOUBTS = 1
 """Faults that may be chance, where the same dice could not be thrown again."""
-_FRAME = 8
-"""Of a side, one part."""
 
 
 def _coloured(pixels: Pixels, *by_channel: tuple[float, float]) -> Pixels:
@@ -54,7 +52,7 @@ def _coloured(pixels: Pixels, *by_channel: tuple[float, float]) -> Pixels:
 
 
 def _framed(pixels: Pixels, level: int) -> Pixels:
-    height, width = (side // _FRAME for side in pixels.shape[:2])
+    height, width = (side // FRAME for side in pixels.shape[:2])
     framed = np.full_like(pixels, level)
     framed[height:-height, width:-width] = pixels[height:-height, width:-width]
     return framed
@@ -73,6 +71,7 @@ _CONTENTS: tuple[Callable[[Pixels], Pixels], ...] = (
     lambda pixels: _framed(pixels, 255),
 )
 """Grey, dark, bright, warm, cold, vivid, of skin, under a sky; with a frame."""
+_FIRST_FRAMED = 8
 _COUNT = len(_CONTENTS) * len(_SIZES_HW) * _SEEDS
 _STRIDE = 37
 """Has no factor with that count, so that the draws go through all of them, and soon through all kinds."""
@@ -94,12 +93,14 @@ class _Sample:
         pixels: (h, w, 3).
         like: an image of the kind that the step is given.
         seed: of the position image.
+        margin: of a side, that is a frame.
         bins: the level, 0 to 31, of each pixel that is looked at; and the same where it is blurred.
     """
 
     pixels: Pixels
     like: Any
     seed: int
+    margin: float
     bins: tuple[NDArray[np.int64], ...]
 
     @classmethod
@@ -107,7 +108,8 @@ class _Sample:
         """The image of a number."""
         seed = number // (len(_CONTENTS) * len(_SIZES_HW)) % _SEEDS
         pixels, bins = _position(seed, size_hw)
-        return cls(_CONTENTS[number % len(_CONTENTS)](pixels), like, seed, bins)
+        content = number % len(_CONTENTS)
+        return cls(_CONTENTS[content](pixels), like, seed, FRAMED * (content >= _FIRST_FRAMED), bins)
 
     @property
     def size_hw(self) -> Size:
@@ -129,7 +131,7 @@ class _Sample:
         for each, view in zip(outputs, views, strict=True):
             if view == _WHOLE and self._is_in_place(each):
                 continue
-            for found in compared(each, view, self.seed, self.size_hw):
+            for found in compared(each, view, self.seed, self.size_hw, self.margin):
                 if found is not None and found.fault:
                     return found
         return None
@@ -153,7 +155,7 @@ class _Sample:
 def _looked_at(size_hw: Size) -> tuple[slice, slice]:
     """A quarter of the pixels, without a frame."""
     height, width = size_hw
-    return slice(height // _FRAME, height - height // _FRAME, 2), slice(width // _FRAME, width - width // _FRAME, 2)
+    return slice(height // FRAME, height - height // FRAME, 2), slice(width // FRAME, width - width // FRAME, 2)
 
 
 def _binned(grey: Image.Image) -> NDArray[np.int64]:
@@ -214,8 +216,7 @@ def prove_alone(run: Run, name: str, likes: Sequence[Any], size_hw: Size | None)
             if fault is not None:
                 raise InvalidValueError(
                     f"{name} does not show what it tells: of {draw + 1} small images of many kinds, whose pixels say "
-                    f"where they are, one {fault}. It moves pixels of some images, and nobody follows that; leave it "
-                    "out, or say what it shows with relabel.register_view"
+                    f"where they are, one {fault}. {WAYS_OUT}"
                 )
     return alone.is_taken
 

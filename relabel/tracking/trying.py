@@ -19,9 +19,11 @@ from relabel.tracking import auto_augment
 from relabel.tracking.albumentations import Pipeline
 from relabel.tracking.handling import Handler, Part, Shown, follow
 from relabel.tracking.ignoring import ignored, untracked
+from relabel.tracking.noticing import State
 from relabel.tracking.places import position_image
-from relabel.tracking.proof import KINDS, prove, undisturbed
+from relabel.tracking.proof import KINDS, prove_copy, undisturbed
 from relabel.tracking.rarely import Size, kinds_of_images, prove_alone
+from relabel.tracking.turning import upright_view
 from relabel.tracking.watching import Watching
 
 _WHOLE = View.whole()
@@ -42,24 +44,31 @@ def told(step: Any, image: Any) -> tuple[Any, Shown]:
     return output, None
 
 
+def told_upright(step: Any, image: Any) -> tuple[Any, Shown]:
+    """As `told`, of a step that turns an image by its Exif orientation, and moves nothing else."""
+    turned = upright_view(image)
+    output, shown = told(step, image)
+    return output, turned if shown is None else shown
+
+
 def _is_shown(value: Any) -> bool:
     several = value if isinstance(value, tuple) and value else (value,)
     return all(isinstance(view, View) for view in several)
 
 
-def disproof(parts: tuple[Part, ...], name: str) -> str | None:
-    """Why the last of some steps does not show what its handler says; None if it does."""
-    return trial(parts, name)[0]
+def trial(parts: tuple[Part, ...], name: str) -> tuple[str | None, frozenset[str]]:
+    """Why the last of some steps does not show what its handler says, None if it does.
 
-
-def trial(parts: tuple[Part, ...], name: str) -> tuple[str | None, Any]:
-    """As `disproof`; and the copy of the last step that was tried, as that left it."""
+    And what it changed of itself, as paths of its `State`.
+    """
+    run = copy.deepcopy(_Run(without_ignored(parts)))
+    state = State.of(run.parts[-1][0])
     try:
-        run = prove(_Run(without_ignored(parts)), name)
+        prove_copy(run, name)
         _prove_alone(run.parts, name)
     except InvalidValueError as error:
-        return str(error), None
-    return None, run.parts[-1][0]
+        return str(error), frozenset()
+    return None, state.changed()
 
 
 def _prove_alone(parts: tuple[Part, ...], name: str) -> None:

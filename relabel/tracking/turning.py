@@ -6,10 +6,14 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from relabel.geometry.frames import image_size_hw
-from relabel.geometry.views import View
-from relabel.tracking.handling import Shown, watched_once
+from PIL import Image
 
+from relabel.geometry.frames import MOVES, image_size_hw
+from relabel.geometry.views import View, inverted
+from relabel.tracking.handling import FLIPPED, FLIPPED_VERTICALLY, TRANSPOSED, Shown, watched_once
+
+_ORIENTATION = 0x0112
+"""Of Exif."""
 _NOISE = 1e-12
 """Below, a number of a map is what rounding left of 0: half a turn of 180 degrees has a sine of 1e-16."""
 
@@ -31,6 +35,23 @@ def view_of_pixels(matrix: Sequence[float], output_hw: tuple[int, int], image_hw
     b, d = (0.0 if abs(value) < _NOISE else value for value in (row[1], column[0]))
     a, e = (0.0 if abs(value) < _NOISE else value for value in (row[0], column[1]))
     return View.affine(((a, b, row[2]), (d, e, column[2])))
+
+
+def turned_upright(step: Any, image: Any) -> tuple[Any, Shown]:
+    """Pillow's ``ImageOps.exif_transpose``, a function."""
+    shown = upright_view(image)
+    return step(image), shown
+
+
+def upright_view(image: Any) -> View | None:
+    """What an image of Pillow's shows once it is turned by its Exif orientation; None where it is not turned."""
+    orientation = image.getexif().get(_ORIENTATION, 1) if isinstance(image, Image.Image) else 1
+    if orientation not in range(2, 9):
+        return None
+    shown = View.whole()
+    for is_done, part in zip(MOVES[orientation], (TRANSPOSED, FLIPPED_VERTICALLY, FLIPPED), strict=True):
+        shown = shown.then(part) if is_done else shown
+    return shown
 
 
 def rotated_v1(step: Any, image: Any) -> tuple[Any, Shown]:
@@ -89,7 +110,6 @@ def _inverse(
     b = -a * math.tan(shear_x) - math.sin(turn)
     d = math.sin(turn - shear_y) / math.cos(shear_y)
     e = -d * math.tan(shear_x) + math.cos(turn)
-    determinant = (a * e - b * d) * scale
-    a, b, d, e = e / determinant, -b / determinant, -d / determinant, a / determinant
+    (a, b, _), (d, e, _) = inverted(((a * scale, b * scale, 0.0), (d * scale, e * scale, 0.0)))
     x, y = -center_x - shift_x, -center_y - shift_y
     return a, b, a * x + b * y + center_x, d, e, d * x + e * y + center_y

@@ -15,7 +15,8 @@ from torch import Tensor
 from relabel.errors import InvalidValueError
 from relabel.geometry.views import View
 from relabel.tracking.albumentations import is_albumentations
-from relabel.tracking.handling import Part, Shown, follow, name_of, run_with, then
+from relabel.tracking.calling import called_with
+from relabel.tracking.handling import Part, Shown, follow, name_of, then
 
 _WHOLE = View.whole()
 _AXES = 3
@@ -84,7 +85,7 @@ class Watching:
             return _Recorder(value, records) if isinstance(value, Inner) else value
 
         instead = {name: _mapped(value, recorder) for name, value in self.attributes.items()}
-        output = run_with(step, instead, image)
+        output = called_with(step, instead, image)
         try:
             return output, self.tell(output, image, records)
         except _BrokenChainError:

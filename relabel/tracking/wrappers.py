@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import types
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -10,19 +9,13 @@ from typing import Any
 from torch import nn
 
 from relabel.tracking.albumentations import is_albumentations
+from relabel.tracking.calling import held_by, is_carrier
 from relabel.tracking.finding import find
 from relabel.tracking.ignoring import has_no_map
 from relabel.tracking.steps import CONTAINERS, SEQUENCES, handler_of_kind
 from relabel.tracking.watching import Inner
 
-_FUNCTIONS = (
-    type,
-    types.FunctionType,
-    types.MethodType,
-    types.BuiltinFunctionType,
-    types.ModuleType,
-    functools.partial,
-)
+_NO_STEPS = (type, types.BuiltinFunctionType, types.ModuleType)
 _DEEPEST = 4
 """How many wrappers around each other are looked into: what holds transforms deeper down is no transform itself."""
 
@@ -50,7 +43,10 @@ def attributes_of(step: Any, as_inner: Callable[[Any], Inner], is_listed: Callab
 
 
 def _held(step: Any) -> Iterator[tuple[str, Any]]:
-    """The attributes in which a step may hold others; the modules of an ``nn.Module`` are a dict, its ``_modules``."""
+    """What a step may hold others in; the modules of an ``nn.Module`` are a dict, its ``_modules``."""
+    if is_carrier(step):
+        yield from held_by(step)
+        return
     for name, value in getattr(step, "__dict__", {}).items():
         if name == "_modules" or not (isinstance(step, nn.Module) and name.startswith("_")):
             yield name, value
@@ -73,7 +69,7 @@ def _holds_steps(value: Any, depth: int) -> bool:
 def _is_step(value: Any, depth: int) -> bool:
     """Whether an object is a transform: of a known class, or of a child of one, or holding one."""
     # A model may hold an Identity, or a Sequential of layers.
-    if not callable(value) or isinstance(value, _FUNCTIONS) or type(value) is nn.Identity:
+    if not callable(value) or isinstance(value, _NO_STEPS) or type(value) is nn.Identity:
         return False
     if isinstance(value, SEQUENCES) and not isinstance(value, nn.Sequential):
         return True

@@ -59,9 +59,7 @@ def items_of(loader: Any) -> list[Any]:
 def told(ticket: Any) -> tuple[int, relabel.View, int]:
     """Row, view and ground truth of a ticket."""
     read = Tickets.read(torch.as_tensor(ticket)[None])
-    views = read.views
-    view = relabel.View(relabel.Box(*views.boxes[0].tolist()), bool(views.flips[0]), bool(views.flips_vertical[0]))
-    return int(read.rows[0]), view, int(read.ground_truth[0])
+    return int(read.rows[0]), next(iter(read.views)), int(read.ground_truth[0])
 
 
 def assert_right(maps: relabel.LabelMaps, items: Any, numbers: list[int], keys: list[str] = NAMES) -> None:

@@ -402,9 +402,84 @@ def test_an_untracked_step_leaves_the_view_inexact_unless_its_class_is_still() -
         assert view == View(Box.whole(), is_exact=is_exact)
 
 
-def test_a_step_that_turns_by_exif_is_refused_with_the_way_out() -> None:
-    with pytest.raises(InvalidValueError, match=r"by their Exif orientation.*load them upright"):
-        TrackedTransform(v2.Compose([ImageOps.exif_transpose, v2.RandomResizedCrop(48)]))
+def _upright(image: Image.Image) -> Image.Image:
+    return ImageOps.exif_transpose(image)
+
+
+@pytest.mark.parametrize("step", [ImageOps.exif_transpose, _upright, v2.Lambda(ImageOps.exif_transpose)], ids=str)
+def test_what_turns_by_exif_is_followed(step: Any) -> None:
+    tracked = TrackedTransform(v2.Compose([step, v2.RandomCrop(48)]))
+    for orientation in range(1, 9):
+        image = place_image(80, 120)
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        image.info["exif"] = exif.tobytes()
+        output, view = tracked(image)
+        assert farthest(seen_matrix(output), view) < 0.01
+
+
+def _around(steps: Any) -> Any:
+    return lambda image: functional.to_tensor(steps(image))
+
+
+def _of_a_keyword(image: Any, steps: Any) -> Any:
+    return steps(image)
+
+
+class Method(Preset):
+    """Called by a name of its own."""
+
+    def run(self, image: Any) -> Any:
+        return self.transforms(image)
+
+
+MODULES_OWN = _steps()
+
+
+def _of_the_module(image: Any) -> Any:
+    return MODULES_OWN(image)
+
+
+CARRIERS: dict[str, Any] = {
+    "closure": lambda: _around(v1.RandomCrop(50)),
+    "Lambda of a closure": lambda: v1.Lambda(_around(v1.RandomCrop(50))),
+    "closure of a closure": lambda: _around(_around_pillow(v1.RandomCrop(50))),
+    "partial": lambda: functools.partial(_of_a_keyword, steps=_steps()),
+    "method": lambda: Method().run,
+    "method of a known step": lambda: _steps().__call__,
+    "forward of a known step": lambda: v2.RandomCrop(50).forward,
+    "function of the module": lambda: _of_the_module,
+}
+
+
+def _around_pillow(steps: Any) -> Any:
+    return lambda image: steps(image)
+
+
+@pytest.mark.parametrize("name", CARRIERS)
+def test_what_a_function_calls_is_followed(name: str) -> None:
+    transform = CARRIERS[name]()
+    tracked = TrackedTransform(v1.Compose([v1.RandomVerticalFlip(1), transform]))
+    torch.manual_seed(3)
+    output, view = tracked(place_image(70, 90))
+    torch.manual_seed(3)
+    again = transform(v1.RandomVerticalFlip(1)(place_image(70, 90)))
+    assert farthest(seen_matrix(output), view) < 0.015
+    assert view.flip_vertical
+    assert (
+        torch.equal(functional.to_tensor(output), functional.to_tensor(again))
+        if not isinstance(output, Tensor)
+        else torch.equal(output, again)
+    )
+
+
+def test_a_step_that_is_added_in_a_functions_pipeline_is_followed() -> None:
+    steps = v1.Compose([v1.CenterCrop(40)])
+    tracked = TrackedTransform(_around(steps))
+    steps.transforms.append(v1.RandomHorizontalFlip(1))
+    output, view = tracked(place_image(70, 90))
+    assert view.flip
+    assert farthest(seen_matrix(output), view) < 0.01
 
 
 class Curriculum:
