@@ -16,7 +16,7 @@ from pages import blocks, read_page
 from PIL import Image
 
 import relabel
-from pipelines import own_classes, train_student
+from pipelines import evaluate, own_classes, train_student
 
 _COLOURS = {"blue": (30, 60, 220), "green": (40, 200, 60), "red": (220, 40, 40)}
 _QUICK = (
@@ -132,6 +132,8 @@ def test_the_three_commands_of_the_readme_make_teacher_labels_and_student(
     assert labels.argmax(1).tolist() == [0] * 4 + [1] * 4 + [2] * 4
     train_student.main([*learn[2:], *small])
     assert _held(Path("student"))["class_names"] == ["blue", "green", "red"]
+    judged = evaluate.main(["student/checkpoint.pt", "val", "--workers", "0", "--device", "cpu"])
+    assert judged.top1 == pytest.approx(_held(Path("student"))["epochs"][-1]["val_top1"])
 
 
 def test_position_embeddings_of_another_size_are_resampled(photos: Path, tmp_path: Path) -> None:
