@@ -34,6 +34,7 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
 import relabel
+from bench import lies_steps
 from bench.ramps import Scene, judged, pairs
 
 _FLOATS = (v2.ToImage(), v2.ToDtype(torch.float32, scale=True))
@@ -197,6 +198,7 @@ def _jitted(is_lying: bool) -> Callable[[], Any]:
 
 
 TRANSFORMS: dict[str, Callable[[], Any]] = {
+    **lies_steps.TRANSFORMS,
     "child of a crop that mirrors": lambda: v2.Compose([FlippingCrop(96), *_FLOATS]),
     "child of v1's crop that crops elsewhere": lambda: v1.Compose([ShiftedCropV1(96), v1.ToTensor()]),
     "child with get_params of its own (honest)": lambda: v1.Compose([MaskedCropV1(96), v1.ToTensor()]),
@@ -372,11 +374,17 @@ class Ending:
 def ending(name: str, scene: Scene, draws: int) -> Ending:
     """Make one pipeline, check it, and look at what it shows."""
     batches: list[Any] = []
-    try:
+    change: Callable[[], None] | None = None
+    if name in lies_steps.LATER:
+        transform, change = lies_steps.LATER[name]()
+    else:
         transform = TRANSFORMS.get(name, _after())()
+    try:
         labeled = relabel.Labeled(ImageFolder(scene.photos, transform), scene.maps)
         source = SOURCES.get(name, lambda labeled: labeled)(labeled)
         report = relabel.check_views(source)
+        if change is not None:
+            change()
         while sum(len(images) for images, _ in batches) < draws:
             batches += [pairs(batch) for batch in (source if hasattr(source, "batch_size") else _items(source))]
     except relabel.RelabelError as error:
@@ -386,6 +394,8 @@ def ending(name: str, scene: Scene, draws: int) -> Ending:
         return Ending(name, "named as out of reach" if is_named else "silent and wrong", str(report))
     found = [each for images, tickets in batches for each in judged(scene, images, tickets)]
     wrong = sum(each.is_mirrored or each.error > _WRONG for each in found)
+    if name in lies_steps.OUT_OF_REACH:
+        return Ending(name, "named as out of reach", lies_steps.OUT_OF_REACH[name])
     if wrong or not found:
         return Ending(name, "silent and wrong", f"{wrong} of {len(found)}")
     return Ending(name, "proved right", f"{len(found)} draws, at most {max(each.error for each in found):.4f} off")
@@ -400,7 +410,7 @@ def _items(source: Any) -> Any:
 def campaign(scene: Scene, draws: int, seed: int, names: list[str] | None = None) -> list[Ending]:
     """All of them, or some."""
     endings = []
-    for name in names or [*TRANSFORMS, *SOURCES, *OUT_OF_REACH]:
+    for name in names or [*TRANSFORMS, *lies_steps.LATER, *SOURCES, *OUT_OF_REACH]:
         random.seed(seed)
         np.random.seed(seed)  # noqa: NPY002 - transforms draw from it
         torch.manual_seed(seed)

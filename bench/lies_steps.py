@@ -399,3 +399,9 @@ LATER: dict[str, Callable[[], tuple[Any, Callable[[], None]]]] = {
     "p of a followed flip (honest)": _made(_known_flip, lambda step: setattr(step, "p", 1.0)),
 }  # fmt: skip
 """A transform, and what changes it once it is wrapped and was proved."""
+
+OUT_OF_REACH = {
+    "after 300 images all are cut": "what it does to later ones (by a count of its own, by time)",
+    "the environment is set": "what it reads elsewhere: the environment",
+}
+"""What TrackedTransform says it cannot see, in its words."""

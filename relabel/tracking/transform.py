@@ -20,16 +20,21 @@ class TrackedTransform:
     """A trainer's transform that also tells the `View` it made. Picklable if the transform is.
 
     Knows the steps of torchvision's transforms v1 and v2, of timm and of albumentations, by their exact class, and what
-    runs them: ``Compose``, ``nn.Sequential``, ``RandomApply``, ``RandomChoice``, ``RandomOrder``. A pipeline of
-    albumentations is called with the image as an array, and its output is the answer's ``"image"``. Any other object
-    with such steps inside is watched while it runs them (a preset, a wrapper that makes two views). What is neither, a
-    child of a known class, a step that was changed, or a function, is tried out on images that encode their places, and
-    taken if it shows what its class shows, or what it tells itself by returning ``(image, relabel.View)``, or moves no
-    pixel. What one does to few images is not always seen by that (one in ten is missed at times, one in fifty mostly),
-    nor what it does to later ones, or by what is on them (a face, a transparent border).
+    runs them: ``Compose``, ``nn.Sequential``, ``RandomApply``, ``RandomChoice``, ``RandomOrder``. And Pillow's
+    ``exif_transpose``. A pipeline of albumentations is called with the image as an array, and its output is
+    the answer's ``"image"``. Any other object
+    with such steps inside is watched while it runs them (a preset, a wrapper that makes two views, a lambda, partial or
+    method that calls them). What is neither, a child of a known class, a step that was changed, or a function, is tried
+    out on images that encode their places, and taken if it shows what its class shows, or what it tells itself by
+    returning ``(image, relabel.View)``, or moves no pixel. Those are 24 as the steps before it make them, of 32 to 1024
+    pixels, and 260 small ones of many colours, with frames, and of Pillow's modes: what a step does to one image of
+    fifty is missed less than once in a hundred. Out of reach is what it does to rarer ones, to later ones (by a count
+    of its own, by time), or by what is on them (a face).
 
-    Steps that are exchanged later in a list of steps are followed, or refused, at the next image; so are tried steps
-    whose numbers or strings are set anew, and steps that get a hook or a method.
+    Steps that are exchanged later in a list of steps are followed, or refused, at the next image; steps that get a hook
+    or a method too. A tried step is tried again when something was set anew that it held then: attributes, theirs,
+    entries, buffers, what its function closes over or reads by name in its module, methods of its class; the 64 nearest
+    to it. Out of reach is what it reads elsewhere: the environment, files, other modules' names.
 
     Args:
         transform: the transform, from an image (PIL, or a tensor (..., height, width)) to anything; None keeps images.
