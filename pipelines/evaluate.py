@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import timm
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -31,16 +32,13 @@ if not __package__:  # run as a file: its folder is on the path, and the package
     sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from pipelines.recipe import Recipe
-from pipelines.starting import Start, start_of
+from pipelines.starting import Start, head_names, start_of
 from pipelines.student_models import build_student
 from pipelines.student_pixels import Pixels, validation_transform
 from relabel.errors import InvalidValueError, RelabelError, SourceError
 from relabel.paths import expanded
 from relabel.teacher.checkpoints import read_checkpoint
 from relabel.teacher.devices import find_device
-
-_HEADS = r"(fc|head|classifier|head\.fc|head\.classifier|classif|last_linear)\.weight"
-"""What models call the layer that classifies."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +135,11 @@ def _start(given: argparse.Namespace) -> tuple[Start, tuple[str, ...]]:
         validation_crop=given.crop or told.crop or 0.875, interpolation=told.interpolation or "bicubic",
     )  # fmt: skip
     start = start_of(recipe)
-    count = next((len(tensor) for name, tensor in file.tensors.items() if re.fullmatch(_HEADS, name)), 0)
+    if not timm.is_model(model.partition(".")[0]):
+        raise InvalidValueError(f"timm has no model {model!r}, and lvvit.py neither")
+    with torch.device("meta"):
+        classifying = head_names(timm.create_model(model))
+    count = next((len(file.tensors[f"{name}weight"]) for name in classifying if f"{name}weight" in file.tensors), 0)
     return start, told.class_names or tuple(map(str, range(count)))
 
 

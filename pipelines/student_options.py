@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from pipelines.imagenet1k import PRESETS, preset_named
+from pipelines.presets import PRESETS, preset_named
 from pipelines.recipe import Recipe
 from pipelines.student_data import KEYS, Places
 from relabel.errors import InvalidValueError

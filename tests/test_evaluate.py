@@ -105,5 +105,8 @@ def test_weights_that_say_nothing_need_a_model_and_have_numbers(
     with pytest.raises(SystemExit):
         _found(tmp_path / "bare.pt", images)
     assert "does not say which model its weights are of: give --model NAME" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        _found(tmp_path / "bare.pt", images, "--model", "resnet_of_mine")
+    assert "timm has no model 'resnet_of_mine'" in capsys.readouterr().err
     found = _found(tmp_path / "bare.pt", images, "--model", "test_resnet", "--image-size", 32)
     assert found == (pytest.approx(100 / 7), pytest.approx(500 / 7), 7, 0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import pickle
+import re
 import shlex
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 import timm
 import torch
 from commands import parser
+from pages import read_page
 from timm.data.auto_augment import rand_augment_transform
 from timm.optim import create_optimizer_v2
 
@@ -230,6 +232,14 @@ def test_the_published_labels_are_imported(
     assert same == dataclasses.replace(imagenet1k.PRESETS[name].recipe, randaugment=None)
     # What was shipped follows no turns.
     assert (command.recipe.randaugment is None) == (name != "lvvit_s" or published == "as-shipped")
+
+
+def test_the_page_of_both_papers_names_options_that_there_are() -> None:
+    rows = re.findall(r"^\| .*? \| (.*) \|$", read_page("docs/papers.md").partition("## ReLabel")[2], re.MULTILINE)
+    named = {option for ours in rows for option in re.findall(r"`(--[a-z-]+)", ours)}
+    fields = {f"--{field.name.replace('_', '-')}" for field in dataclasses.fields(Recipe)}
+    assert len(named) > 35
+    assert named - fields == {"--preset", "--images", "--val", "--labels", "--resume", "--out"}
 
 
 def test_a_stronger_teacher_can_be_chosen() -> None:
