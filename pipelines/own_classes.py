@@ -123,7 +123,7 @@ def divided(images: Path, out: Path, kept: float) -> tuple[int, int]:
 def _teacher_options(options: argparse.Namespace) -> list[object]:
     return [
         *("--model", options.teacher, "--init", options.init, "--epochs", options.teacher_epochs),
-        *("--head-epochs", options.head_epochs, "--head-learning-rate", 2e-3, "--learning-rate", 2e-4),
+        *("--head-epochs", options.head_epochs, "--head-learning-rate", 2e-3, "--learning-rate", 1e-4),
         # A teacher that knows its images by heart says of each crop what it says of the whole: crops and smoothing.
         *(
             "--warmup-epochs",

@@ -71,3 +71,14 @@ def test_rounding_in_a_map_that_never_changes_is_not_taken_for_a_flip():
         return 1000 + 1e-4 * _answer(images).flip(3)
 
     assert not localises(answer, "mine", _noise(64, 112))
+
+
+def test_a_corner_that_padding_drowns_is_not_taken_for_another_place():
+    """A trained convolutional model's corner may answer to its own pixels a twentieth as much as its neighbours do."""
+
+    def answer(images):
+        spread = nn.functional.avg_pool2d(_answer(images), 3, 1, 1)
+        spread[:, :, :: spread.shape[2] - 1, :: spread.shape[3] - 1] *= 0.05
+        return spread
+
+    assert localises(answer, "mine", _noise(112, 64))
