@@ -47,7 +47,7 @@ CHECKPOINT = Option(
 )
 RANDOM_WEIGHTS = Option("Random weights, for benchmarks.", "teacher", least=0, most=2**63 - 1, metavar="SEED", each="")
 IMAGE_SIZE = Option(
-    "Its input in pixels; larger gives a finer map where the model allows it.",
+    "Its input in pixels; a larger one gives a finer map, and not by itself a better label.",
     "teacher",
     least=1,
     unset="the model's own",
