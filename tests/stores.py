@@ -87,7 +87,7 @@ def make_store(
             table = [
                 Row(
                     key=key,
-                    image_hash=image_hashes[first + i] if image_hashes else first + i,
+                    image_hash=image_hashes[first + i] if image_hashes else 0,
                     label=(first + i) % logits.shape[1],
                     size_hw=(60, 90),
                     orientation=1,

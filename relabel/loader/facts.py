@@ -86,6 +86,15 @@ class RowFacts:
             raise LabelError("images are a sequence of bytes, one an image, as their files hold them")
         return self.images.rows(np.array([image_hash(image) for image in images], np.uint64))
 
+    def image_hashes(self, rows: NDArray[np.int64]) -> NDArray[np.uint64]:
+        """(B,) `image_hash` of the files that rows (B,) were made of, 0 where not known: of the shards asked for."""
+        shards, places = np.divmod(rows, self._reader.rows_per_shard)
+        found = np.zeros(len(rows), np.uint64)
+        for shard in np.unique(shards).tolist():
+            own = shards == shard
+            found[own] = self._reader.columns(shard, "image_hash")["image_hash"][places[own]]
+        return found
+
     def rows_of(self, images: Sequence[bytes]) -> NDArray[np.int64]:
         """See `LabelMaps.rows_of`."""
         rows = self.find_images(images)

@@ -15,6 +15,7 @@ from torch import Tensor
 from relabel.errors import InvalidValueError, LabelError
 from relabel.geometry import Grid
 from relabel.geometry.frames import is_transposing, undoing
+from relabel.images import image_hash
 from relabel.loader.facts import RowFacts
 from relabel.manifest import Frame, Manifest
 from relabel.reading import Reading
@@ -166,6 +167,13 @@ class FramedMaps:
         if len(numbers) and numbers.min() < 0:
             raise LabelError(f"{numbers.min()} is no row; take rows from LabelMaps.rows, which names unknown keys")
         return self._facts.orientations[numbers]
+
+    def are_files(self, rows: Rows, files: Sequence[bytes | None]) -> NDArray[np.bool_]:
+        """(B,): whether files may be those that labelled rows (B,) were made of: None, or of a row of which the store
+        does not know the file, may."""
+        hashes = self._facts.image_hashes(self._numbers(rows))
+        pairs = zip(files, hashes.tolist(), strict=True)
+        return np.array([file is None or not of_row or image_hash(file) == of_row for file, of_row in pairs], np.bool_)
 
     def turns(self, rows: Rows) -> Tensor | None:
         """(B,) the orientations by which maps are turned for this frame; None where none is.

@@ -149,7 +149,7 @@ def _groups(
         if group:
             yield group
     for index in indices[spread(np.flatnonzero(orientations == 0), _HEADERS)].tolist():
-        data = _encoded(images, index)
+        data = file_of(images, index)
         try:
             facts = None if data is None else header_facts(data)
         except ImageError:
@@ -158,7 +158,7 @@ def _groups(
             yield [(index, Photograph(facts.size_hw, facts.orientation))]
 
 
-def _encoded(images: Loading, index: int) -> bytes | None:
+def file_of(images: Loading, index: int) -> bytes | None:
     """An image's file; None where it cannot be read, of which whoever asks for the item is told."""
     try:
         return images.encoded(index)
@@ -191,7 +191,7 @@ def _frames(index: int, photograph: Photograph, images: Loading) -> frozenset[Fr
     if isinstance(image, bytes):
         return frozenset(_FRAMES)
     left = photograph.frames_of_size(loaded_size_hw(image))
-    data = _encoded(images, index)
+    data = file_of(images, index)
     try:
         alike = None if data is None else likeness(image, data, photograph.orientation)
     except ImageError:

@@ -20,7 +20,7 @@ from relabel.loader.datasets import Images, Key, Transform
 from relabel.loader.frames import check_size, frame_of_dataset, spread
 from relabel.loader.kinds import taken_apart
 from relabel.loader.maps import LabelMaps
-from relabel.loader.rows import rows_of_items
+from relabel.loader.rows import refuse_other_files, rows_of_items
 from relabel.loader.streams import is_pipeline, labeled_pipeline, proved
 from relabel.manifest import Frame
 from relabel.tracking import TrackedTransform
@@ -71,8 +71,10 @@ class Labeled(Dataset[Any]):
     A ticket is int64 (11,), which any collate stacks, and `LabelMaps.pool` answers the labels of a batch. A transform
     that makes n views of an image gives a list of them, and a ticket (n, 11).
 
-    An item is never another image's: one that cannot be read raises. Whether photographs are loaded upright by their
-    EXIF orientation is found out here, from a few that have one. An image of another shape than was labelled raises.
+    An item is never another image's: one that cannot be read raises, and so does a data set of other files than were
+    labelled, see `same_bytes`; where no files can be had, as of most data sets of your own, `key` is believed. Whether
+    photographs are loaded upright by their EXIF orientation is found out here, from a few that have one. An image of
+    another shape than was labelled raises.
 
     Args:
         dataset: the data set.
@@ -89,6 +91,9 @@ class Labeled(Dataset[Any]):
             tenth of a second, and as much for each step that is not known; one or two where a transform makes several
             views. Steps that are not known are refused without; see `TrackedTransform`. And whether code of yours that
             loads images is asked a few times for one, and refused if it does not load it the same.
+        same_bytes: whether the data set's files are the very ones that were labelled: 16 of them are then compared, of
+            each data set that this one is made of, where it has files and the store knows theirs. Another split whose
+            files have the same names is so refused. False accepts pictures that were encoded anew, or made smaller.
 
     Attributes:
         dataset: the data set.
@@ -97,7 +102,8 @@ class Labeled(Dataset[Any]):
         transform: may be set later, as timm's ``create_loader`` does; it is then followed, or refused.
 
     Raises:
-        LabelError: images without a label, with `unlabeled` "raise", some are listed; or labels that cannot be had in
+        LabelError: images without a label, with `unlabeled` "raise", some are listed; or other files than were
+            labelled, with `same_bytes`; or labels that cannot be had in
             the frame of the images. When an item is asked for, an image of another shape than was labelled.
         InvalidValueError: the data set or its transform is of a kind that is not understood; or images are loaded in
             both frames or in neither, or that cannot be told. When an item is asked for, a transform that was set on
@@ -125,6 +131,7 @@ class Labeled(Dataset[Any]):
         geometry: Literal["ignore", "refuse"] = "ignore",
         columns: tuple[str, str] | None = None,
         check: bool = True,
+        same_bytes: bool = True,
     ) -> None:
         check_unlabeled(unlabeled)
         if not isinstance(maps, LabelMaps):
@@ -147,6 +154,8 @@ class Labeled(Dataset[Any]):
         sizes_hw = np.zeros((len(rows), 2), np.int64)
         for number, images in enumerate(items.every):
             own = items.parts == number
+            if same_bytes:
+                refuse_other_files(images, items.indices[own], maps, rows[own])
             if check and own.any() and not images.is_known_to_load:
                 with undisturbed():
                     images.refuse_changed(spread(items.indices[own], _LOOKED_AT).tolist())

@@ -9,9 +9,15 @@ from numpy.typing import NDArray
 
 from relabel.errors import LabelError
 from relabel.loader.datasets import Images, Key
+from relabel.loader.frames import file_of, spread
 from relabel.loader.kinds import Items
 from relabel.loader.maps import LabelMaps
 from relabel.progress import Progress
+
+COMPARED = 16
+"""Files of a data set that are compared: some ms. Of another data set's each is another; a few replaced ones are not
+found by any number that is quick."""
+_NAMED = 8
 
 
 def rows_of_items(items: Items, maps: LabelMaps, key: Key | None, unlabeled: str) -> NDArray[np.int64]:
@@ -33,6 +39,36 @@ def rows_of_items(items: Items, maps: LabelMaps, key: Key | None, unlabeled: str
     return rows if unlabeled == "raise" or (rows >= 0).any() else rows_of_items(items, maps, key, "raise")
 
 
+def refuse_other_files(images: Images, indices: NDArray[np.int64], maps: LabelMaps, rows: NDArray[np.int64]) -> None:
+    """Raise where images of the same keys as were labelled have other files, told by some from the first to the last.
+
+    Args:
+        images: a data set's; those whose files cannot be had are believed.
+        indices: (n,) in it.
+        maps: the store.
+        rows: (n,) of the same, each with a label.
+
+    Raises:
+        LabelError: any has; they are named.
+    """
+    places = spread(np.arange(len(rows)), COMPARED)
+    compared = indices[places].tolist()
+    is_own = maps.are_files(rows[places], [file_of(images, index) for index in compared])
+    if not is_own.all():
+        others = [images.name(index) for index, own in zip(compared, is_own.tolist(), strict=True) if not own]
+        raise LabelError(other_files(maps.where, others, len(compared)))
+
+
+def other_files(where: str, names: Sequence[str], compared: int) -> str:
+    """What to say of images whose files are not those that were labelled, some of which are named."""
+    return (
+        f"{len(names)} of {compared} images that were compared have other bytes than those of the same key of which "
+        f"{where} was made: {', '.join(names[:_NAMED])}. Is this another split, or another data set with the same "
+        "names? Then label it, or give its own store. Are they the same pictures, whole, and encoded anew? Then say "
+        "same_bytes=False"
+    )
+
+
 def _rows_by_bytes(images: Images, indices: Sequence[int], maps: LabelMaps, unlabeled: str) -> list[int]:
     """The rows of images that have no key, by what their files hold."""
     rows: list[int] = []
@@ -44,7 +80,7 @@ def _rows_by_bytes(images: Images, indices: Sequence[int], maps: LabelMaps, unla
     if unknown and unlabeled == "raise":
         raise LabelError(
             f"{maps.where} has no image of the bytes of {len(unknown)} of {len(rows)} images: "
-            f"{', '.join(unknown[:8])}. Label the very files that the data set holds, not copies that were encoded "
-            "anew; or give key=, or drop them with unlabeled='drop'"
+            f"{', '.join(unknown[:_NAMED])}. Label the very files that the data set holds, not copies that were "
+            "encoded anew; or give key=, or drop them with unlabeled='drop'"
         )
     return rows

@@ -13,6 +13,7 @@ from relabel.images.loaded import own_orientation, pil_upright
 from relabel.loader.crops import Shown, check_unlabeled, crop_label_of, ticket_of, without_label
 from relabel.loader.frames import Photograph, check_size, frame_of_sample, loaded_size_hw
 from relabel.loader.maps import LabelMaps
+from relabel.loader.rows import COMPARED, other_files
 from relabel.manifest import Frame
 from relabel.naming import image_suffixes as suffixes_of_image
 from relabel.tracking import TrackedTransform, tracked
@@ -92,6 +93,8 @@ class LabeledSample:
             Exif. With "upright" what is decoded here is turned.
         geometry, check: as for `Labeled`.
         tickets: False for `CropLabel` in place of tickets, which `relabel.collate` takes.
+        same_bytes: as for `Labeled`: until 16 images of a process had the bytes that were labelled, any other is not
+            the one that was. Of images that come decoded this cannot be told: keys are believed.
 
     Attributes:
         dropped: how many bad images this process has left out; the first is logged.
@@ -109,6 +112,7 @@ class LabeledSample:
         geometry: Literal["ignore", "refuse"] = "ignore",
         check: bool = True,
         tickets: bool = True,
+        same_bytes: bool = True,
     ) -> None:
         check_unlabeled(unlabeled)
         #: For `relabel.check_views`: from a row and its image to what is taken for that.
@@ -124,6 +128,7 @@ class LabeledSample:
         self._numbers = numbers_of(maps.manifest.data.class_names)
         self._frame = frame
         self._taken = self.dropped = self._unknown = 0
+        self._to_compare = COMPARED if same_bytes else 0
         self._known = False
         # What all rows are is read here, so that forked workers share it and spawned ones receive it.
         maps.in_frame(frame or maps.frame).prepare()
@@ -208,7 +213,15 @@ class LabeledSample:
             self._check_untouched(image, labeled_hw, key)
         else:
             check_size(lambda: f"the sample {key!r}", image, labeled_hw)
+            self._compare(bytes(value), row, key)
         return image, self.maps if frame is None else self.maps.in_frame(frame)
+
+    def _compare(self, data: bytes, row: int, key: str) -> None:
+        """Raise where one of a process's first images has other bytes than were labelled; those left out do not count,
+        so that of another data set's no more are left out than `_is_hopeless` allows."""
+        if self._to_compare and not self.maps.are_files([row], [data])[0]:
+            raise LabelError(other_files(self.maps.where, [f"the sample {key!r}"], COMPARED - self._to_compare + 1))
+        self._to_compare = max(0, self._to_compare - 1)
 
     def _check_untouched(self, image: Any, labeled_hw: tuple[int, int], key: str) -> None:
         """Refuse an image that came decoded, and that a transform before may have changed."""

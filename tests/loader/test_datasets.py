@@ -181,7 +181,7 @@ def test_chance_before_the_transform_is_refused(photos: Path, maps: Any, hidden:
         images = ImageFolder(photos, loader=lambda path: flip(Image.open(path).convert("RGB")))
     before = torch.get_rng_state()
     with pytest.raises(InvalidValueError, match=r"is another image each time that \w+ loads it: what crops, flips"):
-        relabel.Labeled(images, maps, key=lambda _: NAMES[0])
+        relabel.Labeled(images, maps, key=lambda _: NAMES[0], same_bytes=False)
     assert torch.equal(before, torch.get_rng_state())
 
 
@@ -381,3 +381,40 @@ def test_a_loader_that_always_mirrors_and_a_flip_of_some_items_are_refused(photo
 
     with pytest.raises(InvalidValueError, match="is another image each time"):
         relabel.Labeled(Minority("pair", v2.Compose(STEPS[:2])), maps, key=NAMES.__getitem__)
+
+
+@pytest.mark.parametrize("kind", ["ImageFolder", "timm", "parts", "Hugging Face"])
+def test_another_split_of_the_same_names_and_sizes_is_refused(
+    photos: Path, maps: Any, tmp_path: Path, kind: str
+) -> None:
+    for number, name in enumerate(NAMES):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(encoded(number if number == 2 else number + 1))
+    options: dict[str, Any] = {}
+    images: Any
+    if kind == "Hugging Face":
+        images = datasets.Dataset.from_dict({"image": [str(tmp_path / name) for name in NAMES], "label": [0] * 8})
+        images = images.cast_column("image", datasets.Image())
+        options = {"transform": TRANSFORM, "key": lambda row: "/".join(Path(row["image"]["path"]).parts[-2:])}
+    elif kind == "timm":
+        images = ImageDataset(str(tmp_path), transform=TRANSFORM)
+    else:
+        images = ImageFolder(tmp_path, TRANSFORM)
+    if kind == "parts":
+        images = ConcatDataset([ImageFolder(photos, TRANSFORM), images])
+    with pytest.raises(LabelError, match=r"^7 of 8 images .* other bytes .*0\.png.* say same_bytes=False"):
+        relabel.Labeled(images, maps, **options)
+    assert len(relabel.Labeled(images, maps, **options, same_bytes=False)) == len(images)
+
+
+def test_a_stream_of_another_split_is_refused_and_never_left_out_whole(maps: Any) -> None:
+    other = {"__key__": NAMES[3], "png": encoded(5)}
+    for same in ({"__key__": NAMES[3], "png": encoded(3)}, None):
+        sample = relabel.LabeledSample(maps, TRANSFORM, unlabeled="drop")
+        assert not same or sample(same) is not None
+        assert [sample(other) for _ in range(16)] == [None] * 16
+        with pytest.raises(LabelError, match=r"other bytes than .*'cat/3.png'"):
+            sample(other)
+    with pytest.raises(LabelError, match="1 of 1 images"):
+        relabel.LabeledSample(maps, TRANSFORM)(other)
+    assert relabel.LabeledSample(maps, TRANSFORM, same_bytes=False)(other) is not None

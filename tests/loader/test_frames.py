@@ -259,20 +259,20 @@ def test_smaller_copies_without_exif_have_the_labels_of_the_originals(album: Alb
 
     images = ImageFolder(copies(album, tmp_path / "copies", change))
     maps = album.stores["folder", "ignored"]
-    dataset = relabel.LabeledCrops(images, maps, TRANSFORM)
+    dataset = relabel.LabeledCrops(images, maps, TRANSFORM, same_bytes=False)
     torch.manual_seed(0)
     assert max(worst(maps, shown, (dataset[i] for i in range(len(dataset)))).values()) < 1e-5
     # Of squares alone nothing tells whether they were turned before they lost their Exif.
     squares = torch.utils.data.Subset(images, range(1, 16, 2))
     with pytest.raises(InvalidValueError, match=r"cannot be told by those looked at .*frame='decoded' .* or frame="):
-        relabel.LabeledCrops(squares, maps, TRANSFORM)
-    dataset = relabel.LabeledCrops(squares, maps, TRANSFORM, frame=shown)  # type: ignore[arg-type]
+        relabel.LabeledCrops(squares, maps, TRANSFORM, same_bytes=False)
+    dataset = relabel.LabeledCrops(squares, maps, TRANSFORM, frame=shown, same_bytes=False)  # type: ignore[arg-type]
     assert max(worst(maps, shown, (dataset[i] for i in range(8))).values()) < 1e-5
 
 
 def test_an_image_that_was_replaced_has_no_label(album: Album, tmp_path: Path) -> None:
     images = ImageFolder(copies(album, tmp_path / "copies", lambda image: image))
-    dataset = relabel.LabeledCrops(images, album.stores["folder", "ignored"], TRANSFORM)
+    dataset = relabel.LabeledCrops(images, album.stores["folder", "ignored"], TRANSFORM, same_bytes=False)
     path = images.samples[0][0]
     for size in ((80, 80), (60, 80), (80, 50)):
         Image.new("RGB", size).save(path, "PNG")
