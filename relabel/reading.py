@@ -79,7 +79,12 @@ class Reading:
 
     def weights(self, areas: Tensor) -> tuple[Tensor, Tensor]:
         """What the pooled scores of crops count, and those of their whole images; (B,) each, of areas (B,)."""
-        return _at(self, areas.clamp(LEAST_AREA, 1.0).log())
+        return _at(self, log_areas(areas))
+
+
+def log_areas(areas: Tensor) -> Tensor:
+    """The logarithms of areas, fractions of an image, as readings take them: of those from 0.08 to 1."""
+    return areas.clamp(LEAST_AREA, 1.0).log()
 
 
 NUMBERS = tuple(each.name for each in fields(Reading))[:4]

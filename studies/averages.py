@@ -24,7 +24,8 @@ from relabel.geometry.cells import cell_boxes, resampling_weights, roi_weights
 from relabel.images.decode import decode, fitted
 from relabel.manifest import Mean
 from relabel.teacher import Teacher, TeacherSpec, averaged, load_teacher
-from relabel.worth.fidelity import TEMPERATURES, divergence
+from relabel.worth.fidelity import divergence
+from relabel.worth.sizes import TEMPERATURES
 from studies.pictures import crop_boxes
 
 _CROPS = 4
@@ -159,7 +160,7 @@ def _apart(truth: Tensor, label: Tensor) -> Tensor:
 
 
 def _tempered(truth: Tensor, label: Tensor) -> Iterator[tuple[Tensor, float]]:
-    yield from ((_apart(truth, (label / t).log_softmax(2)), t) for t in (*TEMPERATURES, 1.0))
+    yield from ((_apart(truth, (label / t).log_softmax(2)), t) for t in TEMPERATURES)
 
 
 def _difference(values: Tensor, base: Tensor) -> str:

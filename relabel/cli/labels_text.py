@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     # `relabel --help` must not wait for torch and timm.
     from relabel.manifest import ClassSpaces
     from relabel.worth import LabelLine, LabelsReport, SizesReport
+    from relabel.worth.readings import ReadingReport
 
 _WIDTH = 118
 _COLUMNS = (
@@ -64,6 +65,7 @@ def labels_text(report: LabelsReport) -> str:
         parts.append("\n".join(["What to do:", *map(_item, advice.sentences)]))
         if advice.warnings:
             parts.append("\n".join(["Be wary:", *map(_item, advice.warnings)]))
+    parts += _readings(report.reading)
     clean = "clean" if report.is_clean else f"{len(report.findings)} findings"
     return "\n\n".join([*parts, f"{clean}; {report.seconds:.1f} s"])
 
@@ -107,6 +109,27 @@ def _sizes_table(sizes: SizesReport) -> str:
         for line in sizes.lines
     ]
     return table(headings, rows, right=[False, *[True] * (len(headings) - 1)])
+
+
+def _readings(report: ReadingReport) -> list[str]:
+    """A table of the forms of readings, of labels of crops and of their tokens, and what became of the file."""
+    parts = []
+    for what, fit in (("label of a crop", report.image), ("label of a token", report.tokens)):
+        if fit is not None:
+            rows = [
+                (
+                    line.form + ", kept" * (line.form == fit.kept),
+                    *(_number(value, form) for value, form in ((line.kl, ",.3f"), (line.difference, "+,.3f"))),
+                    *(_number(value, form) for value, form in ((line.error, ",.3f"), (line.top1, ".1%"))),
+                    " ".join(f"{number:.3f}" for number in line.numbers),
+                )
+                for line in fit.lines
+            ]
+            headings = (f"reading of the {what}", "KL", "less as is", "+-", "top-1", "its numbers")
+            parts.append(table(headings, rows, right=[False, True, True, True, True, False]))
+    if parts:
+        parts.insert(0, "Readings, each image by numbers that were fitted to others, from the teacher:")
+    return [*parts, *([report.written] if report.written else [])]
 
 
 def _number(value: float, form: str) -> str:

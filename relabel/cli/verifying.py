@@ -75,7 +75,7 @@ def labels(store: str, images: str | None, files: Path | None, as_json: bool, **
     """Run the teacher of STORE again on a sample: are these its maps, and what are the labels worth?
 
     Compares the stored scores with the re-run's, says why they differ where they do, then measures labels of random
-    crops against the teacher's own answer on their pixels, and recommends a space, a temperature, K and M. Exits with
+    crops against the teacher's own answer on their pixels, and recommends a space, a reading, K and M. Exits with
     0 if the maps are the teacher's, 1 with findings, 2 if it cannot be run.
 
     \b

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -13,9 +13,6 @@ from relabel.manifest import ScoreRecord
 from relabel.pooling import Space
 from relabel.worth.ways import Answers, Labeler, LineKind, Way, labelers
 
-TEMPERATURES = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.1, 1.25, 1.5, 2.0)
-"""Tried besides 1."""
-_SHOWN = (0.5, 0.7, 1.5, 2.0)
 _SMALLEST = 1e-38
 """A softmax in float32 may round to 0 what is only unlikely."""
 
@@ -27,7 +24,7 @@ class LabelLine:
     Attributes:
         label: what it is.
         kind: the group that it belongs to.
-        space, temperature, planes, profile: see `Way`.
+        space, planes, profile: see `Way`.
         bytes_an_image: scores, classes and profile of an image as a store keeps them.
         kl_teacher, kl_full: mean KL in nats, of the teacher's own answer on the crop's pixels, or of the label of all
             logits, from the label; infinite where that excludes what is possible.
@@ -40,7 +37,6 @@ class LabelLine:
     label: str
     kind: LineKind
     space: Space | None
-    temperature: float
     planes: int | None
     profile: int | None
     bytes_an_image: float
@@ -101,21 +97,13 @@ class Fidelity:
         reference = _Reference(teacher, full, answers.truths)
         self._count(Way(name="the teacher on the crop", kind="teacher"), teacher, reference)
         self._count(first.way, full, reference)
-        self._temper(first.way, full, reference)
         for labeler in ways:
             self._measure(labeler, boxes, reference)
 
     def lines(self) -> Iterator[LabelLine]:
         """The table."""
-        spaces: tuple[Space, ...] = ("logit", "probability")
-        kinds: tuple[LineKind, ...] = ("limit", "stored")
-        places = [(kind, space) for kind in kinds for space in spaces if self.tallies]
-        best = {nearest(self.tallies, kind, space).way.name for kind, space in places}
         for tally in self.tallies.values():
             way = tally.way
-            is_asked_for = way.temperature in _SHOWN and (way.kind, way.space) == ("stored", "logit")
-            if way.temperature != 1 and not is_asked_for and way.name not in best:
-                continue
             errors = tally.each("kl_teacher")
             errors = errors[~errors.isnan()]
             if not len(errors):
@@ -125,7 +113,6 @@ class Fidelity:
                 label=way.name,
                 kind=way.kind,
                 space=way.space,
-                temperature=way.temperature,
                 planes=way.planes,
                 profile=way.profile,
                 bytes_an_image=tally.bytes_an_image,
@@ -138,26 +125,11 @@ class Fidelity:
         labels = torch.stack([labeler.labels(box) for box in boxes], dim=1).double()
         self._count(way, labels, reference)
         self.tallies[way.name].bytes_each += labeler.bytes_each or []
-        if way.kind == "stored":
-            self._temper(way, labels, reference)
-
-    def _temper(self, way: Way, labels: Tensor, reference: _Reference) -> None:
-        """The same labels at every temperature but 1."""
-        logs = labels.clamp(min=_SMALLEST).log()
-        for temperature in TEMPERATURES:
-            tempered = replace(way, name=f"{way.name}, temperature {temperature:g}", temperature=temperature)
-            self._count(tempered, (logs / temperature).softmax(2), reference)
 
     def _count(self, way: Way, labels: Tensor, reference: _Reference) -> None:
         tally = self.tallies.setdefault(way.name, Tally(way))
         for name, values in reference.compared(labels, is_hard=way.is_hard).items():
             tally.add(name, values)
-
-
-def nearest(tallies: Mapping[str, Tally], kind: LineKind, space: Space) -> Tally:
-    """The labels of a kind, of one space and at any temperature, that are nearest to the teacher's answers."""
-    same = [t for t in tallies.values() if (t.way.kind, t.way.space) == (kind, space)]
-    return min(same, key=lambda tally: tally.mean("kl_teacher"))
 
 
 def divergence(truth: Tensor, label: Tensor) -> Tensor:

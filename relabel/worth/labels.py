@@ -24,9 +24,12 @@ from relabel.progress import Progress
 from relabel.store import StoreReader
 from relabel.worth.checking import ScoreCheck, ScoreSummary
 from relabel.worth.fidelity import Fidelity, LabelLine
+from relabel.worth.fitting import Judged
 from relabel.worth.options import LabelsOptions
+from relabel.worth.readings import Gathered, ReadingReport
 from relabel.worth.recommend import Recommendation, recommend
 from relabel.worth.rerun import Rerun, at_once
+from relabel.worth.samples import TOKENS
 from relabel.worth.sampling import SampledRow, sample_rows, sampled_images
 from relabel.worth.sizes import Sizes, SizesReport
 from relabel.worth.ways import Answers
@@ -48,6 +51,7 @@ class LabelsReport:
         lines: the table of labels; empty where no image could be compared.
         recommendation: read from it; None likewise.
         sizes: what other image sizes and grids would give; None where it was not asked for, or likewise.
+        reading: what a reading brings, and whether one was written.
         findings: what is wrong, ordered by shard and row.
         class_spaces: whether the ground truth is of the labels' classes; where it is not, nothing is compared with it.
     """
@@ -63,6 +67,7 @@ class LabelsReport:
     lines: tuple[LabelLine, ...]
     recommendation: Recommendation | None
     sizes: SizesReport | None
+    reading: ReadingReport
     findings: tuple[Finding, ...]
     class_spaces: ClassSpaces
 
@@ -109,6 +114,7 @@ def verify_labels(store: str | Path, images: str | ImageSource, options: LabelsO
         while chunk := list(islice(stream, run.batch_size)):
             run.take(chunk)
             progress.advance(len(chunk))
+    judged = run.gathered.judged()
     findings = [*run.check.findings, *(Finding(-1, -1, "", what) for what in rerun.findings())]
     return LabelsReport(
         teacher=rerun.description(),
@@ -120,8 +126,9 @@ def verify_labels(store: str | Path, images: str | ImageSource, options: LabelsO
         scores=run.check.summary(),
         causes=run.check.causes(),
         lines=tuple(run.fidelity.lines()),
-        recommendation=run.recommendation(),
         sizes=None if run.sizes is None else run.sizes.report(),
+        recommendation=run.recommendation(judged),
+        reading=run.gathered.conclude(reader, judged),
         findings=tuple(sorted(findings)),
         class_spaces=spaces,
     )
@@ -136,6 +143,7 @@ class _Run:
         self.check = ScoreCheck(reader, rerun)
         self.fidelity = Fidelity(record)
         self.sizes = Sizes(reader.manifest, options.rerun, options.sizes) if options.sizes else None
+        self.gathered = Gathered(options)
         self.crops = 0
         self._reader, self._rerun, self._options = reader, rerun, options
         self._covered = 0.0
@@ -157,20 +165,21 @@ class _Run:
             truths=torch.tensor([row.label for row in rows]),
         )
         self.check.add(rows, answers, [(pixels.shape[1], pixels.shape[2]) for _, pixels, _ in decoded])
-        boxes, on_crops = self._cropped([(row, pixels) for row, pixels, _ in decoded])
+        boxes, on_crops, on_tokens = self._cropped([(row, pixels) for row, pixels, _ in decoded])
         self.fidelity.add(answers, boxes, on_crops)
         if self.sizes is not None:
             self.sizes.add([(pixels, data) for _, pixels, data in decoded], boxes, on_crops)
+        self.gathered.add(answers, boxes, on_crops, on_tokens)
         self._covered += float(sum(answers.stored.covered(each).double().sum() for each in boxes.unbind(1)))
         self.crops += len(rows) * self._options.crops
 
-    def recommendation(self) -> Recommendation | None:
+    def recommendation(self, judged: Judged | None) -> Recommendation | None:
         """What the table says; None without one."""
         if not self.crops:
             return None
         record = self._reader.manifest.scores
         wrong = self.check.summary().wrong
-        return recommend(self.fidelity.tallies, record, covered=self._covered / self.crops, wrong=wrong)
+        return recommend(self.fidelity.tallies, record, judged, covered=self._covered / self.crops, wrong=wrong)
 
     def _decoded(self, chunk: Sequence[tuple[SampledRow, EncodedImage]]) -> Iterator[tuple[SampledRow, Tensor, bytes]]:
         exif = self._rerun.ensemble.views[0].exif
@@ -180,9 +189,10 @@ class _Run:
             except ImageError as error:
                 self.check.findings.append(row.finding(f"the image was labelled, and cannot be decoded now: {error}"))
 
-    def _cropped(self, images: Sequence[tuple[SampledRow, Tensor]]) -> tuple[Tensor, Tensor]:
-        """Boxes (B, n, 4) of random crops of images uint8 (3, H, W), and the teacher's answers (B, n, C) on them."""
-        boxes, answers = [], []
+    def _cropped(self, images: Sequence[tuple[SampledRow, Tensor]]) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Boxes (B, n, 4) of random crops of images uint8 (3, H, W), the teacher's answers (B, n, C) on them, and on
+        some tokens of each image's first crop (B, C, k), where a reading is to be fitted to them."""
+        boxes, answers, tokens = [], [], []
         for row, pixels in images:
             size_hw = (pixels.shape[1], pixels.shape[2])
             crops = random_crops(size_hw, self._options.crops, f"{self._options.seed} {row.number}")
@@ -191,4 +201,6 @@ class _Run:
             # An image's crops at a time: as many as are asked for may be more than a batch.
             parts = [cut[i : i + self.batch_size] for i in range(0, len(cut), self.batch_size)]
             answers.append(torch.cat([self._rerun.answers(part) for part in parts]))
-        return torch.stack(boxes), torch.stack(answers)
+            if self._options.fit:
+                tokens.append(self._rerun.token_answers(cut[0], self.gathered.places, TOKENS))
+        return torch.stack(boxes), torch.stack(answers), torch.stack(tokens) if tokens else None

@@ -74,6 +74,13 @@ class LabelsOptions(SourceOptions):
         # More gain nothing, and every image has dense logits and several crops.
         Option("Images at a time; fewer where their logits take much memory.", "run", least=1, most=32),
     ] = 16
+    fit: Annotated[
+        bool,
+        Option(
+            "Fit how labels are read, of tokens too, and write STORE/reading.json if it brings them nearer.",
+            "output",
+        ),
+    ] = False
     rerun: RerunOptions = field(default_factory=RerunOptions)
     show_progress: Annotated[bool, QUIET] = True
 

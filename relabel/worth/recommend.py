@@ -1,23 +1,23 @@
-"""What a user should do, by the table: which space and temperature, how many planes, and what to be wary of."""
+"""What a user should do, by the table: which space and reading, how many planes, and what to be wary of."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import get_args
+
+from torch import Tensor
 
 from relabel.manifest import ScoreRecord
 from relabel.pooling import Space
-from relabel.worth.fidelity import Tally, nearest
+from relabel.worth.fidelity import Tally
+from relabel.worth.fitting import AS_IS, ERRORS, LEAST_IMAGES, Judged, difference
 
 _WORSE, _LEAST, _AGREE_LESS = 0.05, 0.002, 0.01
 """A smaller map is as good if its KL is at most 5 % larger, or 0.002 nats, and it names the class that the label of all
-logits names at most 1 % less often: what a temperature or a reading moves a label by is several times as much."""
-_ERRORS = 2.0
-"""A difference of fewer standard errors is none: chance alone makes one in 20 as large."""
+logits names at most 1 % less often: what a reading moves a label by is several times as much."""
 _GAIN = 0.02
-"""A space or a temperature that lowers KL by a smaller part is not worth an option that every training must repeat."""
+"""A space that lowers KL by a smaller part is not worth an option that every training must repeat."""
 _NEARLY_UNIFORM, _NEARLY_HARD = 0.9, 0.02
 """Of the logarithm of the number of classes: so near to nothing, or to one class, labels say no more than that."""
 _BY_CHANCE = 0.2
@@ -31,7 +31,7 @@ class Recommendation:
     """What to use, and why, in sentences.
 
     Attributes:
-        space, temperature: for `ScoreMap.pool`.
+        space: for `ScoreMap.pool`.
         planes, profile: K and M for `relabel generate`; the store's own where no smaller one is as good.
         bytes_an_image: of scores, classes and profile at that K and M.
         sentences: the reasons, a sentence each.
@@ -39,7 +39,6 @@ class Recommendation:
     """
 
     space: Space
-    temperature: float
     planes: int
     profile: int
     bytes_an_image: float
@@ -47,52 +46,32 @@ class Recommendation:
     warnings: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class _Difference:
-    """How much more one way's KL from the teacher is than another's of the same images, and its standard error."""
-
-    mean: float
-    error: float
-
-    @property
-    def is_more(self) -> bool:
-        """Whether chance does not explain it."""
-        return self.mean > _ERRORS * self.error
-
-
-def recommend(tallies: Mapping[str, Tally], record: ScoreRecord, *, covered: float, wrong: int) -> Recommendation:
+def recommend(
+    tallies: Mapping[str, Tally], record: ScoreRecord, judged: Judged | None, *, covered: float, wrong: int
+) -> Recommendation:
     """Read the table.
 
     Args:
         tallies: of `Fidelity`.
         record: of the store.
+        judged: the fit of a reading to the images of the tallies; None for too few.
         covered: the mean fraction of a crop that the maps cover.
         wrong: how many of the maps were not the teacher's.
     """
-    plain = {t.way.space: t for t in tallies.values() if t.way.kind == "stored" and t.way.temperature == 1}
-    logit = plain["logit"]
-    best: dict[Space, Tally] = {space: nearest(tallies, "stored", space) for space in get_args(Space)}
-    nearer: Space = "probability" if _is_worth_it(best["logit"], best["probability"]) else "logit"
-    chosen = best[nearer] if _is_worth_it(plain[nearer], best[nearer]) else plain[nearer]
+    plain = {t.way.space: t for t in tallies.values() if t.way.kind == "stored"}
+    logit, other = plain["logit"], plain["probability"]
+    read = logit.each("kl_teacher") if judged is None else judged.kl_each
+    mean, error = difference(read - other.each("kl_teacher"))
+    nearer: Space = "probability" if mean > max(ERRORS * error, _GAIN * float(read.mean())) else "logit"
     size = _smallest(tallies, logit, record)
     return Recommendation(
         space=nearer,
-        temperature=chosen.way.temperature,
         planes=size.way.planes or record.planes,
         profile=record.profile if size.way.profile is None else size.way.profile,
         bytes_an_image=size.bytes_an_image,
-        sentences=(
-            _on_space(best, nearer),
-            _on_temperature(plain[nearer], best[nearer], chosen),
-            *_on_size(tallies, logit, size),
-        ),
+        sentences=(_on_space(read, other, nearer), _on_reading(judged), *_on_size(tallies, logit, size)),
         warnings=tuple(_warnings(tallies, logit, record, covered, wrong)),
     )
-
-
-def _is_worth_it(plain: Tally, better: Tally) -> bool:
-    difference = _differ(plain, better)
-    return difference.is_more and difference.mean > _GAIN * plain.mean("kl_teacher")
 
 
 def _smallest(tallies: Mapping[str, Tally], stored: Tally, record: ScoreRecord) -> Tally:
@@ -105,36 +84,38 @@ def _smallest(tallies: Mapping[str, Tally], stored: Tally, record: ScoreRecord) 
 
 
 def _is_as_good(tally: Tally, as_this: Tally) -> bool:
-    difference = _differ(tally, as_this)
+    more, _ = _differ(tally, as_this)
     allowed = max(_WORSE * as_this.mean("kl_teacher"), _LEAST)
     agrees = tally.mean("agreement_full") >= as_this.mean("agreement_full") - _AGREE_LESS
-    return difference.mean <= allowed and agrees
+    return more <= allowed and agrees
 
 
-def _on_space(best: Mapping[Space, Tally], nearer: Space) -> str:
-    other: Space = "logit" if nearer == "probability" else "probability"
+def _on_space(read: Tensor, probability: Tally, nearer: Space) -> str:
+    logit, other = f"{float(read.mean()):.3f} nats", _nats(probability)
+    if nearer == "logit":
+        return f"Pool in logit space, as pool() does: {logit} from the teacher on the crop, against {other} otherwise."
     return (
-        f'Pool in {nearer} space, maps.pool(boxes, space="{nearer}"): {_nats(best[nearer])} from the teacher on the '
-        f"crop, against {_nats(best[other])} in {other} space, each at its best temperature."
+        f'Pool in probability space, maps.pool(boxes, space="probability"), which takes no reading: {other} from the '
+        f"teacher on the crop, against {logit} in logit space, read as well as it can be."
     )
 
 
-def _on_temperature(plain: Tally, best: Tally, chosen: Tally) -> str:
-    temperature = best.way.temperature
-    if chosen is best and best is not plain:
-        return (
-            f"Give temperature={temperature:g}: {_nats(best)} instead of {_nats(plain)}; the teacher is "
-            f"{'surer' if temperature < 1 else 'less sure'} of a crop's pixels than of its part of the map."
-        )
-    if best is plain:
-        return "Leave the temperature at 1: no other brings the labels nearer to the teacher."
+def _on_reading(judged: Judged | None) -> str:
+    if judged is None:
+        return f"No reading was looked for, of fewer than {LEAST_IMAGES} images (-n): labels stay as they are."
+    fit = judged.fit
+    if fit.kept == AS_IS:
+        return "Leave labels as they are: no reading brings them nearer to the teacher on images it was not fitted to."
+    line = fit.line(fit.kept)
     return (
-        f"Leave the temperature at 1: {temperature:g} gains next to nothing ({_nats(best)} instead of {_nats(plain)})."
+        f"Read labels by the form {fit.kept!r}, which --fit writes beside the store and relabel.open takes from there: "
+        f"{line.kl:.3f} nats instead of {fit.line(AS_IS).kl:.3f}, on images that it was not fitted to. The teacher "
+        "answers otherwise on a crop's pixels than on its part of the map."
     )
 
 
 def _on_size(tallies: Mapping[str, Tally], stored: Tally, size: Tally) -> Iterator[str]:
-    limit = nearest(tallies, "limit", "logit")
+    limit = next(t for t in tallies.values() if (t.way.kind, t.way.space) == ("limit", "logit"))
     if size is stored:
         yield f"Keep --planes {size.way.planes} --profile {size.way.profile}, {_at(size)}: no smaller map is as good."
     elif stored.way.planes is None:
@@ -148,14 +129,14 @@ def _on_size(tallies: Mapping[str, Tally], stored: Tally, size: Tally) -> Iterat
             f"the stored ones have {_at(stored)}. It is no reason to make this store again."
         )
     yield (
-        f"All logits would have {_nats(limit)}, at temperature {limit.way.temperature:g}: no map of this teacher at "
-        "this size can be nearer."
+        f"All logits would have {_nats(limit)}: no map of this teacher at this size can be nearer as it is, without a "
+        "reading."
     )
     larger = [t for t in tallies.values() if t.way.kind == "size" and t.bytes_an_image > stored.bytes_an_image]
     best = min(larger, key=lambda tally: tally.mean("kl_teacher"), default=None)
     if best is not None and stored.way.planes is not None:
-        gain = _differ(stored, best)
-        if gain.is_more and gain.mean > _WORSE * stored.mean("kl_teacher"):
+        gain, error = _differ(stored, best)
+        if gain > max(ERRORS * error, _WORSE * stored.mean("kl_teacher")):
             yield f"A larger map would be nearer to the teacher: {best.way.name}, {_at(best)}."
 
 
@@ -169,11 +150,11 @@ def _warnings(
         )
     elsewhere = {"whole image": "One label for the whole image", "swapped": "A box with x and y swapped"}
     for other in (t for t in tallies.values() if t.way.kind in elsewhere):
-        what, difference = elsewhere[other.way.kind], _differ(other, stored)
-        if not difference.is_more:
+        what, (more, error) = elsewhere[other.way.kind], _differ(other, stored)
+        if more <= ERRORS * error:
             yield (
-                f"{what} is not measurably worse than the crop's own label ({difference.mean:+.3f} nats, standard "
-                f"error {difference.error:.3f}): localisation brings nothing here, or too few images were looked at "
+                f"{what} is not measurably worse than the crop's own label ({more:+.3f} nats, standard "
+                f"error {error:.3f}): localisation brings nothing here, or too few images were looked at "
                 "(-n). Look at some maps; try a larger --image-size, or another teacher."
             )
     certain, chance = math.log(record.num_classes), 1 / record.num_classes
@@ -197,11 +178,9 @@ def _warnings(
         )
 
 
-def _differ(first: Tally, second: Tally) -> _Difference:
-    apart = first.each("kl_teacher") - second.each("kl_teacher")
-    if len(apart) < 2:
-        return _Difference(float(apart.mean()), 0.0)
-    return _Difference(float(apart.mean()), float(apart.std()) / math.sqrt(len(apart)))
+def _differ(first: Tally, second: Tally) -> tuple[float, float]:
+    """How much more one way's KL from the teacher is than another's of the same images, and its standard error."""
+    return difference(first.each("kl_teacher") - second.each("kl_teacher"))
 
 
 def _nats(tally: Tally) -> str:

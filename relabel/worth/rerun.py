@@ -10,9 +10,11 @@ import torch
 from torch import Tensor
 
 from relabel.errors import TeacherError
+from relabel.geometry import WHOLE
 from relabel.images.decode import fitted
 from relabel.images.device import decode_and_fit_on
 from relabel.manifest import Manifest, Preprocessing
+from relabel.score_map import ScoreMap
 from relabel.teacher import Ensemble, averaged, load_ensemble
 from relabel.teacher.heads.dense import DenseClassifier
 from relabel.worth.options import RerunOptions
@@ -51,6 +53,7 @@ class Rerun:
         if teachers != spec.teachers:
             # Loaded anew, since many a network is set up for one size of input.
             on_crops = load_ensemble(replace(spec, teachers=teachers))
+        self._dense_on_crops = on_crops
         self.is_own_answer = all(isinstance(member.forward, DenseClassifier) for member in on_crops.members)
         self._on_crops = [member.of_whole_images() for member in on_crops.members]
         was = [(m.teacher.precision, m.preprocessing.decode) for m in recorded_members(manifest)]
@@ -91,6 +94,20 @@ class Rerun:
                 if self.ensemble.flip_average:
                     answers.append(member(seen[view].flip(3))[..., 0, 0])
             return averaged(answers, self.ensemble.mean).softmax(1).cpu()
+
+    def token_answers(self, crop: Tensor, places: Tensor, side: int) -> Tensor:
+        """Of some tokens of a crop, probabilities (C, k) float32 on the CPU: of its own map, pooled to side x side.
+
+        Args:
+            crop: uint8 (3, h, w) of any size.
+            places: (k,) int64, numbers of tokens, row by row.
+            side: tokens of a side.
+        """
+        views = [replace(view, fit="squash", crop=1.0) for view in self._dense_on_crops.views]
+        logits = self._dense_on_crops([fitted(crop, view)[0][None] for view in views]).cpu()
+        ids = torch.arange(logits.shape[1])[None]
+        maps = ScoreMap(ids, logits.log_softmax(1), logits[:, 0], num_classes=logits.shape[1])
+        return maps.pool(torch.tensor([WHOLE.xyxy]), side)[0].flatten(1)[:, places]
 
     def findings(self) -> Iterator[str]:
         """Teachers other than those of which the manifest tells."""

@@ -16,6 +16,7 @@ from relabel.score_map import ScoreMap
 from relabel.store import RowBatch
 from relabel.teacher import Ensemble, kept_grid, load_ensemble
 from relabel.worth.fidelity import divergence
+from relabel.worth.fitting import ERRORS
 from relabel.worth.options import RerunOptions
 from relabel.worth.rebuilding import rerun_spec
 from relabel.worth.rerun import at_once, seen_by
@@ -23,11 +24,9 @@ from relabel.worth.ways import row_bytes, sized_record
 
 _COARSE = Grid(8, 8)
 """Tried of every finer map: a quarter to a third of the bytes of 15 x 15 cells, and labels of crops hardly notice."""
-_ERRORS = 2.0
-"""A difference of fewer standard errors is none, as in `recommend`."""
 _AS_GOOD = 0.05
 """Of the store's KL: what so little more costs is not worth other options, as in `recommend`."""
-_TEMPERATURES = (1.0, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.1, 1.25, 1.5, 2.0)
+TEMPERATURES = (1.0, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.1, 1.25, 1.5, 2.0)
 _SMALLEST = 1e-38
 
 
@@ -180,7 +179,7 @@ class Sizes:
         maps = rows.maps(record)
         labels = torch.stack([maps.pool(box, uncovered="nearest") for box in boxes.unbind(1)], dim=1).double()
         logs = labels.clamp(min=_SMALLEST).log()
-        apart = [divergence(teacher, (logs / t).softmax(2)).mean(1) for t in _TEMPERATURES]
+        apart = [divergence(teacher, (logs / t).softmax(2)).mean(1) for t in TEMPERATURES]
         counted.kl.append(torch.stack(apart, dim=1))
         counted.agreements.append((labels.argmax(2) == teacher.argmax(2)).double().mean(1))
         counted.bytes_each += row_bytes(rows, record.compression)
@@ -189,7 +188,7 @@ class Sizes:
 def _at_best(kl: Tensor) -> tuple[float, Tensor]:
     """The temperature of the lowest mean of KL (n, T), and the KL (n,) at it."""
     place = int(kl.mean(0).argmin())
-    return _TEMPERATURES[place], kl[:, place]
+    return TEMPERATURES[place], kl[:, place]
 
 
 def _error(values: Tensor) -> float:
@@ -211,7 +210,7 @@ def _sentences(lines: Sequence[SizeLine]) -> Iterator[str]:
     """What is nearer than the store's own, and what is as near for less; each label at its best temperature."""
     own, *others = lines
     nearest = min(others, key=lambda line: line.kl_tempered, default=own)
-    if nearest.more < -_ERRORS * nearest.more_error:
+    if nearest.more < -ERRORS * nearest.more_error:
         yield (
             f"{_named(nearest)} would be nearer to the teacher's answers by {-nearest.more:.3f} +- "
             f"{nearest.more_error:.3f} nats at the best temperature of each, for {_price(nearest, own)}."

@@ -31,14 +31,13 @@ _DEFAULT = (PLANES, PROFILE)
 class Way:
     """One way to label crops.
 
-    `planes` and `profile` are K and M where the label comes from such a map, else None; `temperature` is not 1 for
-    tempered labels only; a hard label excludes all classes but one.
+    `planes` and `profile` are K and M where the label comes from such a map, else None; a hard label excludes all
+    classes but one.
     """
 
     name: str
     kind: LineKind
     space: Space | None = None
-    temperature: float = 1.0
     planes: int | None = None
     profile: int | None = None
     is_hard: bool = False
@@ -68,7 +67,7 @@ class Answers:
 
 
 def labelers(answers: Answers, record: ScoreRecord) -> Iterator[Labeler]:
-    """Every way but tempered ones, in the order of the table; the first is that of all logits."""
+    """Every way, in the order of the table; the first is that of all logits."""
     ids = torch.arange(answers.scores.shape[1]).expand(answers.scores.shape[:2])
     every = ScoreMap(
         ids, answers.scores, answers.scores.amin(1), num_classes=ids.shape[1], footprint=answers.footprints

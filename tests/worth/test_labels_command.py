@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
+import shutil
 from pathlib import Path
 
 import pytest
 from commands import parsed, run
 from labeled import label, rewritten, with_scores, write_pictures
 
+import relabel
 from relabel.teacher import TeacherSpec
 
 VERIFY = ("verify", "labels")
@@ -40,10 +43,10 @@ def test_a_good_store_is_told_with_its_table_and_what_to_do(store: Path, images:
         "12, RandomResizedCrop(scale=(0.08, 1)), shown to the teacher at 48 x 48 pixels, answered by the mean" in table
     )
     rows = [line for line in table.splitlines() if line.startswith(("stored", "all logits", "ground truth", "cell"))]
-    assert len(rows) > 12
+    assert len(rows) > 8
     assert max(map(len, table.splitlines())) < 140
     assert "- Pool in " in advice
-    assert "maps.pool(boxes, space=" in advice
+    assert "No reading was looked for, of fewer than 10 images (-n)" in advice
     assert result.stdout.splitlines()[-1].startswith("clean; ")
     assert "running the teacher: 100%" in result.stderr
 
@@ -61,6 +64,28 @@ def test_a_machine_gets_the_same(store: Path, images: Path) -> None:
     assert lines["all logits, logit space"]["agreement_truth"] is None
     assert lines["all logits, logit space"]["kl_full"] == pytest.approx(0, abs=1e-5)
     assert report["recommendation"]["space"] in ("logit", "probability")
+    assert report["reading"] == {"image": None, "tokens": None, "written": ""}
+
+
+def test_a_reading_is_told_and_is_what_the_store_is_opened_with(store: Path, images: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(store, tmp_path / "labels.zarr")
+    many = (*VERIFY, copy, "--images", images, *SMALL, "-n", 10)
+    said = run(*many, "--quiet").stdout
+    assert "reading of the label of a crop" in said
+    assert "reading of the label of a token" not in said
+    assert relabel.open(copy).reading is None
+    result = run(*many, "--fit", "--quiet", "--json")
+    report = parsed(result.stdout)["reading"]
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert report["written"] == f"{copy}/reading.json is written: relabel.open reads labels by it"
+    opened = relabel.open(copy)
+    image = report["image"]["reading"] or dataclasses.asdict(relabel.Reading())
+    assert dataclasses.asdict(opened.reading) == image | {"tokens": report["tokens"]["reading"]}
+    assert opened.ticket_id == relabel.open(store).ticket_id
+    again = run(*many, "--fit", "--quiet")
+    assert "reading of the label of a token" in again.stdout
+    assert relabel.open(copy).reading == opened.reading
+    assert relabel.verify_shards(copy, show_progress=False).is_clean
 
 
 def test_a_spoilt_store_exits_with_1_and_says_why(store: Path, images: Path, tmp_path: Path) -> None:

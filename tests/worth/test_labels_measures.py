@@ -17,12 +17,14 @@ from stores import RAW_LOGITS, make_store, random_logits
 from relabel.errors import InvalidValueError, TeacherError
 from relabel.images.crops import random_crops
 from relabel.manifest import KeptRecord, Manifest, Mean, MemberRecord, ScoreRecord
+from relabel.reading import Reading
 from relabel.score_map import ScoreMap
 from relabel.store import StoreReader
 from relabel.teacher import TeacherSpec
 from relabel.worth import LabelLine, LabelsOptions, RerunOptions, verify_labels
 from relabel.worth.causes import NEAR, UNKNOWN, cause
 from relabel.worth.fidelity import Fidelity, Tally
+from relabel.worth.fitting import Fit, FormLine, Judged
 from relabel.worth.rebuilding import rerun_spec
 from relabel.worth.recommend import recommend
 from relabel.worth.rerun import Rerun
@@ -130,9 +132,6 @@ EXPECTED = {
     "all logits, probability space": lambda crop: crop.averaged(oracle.softmax(crop.logits)),
     "stored: 4 planes + profile of 2, logit space": lambda crop: crop.kept(4, 2),
     "stored: 4 planes + profile of 2, probability space": lambda crop: crop.kept(4, 2, space="probability"),
-    "stored: 4 planes + profile of 2, logit space, temperature 0.7": lambda crop: oracle.softmax(
-        np.log(crop.kept(4, 2)) / 0.7
-    ),
     "2 planes": lambda crop: crop.kept(2, 0),
     "stored, one label for the whole image": lambda crop: crop.kept(4, 2, box=oracle.WHOLE),
     "stored, box with x and y swapped": lambda crop: crop.kept(4, 2, box=crop.box[[1, 0, 3, 2]]),
@@ -367,7 +366,7 @@ def tallied(kinds: dict[str, tuple[Way, float, int]], truth: float = 0.9) -> dic
 
 def table(**changed: Any) -> dict[str, Tally]:
     """A table of a good store; `changed` are KLs of lines."""
-    kl = {"logit": 0.4, "hot": 0.5, "cold": 0.3, "probability": 1.2, "half": 0.41, "quarter": 0.5, "double": 0.39} | {
+    kl = {"logit": 0.4, "probability": 1.2, "half": 0.41, "quarter": 0.5, "double": 0.39} | {
         "whole": 0.6,
         "swapped": 0.6,
         "limit": 0.3,
@@ -382,8 +381,6 @@ def table(**changed: Any) -> dict[str, Tally]:
         {
             "limit": (Way(name="", kind="limit", space="logit"), kl["limit"], 0),
             "logit": (stored, kl["logit"], 1000),
-            "hot": (dataclasses.replace(stored, temperature=2.0), kl["hot"], 0),
-            "cold": (dataclasses.replace(stored, temperature=0.5), kl["cold"], 0),
             "probability": (dataclasses.replace(stored, space="probability"), kl["probability"], 1000),
             "double": (size(32), kl["double"], 2000),
             "half": (size(8), kl["half"], 600),
@@ -397,12 +394,25 @@ def table(**changed: Any) -> dict[str, Tally]:
 KEPT = ScoreRecord(num_classes=1000, planes=16, profile=64, grid_hw=(7, 7))
 
 
+def read(kl: float) -> Judged:
+    """A fit that keeps 1 / T, whose KL this is, held out."""
+
+    def line(form: str, kl: float) -> FormLine:
+        rest = dict.fromkeys(("difference", "error", "top1", "top1_as_is", "top1_error"), 0.0)
+        return FormLine(form=form, numbers=(1.2, 0, 0, 0), kl=kl, **rest)
+
+    lines = (line("as is", 0.4), line("1 / T", kl))
+    fit = Fit(lines=lines, kept="1 / T", reading=Reading(1.2), images=30, samples=30)
+    return Judged(fit, torch.full((30,), kl, dtype=torch.float64))
+
+
 def test_the_recommendation_is_read_from_the_table() -> None:
-    advice = recommend(table(), KEPT, covered=1.0, wrong=0)
-    assert (advice.space, advice.temperature, advice.planes, advice.profile) == ("logit", 0.5, 8, 64)
+    advice = recommend(table(), KEPT, read(0.3), covered=1.0, wrong=0)
+    assert (advice.space, advice.planes, advice.profile) == ("logit", 8, 64)
     assert (advice.bytes_an_image, advice.warnings) == (600, ())
-    assert 'space="logit"' in advice.sentences[0]
-    assert advice.sentences[1].startswith("Give temperature=0.5: 0.300 nats instead of 0.400 nats")
+    assert advice.sentences[0].startswith("Pool in logit space, as pool() does: 0.300 nats from the teacher")
+    assert advice.sentences[1].startswith("Read labels by the form '1 / T', which --fit writes beside the store")
+    assert "0.300 nats instead of 0.400, on images that" in advice.sentences[1]
     assert advice.sentences[2].startswith("--planes 8 --profile 64 would do")
 
 
@@ -410,23 +420,22 @@ def test_the_recommendation_is_read_from_the_table() -> None:
     ("changed", "expected"),
     [
         ({"probability": 0.2}, {"space": "probability"}),
-        # As near as makes no difference.
+        # As near as makes no difference; and farther than what is read.
         ({"probability": 0.299}, {"space": "logit"}),
-        ({"cold": 0.396}, {"temperature": 1.0}),
-        ({"cold": 0.9, "hot": 0.35}, {"temperature": 2.0}),
+        ({"probability": 0.35}, {"space": "logit"}),
         ({"half": 0.45}, {"planes": 16, "bytes_an_image": 1000}),
         ({"quarter": 0.41}, {"planes": 4, "bytes_an_image": 300}),
     ],
 )
 def test_what_is_recommended_follows_the_table(changed: dict[str, float], expected: dict[str, Any]) -> None:
-    advice = recommend(table(**changed), KEPT, covered=1.0, wrong=0)
+    advice = recommend(table(**changed), KEPT, read(0.3), covered=1.0, wrong=0)
     assert {name: getattr(advice, name) for name in expected} == expected
 
 
 def test_a_smaller_map_that_names_another_class_too_often_would_not_do() -> None:
     tallies = table()
     tallies["half"].values["agreement_full"][0] -= 0.02
-    assert recommend(tallies, KEPT, covered=1.0, wrong=0).planes == 16
+    assert recommend(tallies, KEPT, None, covered=1.0, wrong=0).planes == 16
 
 
 @pytest.mark.parametrize(
@@ -441,7 +450,7 @@ def test_a_smaller_map_that_names_another_class_too_often_would_not_do() -> None
 def test_what_speaks_against_the_labels_is_said(
     changed: dict[str, float], covered: float, wrong: int, warning: str
 ) -> None:
-    (said,) = recommend(table(**changed), KEPT, covered=covered, wrong=wrong).warnings
+    (said,) = recommend(table(**changed), KEPT, None, covered=covered, wrong=wrong).warnings
     assert said.startswith(warning)
 
 
@@ -449,10 +458,10 @@ def test_what_speaks_against_the_labels_is_said(
 def test_a_difference_of_less_than_two_standard_errors_is_none(errors: float, is_measurable: bool) -> None:
     tallies = table(swapped=0.6, probability=0.2)
     signs = torch.tensor([1.0, -1.0] * 15, dtype=torch.float64)
-    # As wide as makes the difference of 0.2 nats, or of 0.1 for the space, so many standard errors of 30 images.
-    for name, difference in (("swapped", 0.2), ("probability", 0.1)):
-        tallies[name].values["kl_teacher"][0] += signs * difference / errors * math.sqrt(29)
-    advice = recommend(tallies, KEPT, covered=1.0, wrong=0)
+    # As wide as makes the difference of 0.2 nats so many standard errors of 30 images.
+    for name in ("swapped", "probability"):
+        tallies[name].values["kl_teacher"][0] += signs * 0.2 / errors * math.sqrt(29)
+    advice = recommend(tallies, KEPT, None, covered=1.0, wrong=0)
     assert (advice.space == "probability") is is_measurable
     assert any("swapped is not measurably worse" in warning for warning in advice.warnings) is not is_measurable
 
@@ -461,12 +470,12 @@ def test_labels_of_other_classes_than_the_datas_are_told() -> None:
     tallies = table()
     for tally in tallies.values():
         tally.values["agreement_truth"] = [torch.full((30,), 0.01, dtype=torch.float64)]
-    (said,) = recommend(tallies, KEPT, covered=1.0, wrong=0).warnings
+    (said,) = recommend(tallies, KEPT, None, covered=1.0, wrong=0).warnings
     assert said.startswith("The labels name the ground truth of 1.0% of the crops (by chance 0.1%)")
     for entropy, words in ((6.8, "nearly uniform"), (0.01, "nearly one-hot")):
         tallies = table()
         tallies["logit"].values["entropy"] = [torch.full((30,), entropy, dtype=torch.float64)]
-        (said,) = recommend(tallies, KEPT, covered=1.0, wrong=0).warnings
+        (said,) = recommend(tallies, KEPT, None, covered=1.0, wrong=0).warnings
         assert words in said
 
 
