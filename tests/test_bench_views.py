@@ -13,7 +13,7 @@ from bench.ramps import Scene, judged
 from relabel.geometry.views import View
 from relabel.loader import checking
 from relabel.tickets import ticket
-from relabel.tracking import proof
+from relabel.tracking import proof, rarely
 
 
 @pytest.fixture(scope="module")
@@ -64,5 +64,6 @@ def test_a_broken_proof_is_noticed(scene: Scene, monkeypatch: pytest.MonkeyPatch
 
     for module in (proof, checking):
         monkeypatch.setattr(module, "verdict", blind)
+    monkeypatch.setattr(rarely, "_DRAWS", 0)
     endings = lies.campaign(scene, 8, 0, [LIES[0], LIES[2]])
     assert [each.how for each in endings] == ["silent and wrong"] * 2

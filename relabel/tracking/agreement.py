@@ -74,16 +74,10 @@ def agreement(output: Any, view: View, seed: int, size_hw: tuple[int, int], marg
     Returns:
         None if nothing can be told: the output is plain, shows nothing of the image, or is not finite.
     """
-    pixels = _pixels(output)
-    place = Place.of((pixels.shape[0], pixels.shape[1]), view, seed, size_hw, margin)
-    if place is None:
+    found = grid_of(output, view, seed, size_hw, margin)
+    if found is None:
         return None
-    grid = pixels[np.ix_(place.rows, place.columns)].astype(np.float32)
-    spread = grid.std((0, 1))
-    channel = int(spread.argmax())
-    if not np.isfinite(spread).all() or spread[channel] <= 1e-6 * np.abs(grid).max():
-        return None
-    values = grid[..., channel] / spread[channel]
+    place, values = found
     fit = _Fit.of(place.levels, place, values)
     if fit is None:
         return None
@@ -99,11 +93,27 @@ def agreement(output: Any, view: View, seed: int, size_hw: tuple[int, int], marg
     if (
         not margin
         and fit.explained < _FAR
-        and _further(view, values, pixels.shape[:2], seed, size_hw) > fit.explained + _FAR_BY
+        and _further(view, values, _pixels(output).shape[:2], seed, size_hw) > fit.explained + _FAR_BY
     ):
         return Agreement(explained, _ELSEWHERE)
     displaced = fit.displaced()
     return Agreement(explained, f"shows a place {displaced:.1%} of a side beside it" if displaced else None)
+
+
+def grid_of(
+    output: Any, view: View, seed: int, size_hw: tuple[int, int], margin: float = 0.0
+) -> tuple[Place, Array] | None:
+    """The told place, and the liveliest channel (rows, columns) of its pixels in an output, of deviation 1."""
+    pixels = _pixels(output)
+    place = Place.of((pixels.shape[0], pixels.shape[1]), view, seed, size_hw, margin)
+    if place is None:
+        return None
+    grid = pixels[np.ix_(place.rows, place.columns)].astype(np.float32)
+    spread = grid.std((0, 1))
+    channel = int(spread.argmax())
+    if not np.isfinite(spread).all() or spread[channel] <= 1e-6 * np.abs(grid).max():
+        return None
+    return place, grid[..., channel] / spread[channel]
 
 
 def _further(view: View, values: Array, pixels_hw: tuple[int, int], seed: int, size_hw: tuple[int, int]) -> float:
@@ -184,11 +194,11 @@ class _Fit:
         for _ in range(_ROUNDS):
             if kept.sum() < _FEWEST:
                 return None
-            heights = _solved(hats[kept], values[kept])
+            heights = solved(hats[kept], values[kept])
             errors = _of_tiles(np.square(values - hats @ heights), place)
             # At least as the median is half of all tiles, so that a picture cannot be erased bit by bit.
             kept = kept & (errors <= _ERASED * np.median(errors[kept]))
-        heights = _solved(hats[kept], values[kept])
+        heights = solved(hats[kept], values[kept])
         variance = float(values[kept].var())
         left = float(np.square(values[kept] - hats[kept] @ heights).mean())
         explained = 1 - left / variance if variance > 0 else 0.0
@@ -210,7 +220,7 @@ class _Fit:
         place, kept = self.place, self.kept
         slopes = self.slopes[:, None] * place.slopes
         columns = np.concatenate([self.hats, slopes, slopes * place.u[:, None], slopes * place.v[:, None]], axis=1)
-        found = _solved(columns[kept], self.values[kept])
+        found = solved(columns[kept], self.values[kept])
         left = float(np.square(self.values[kept] - columns[kept] @ found).mean())
         before = (1 - self.explained) * float(self.values[kept].var())
         shift, by_u, by_v = found[len(_KNOTS) :].reshape(3, 2)
@@ -222,6 +232,11 @@ class _Fit:
         least = _DISPLACED if place.is_box else _DISPLACED_TURNED
         is_plain = distance > least and distance * place.image_px > _DISPLACED_PX and before - left > _GAIN * left
         return distance if is_plain else 0.0
+
+
+def knotted(levels: Array) -> Array:
+    """(n, knots) of n levels: what functions of colours are sums of."""
+    return _hats(levels)[0]
 
 
 def _explained(levels: Array, place: Place, grid: Array) -> float:
@@ -247,7 +262,7 @@ def _of_tiles(values: Array, place: Place) -> Array:
     return means[place.tiles].astype(np.float32)
 
 
-def _solved(columns: Array, values: Array) -> Array:
+def solved(columns: Array, values: Array) -> Array:
     """Least squares, with as little of a ridge as single precision needs."""
     products = (columns.T @ columns).astype(np.float64)
     diagonal = np.diag_indices(len(products))

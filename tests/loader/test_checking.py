@@ -120,11 +120,64 @@ LIES: dict[str, tuple[Callable[[Any], Any], str]] = {
 }
 
 
+def masked(items: Any) -> dict[str, Any]:
+    """A mask before the images, which are mirrored."""
+    images, labels = default_collate(items)
+    return {"mask": torch.ones(len(images), 48, 48), "pixels": images.flip(-1), "labels": labels}
+
+
+def collating(change: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    def collate(items: Any) -> Any:
+        images, labels = default_collate(items)
+        return change(images), labels
+
+    return lambda labeled: DataLoader(labeled, 4, collate_fn=collate)
+
+
+def pasted(images: Any) -> Any:
+    return torch.cat([images[..., :24], images.roll(1, 0)[..., 24:]], -1)
+
+
+class OneOf(Neighbour):
+    """The image of the next item, of one item alone."""
+
+    def __getitem__(self, index: int) -> Any:
+        return super().__getitem__(index) if index == 3 else self.dataset[index]
+
+
+LIES |= {
+    "a mask before images that are mirrored": (lambda labeled: DataLoader(labeled, 4, collate_fn=masked), "mirrored"),
+    "mixed images": (collating(lambda images: 0.7 * images + 0.3 * images.flip(0)), "is mixed with another image"),
+    "pasted images": (collating(pasted), "is mixed with another image"),
+}
+
+
 @pytest.mark.parametrize("name", LIES)
 def test_what_is_not_told_is_an_error(labeled: relabel.Labeled, name: str) -> None:
     source, fault = LIES[name]
     with pytest.raises(LabelError, match=f"views lie: of [0-9]+ images through .*Labeled.*{fault}"):
         check_views(source(labeled))
+
+
+def test_one_item_that_is_wrong_each_time_it_comes_is_no_chance(labeled: relabel.Labeled) -> None:
+    with pytest.raises(LabelError, match=r"of 48 images .*, 4 shows another place or another image"):
+        check_views(OneOf(labeled, abs), items=48)
+
+
+@pytest.mark.parametrize("change", [torch.zeros_like, lambda images: images * float("nan")])
+def test_where_nothing_can_be_compared_nothing_is_proved(labeled: relabel.Labeled, change: Any) -> None:
+    with pytest.raises(LabelError, match=r"nothing is proved: of 12 images .*, 0 show anything .* 12 are plain"):
+        check_views(collating(change)(labeled))
+
+
+def test_what_could_be_an_image_and_was_not_looked_at_is_named(labeled: relabel.Labeled) -> None:
+    def two(items: Any) -> Any:
+        images, labels = default_collate(items)
+        return images, images.flip(-1)[..., :40], labels
+
+    report = check_views(DataLoader(labeled, 4, collate_fn=two))
+    assert report.others == ("(3, 48, 40)",)
+    assert "(3, 48, 40) beside the images" in str(report)
 
 
 def test_workers_that_run_go_on_with_the_images_themselves(labeled: relabel.Labeled) -> None:
