@@ -25,9 +25,9 @@ from relabel.images.decode import decode, fitted
 from relabel.manifest import Mean
 from relabel.teacher import Teacher, TeacherSpec, averaged, load_teacher
 from relabel.worth.fidelity import divergence
-from relabel.worth.sizes import TEMPERATURES
 from studies.pictures import crop_boxes
 
+_TEMPERATURES = (1.0, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.1, 1.25, 1.5, 2.0)
 _CROPS = 4
 _QUARTER = 240
 """Pixels a side of each photograph of a mosaic."""
@@ -160,7 +160,7 @@ def _apart(truth: Tensor, label: Tensor) -> Tensor:
 
 
 def _tempered(truth: Tensor, label: Tensor) -> Iterator[tuple[Tensor, float]]:
-    yield from ((_apart(truth, (label / t).log_softmax(2)), t) for t in TEMPERATURES)
+    yield from ((_apart(truth, (label / t).log_softmax(2)), t) for t in _TEMPERATURES)
 
 
 def _difference(values: Tensor, base: Tensor) -> str:

@@ -92,7 +92,7 @@ def _table(lines: Sequence[LabelLine]) -> str:
 
 def _sizes_table(sizes: SizesReport) -> str:
     """A line for each image size and grid, the store's own first."""
-    headings = ("image size", "grid", "KL", "+-", "top-1", "at best T", "more", "+-", "cost", "bytes")
+    headings = ("image size", "grid", "KL", "+-", "top-1", "fitted", "more", "+-", "cost", "bytes")
     rows = [
         (
             "{} x {}".format(*line.image_size_hw) + (", stored" if line.is_stored else ""),
@@ -100,7 +100,7 @@ def _sizes_table(sizes: SizesReport) -> str:
             f"{line.kl_teacher:,.3f}",
             _number(line.kl_teacher_error, ".3f"),
             f"{line.agreement_teacher:.1%}",
-            f"{line.kl_tempered:,.3f} at {line.temperature:g}",
+            _number(line.kl_fitted, ",.3f"),
             f"{line.more:+.3f}",
             _number(line.more_error, ".3f"),
             _number(line.cost, ".2f"),

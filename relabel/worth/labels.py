@@ -142,7 +142,7 @@ class _Run:
         self.batch_size = at_once(record.num_classes, record.grid_hw, options.batch_size)
         self.check = ScoreCheck(reader, rerun)
         self.fidelity = Fidelity(record)
-        self.sizes = Sizes(reader.manifest, options.rerun, options.sizes) if options.sizes else None
+        self.sizes = Sizes(reader.manifest, options) if options.sizes else None
         self.gathered = Gathered(options)
         self.crops = 0
         self._reader, self._rerun, self._options = reader, rerun, options

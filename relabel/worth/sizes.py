@@ -16,18 +16,17 @@ from relabel.score_map import ScoreMap
 from relabel.store import RowBatch
 from relabel.teacher import Ensemble, kept_grid, load_ensemble
 from relabel.worth.fidelity import divergence
-from relabel.worth.fitting import ERRORS
-from relabel.worth.options import RerunOptions
+from relabel.worth.fitting import ERRORS, difference, fit
+from relabel.worth.options import LabelsOptions
 from relabel.worth.rebuilding import rerun_spec
 from relabel.worth.rerun import at_once, seen_by
+from relabel.worth.samples import Samples, crop_samples
 from relabel.worth.ways import row_bytes, sized_record
 
 _COARSE = Grid(8, 8)
 """Tried of every finer map: a quarter to a third of the bytes of 15 x 15 cells, and labels of crops hardly notice."""
 _AS_GOOD = 0.05
 """Of the store's KL: what so little more costs is not worth other options, as in `recommend`."""
-TEMPERATURES = (1.0, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.1, 1.25, 1.5, 2.0)
-_SMALLEST = 1e-38
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,9 +42,10 @@ class SizeLine:
         bytes_an_image: scores, classes and profile of an image as a store keeps them.
         kl_teacher, kl_teacher_error: as `LabelLine` has them, at temperature 1.
         agreement_teacher: how often the label and the teacher name the same class.
-        temperature, kl_tempered: that of the lowest KL, and this KL.
-        more, more_error: by how much `kl_tempered` is above that of the store's size and grid, and the standard error
-            of the difference over the same images.
+        kl_fitted: KL of labels that are read as `--fit` would have them read, of images that were not fitted to; NaN
+            for fewer images than can be fitted.
+        more, more_error: by how much `kl_fitted` is above that of the store's size and grid, and the standard error of
+            the difference over the same images; of labels as they are where nothing was fitted.
     """
 
     image_size_hw: tuple[int, int]
@@ -56,8 +56,7 @@ class SizeLine:
     kl_teacher: float
     kl_teacher_error: float
     agreement_teacher: float
-    temperature: float
-    kl_tempered: float
+    kl_fitted: float
     more: float
     more_error: float
 
@@ -72,11 +71,12 @@ class SizesReport:
 
 @dataclass(slots=True)
 class _Counted:
-    """Of one size and grid, an image each: bytes, agreements, and KL at each temperature (n, T)."""
+    """Of one size and grid, an image each: bytes, agreements, KL, and what a reading is fitted to."""
 
     bytes_each: list[int] = field(default_factory=list)
     agreements: list[Tensor] = field(default_factory=list)
     kl: list[Tensor] = field(default_factory=list)
+    samples: list[Samples] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,23 +93,23 @@ class Sizes:
 
     Args:
         manifest: of the store.
-        options: which teachers run.
-        heights: of the first teacher's input in pixels, besides the store's; the width and every other teacher's input
-            follow in proportion.
+        options: which teachers run, and the heights of the first teacher's input in pixels, besides the store's; the
+            width and every other teacher's input follow in proportion.
 
     Raises:
         TeacherError: a teacher cannot be run at one of these sizes.
     """
 
-    def __init__(self, manifest: Manifest, options: RerunOptions, heights: Sequence[int]) -> None:
+    def __init__(self, manifest: Manifest, options: LabelsOptions) -> None:
         self._record = record = manifest.scores
+        self._seed = options.seed
         planes = min(PLANES, record.num_classes) if record.has_holes else record.planes
         profile = min(PROFILE, record.num_classes - planes) if record.has_holes else record.profile
         self._as_stored = sized_record(record, planes, profile)
-        spec = rerun_spec(manifest, options)
+        spec = rerun_spec(manifest, options.rerun)
         own = [teacher.image_size_hw or (1, 1) for teacher in spec.teachers]
         self._sizes: list[_Size] = []
-        for height in dict.fromkeys((own[0][0], *heights)):
+        for height in dict.fromkeys((own[0][0], *(options.sizes or ()))):
             share = height / own[0][0]
             scaled = [(max(1, round(h * share)), max(1, round(w * share))) for h, w in own]
             teachers = [replace(t, image_size_hw=size) for t, size in zip(spec.teachers, scaled, strict=True)]
@@ -149,10 +149,13 @@ class Sizes:
         if not self._counted:
             return None
         lines: list[SizeLine] = []
-        best = _at_best(torch.cat(next(iter(self._counted.values())).kl))[1]
+        own: Tensor | None = None
         for (number, grid), counted in self._counted.items():
             size, kl = self._sizes[number], torch.cat(counted.kl)
-            temperature, tempered = _at_best(kl)
+            judged = fit(Samples.joined(counted.samples), self._seed)
+            read = kl if judged is None else judged.kl_each
+            own = read if own is None else own
+            more, more_error = difference(read - own)
             lines.append(
                 SizeLine(
                     image_size_hw=size.ensemble.members[0].preprocessing.image_size_hw,
@@ -160,13 +163,12 @@ class Sizes:
                     is_stored=not lines,
                     cost=size.operations / self._sizes[0].operations if self._sizes[0].operations else math.nan,
                     bytes_an_image=sum(counted.bytes_each) / len(counted.bytes_each),
-                    kl_teacher=float(kl[:, 0].mean()),
-                    kl_teacher_error=_error(kl[:, 0]),
+                    kl_teacher=difference(kl)[0],
+                    kl_teacher_error=difference(kl)[1],
                     agreement_teacher=float(torch.cat(counted.agreements).mean()),
-                    temperature=temperature,
-                    kl_tempered=float(tempered.mean()),
-                    more=float((tempered - best).mean()),
-                    more_error=_error(tempered - best),
+                    kl_fitted=math.nan if judged is None else float(read.mean()),
+                    more=more,
+                    more_error=more_error,
                 )
             )
         return SizesReport(lines=tuple(lines), sentences=tuple(_sentences(lines)))
@@ -178,21 +180,11 @@ class Sizes:
         rows = RowBatch.of(ScoreMap.from_logits(scores, record.planes, record.profile, footprint=footprints), record)
         maps = rows.maps(record)
         labels = torch.stack([maps.pool(box, uncovered="nearest") for box in boxes.unbind(1)], dim=1).double()
-        logs = labels.clamp(min=_SMALLEST).log()
-        apart = [divergence(teacher, (logs / t).softmax(2)).mean(1) for t in TEMPERATURES]
-        counted.kl.append(torch.stack(apart, dim=1))
+        first = sum(map(len, counted.kl))
+        counted.samples.append(crop_samples(maps, boxes, teacher, torch.arange(first, first + len(boxes))))
+        counted.kl.append(divergence(teacher, labels).mean(1))
         counted.agreements.append((labels.argmax(2) == teacher.argmax(2)).double().mean(1))
         counted.bytes_each += row_bytes(rows, record.compression)
-
-
-def _at_best(kl: Tensor) -> tuple[float, Tensor]:
-    """The temperature of the lowest mean of KL (n, T), and the KL (n,) at it."""
-    place = int(kl.mean(0).argmin())
-    return TEMPERATURES[place], kl[:, place]
-
-
-def _error(values: Tensor) -> float:
-    return float(values.std()) / math.sqrt(len(values)) if len(values) > 1 else math.nan
 
 
 def _operations(ensemble: Ensemble) -> int:
@@ -207,20 +199,20 @@ def _operations(ensemble: Ensemble) -> int:
 
 
 def _sentences(lines: Sequence[SizeLine]) -> Iterator[str]:
-    """What is nearer than the store's own, and what is as near for less; each label at its best temperature."""
+    """What is nearer than the store's own, and what is as near for less; each label read as it is best."""
     own, *others = lines
-    nearest = min(others, key=lambda line: line.kl_tempered, default=own)
+    nearest = min(others, key=lambda line: line.more, default=own)
     if nearest.more < -ERRORS * nearest.more_error:
         yield (
             f"{_named(nearest)} would be nearer to the teacher's answers by {-nearest.more:.3f} +- "
-            f"{nearest.more_error:.3f} nats at the best temperature of each, for {_price(nearest, own)}."
+            f"{nearest.more_error:.3f} nats, each read as is best, for {_price(nearest, own)}."
         )
     else:
-        yield "No other size or grid is nearer to the teacher's answers, each at its best temperature."
+        yield "No other size or grid is nearer to the teacher's answers, each read as is best."
     as_near = [
         line
         for line in others
-        if line.more <= _AS_GOOD * own.kl_tempered
+        if line.more <= _AS_GOOD * (own.kl_teacher if math.isnan(own.kl_fitted) else own.kl_fitted)
         and (_cost(line), line.bytes_an_image) != (1.0, own.bytes_an_image)
         and _cost(line) <= 1
         and line.bytes_an_image <= own.bytes_an_image
