@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from relabel.errors import LabelError
-from relabel.geometry.moves import bounding_boxes, moved_views
+from relabel.geometry.moves import bounding_boxes, matrix_of, moved_views
 from relabel.geometry.views import View, Views
 
 COLUMNS = 11
@@ -152,14 +152,15 @@ def device_of(tickets: Tensor | NDArray[np.int64]) -> torch.device:
 
 
 def moved(
-    tickets: Tensor | NDArray[np.int64], matrix: Tensor, size_hw: tuple[int, int], output_hw: tuple[int, int]
+    tickets: Tensor | NDArray[np.int64], matrix: Any, size_hw: tuple[int, int], output_hw: tuple[int, int]
 ) -> Tensor:
     """The tickets (B, 11) of a batch of images whose pixels a step on the device has moved since, on their device.
 
     Args:
         tickets: (B, 11).
         matrix: (B, 3, 3) floating, from pixels (x, y, 1) of the images that came in to pixels of those that go out, the
-            centre of the first pixel at (0, 0): kornia's ``transform_matrix``.
+            centre of the first pixel at (0, 0). Or the augmentation of kornia that has moved them, whose
+            ``transform_matrix`` is taken, and which is refused where a member's moves are not in it.
         size_hw: of the images that came in, in pixels.
         output_hw: of those that go out.
 
@@ -167,10 +168,11 @@ def moved(
 
     Raises:
         LabelError: they are no tickets.
-        InvalidValueError: another shape or number of maps; one that has no inverse.
+        InvalidValueError: another shape or number of maps; one that has no inverse; an augmentation some of whose
+            moves are in no map.
     """
     read = Tickets.read(tickets)
-    views = moved_views(read.views, matrix, size_hw, output_hw)
+    views = moved_views(read.views, matrix_of(matrix), size_hw, output_hw)
     return replace(read, views=views).pack().to(device_of(tickets))
 
 

@@ -6,6 +6,9 @@ goes out. A pixel's number is that of its centre, so that an image of w pixels r
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -43,6 +46,37 @@ def moved_views(views: Views, matrix: Tensor, size_hw: tuple[int, int], output_h
     boxes = bounding_boxes(whole).to(views.boxes)
     is_exact = views.is_exact & ~is_bent
     return Views(boxes, flips[:, 0], flips[:, 1], matrices, is_exact)
+
+
+def matrix_of(step: Any) -> Any:
+    """The map of pixels of the batch that a step of kornia was given last; what is no module is one itself.
+
+    Raises:
+        InvalidValueError: the step has members whose moves are in no matrix; or it has seen no batch.
+    """
+    if not isinstance(step, torch.nn.Module):
+        return step
+    if without := list(dict.fromkeys(_without_matrix(step))):
+        raise InvalidValueError(
+            f"{', '.join(without)} may move pixels, and the transform_matrix of {type(step).__name__} leaves that out: "
+            "labels would be of other places. Put what moves pixels into one AugmentationSequential of kornia's own "
+            "steps that keep a matrix (flips, crops, affine ones); where none of the others moves any, keep it "
+            "outside, and call it by itself"
+        )
+    matrix = getattr(step, "transform_matrix", None)
+    if matrix is None:
+        raise InvalidValueError(f"{type(step).__name__} has no transform_matrix yet: call it on the batch first")
+    return matrix
+
+
+def _without_matrix(step: torch.nn.Module) -> Iterator[str]:
+    """Members of a step, by the names of their classes, whose moves are in no matrix of it."""
+    kinds = {kind.__name__ for kind in type(step).__mro__ if kind.__module__.startswith("kornia.")}
+    if type(step).__name__ == "AugmentationSequential" and "AugmentationSequential" in kinds:
+        for child in step.children():
+            yield from _without_matrix(child)
+    elif "RigidAffineAugmentationBase2D" not in kinds:
+        yield type(step).__name__
 
 
 def matrices_of(views: Views) -> Tensor:

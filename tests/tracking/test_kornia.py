@@ -11,6 +11,7 @@ import torch
 from places import farthest, place_tensor, seen_matrix
 from torch import Tensor
 
+from relabel.errors import InvalidValueError
 from relabel.geometry import Box
 from relabel.geometry.views import View
 from relabel.tickets import Tickets, moved, ticket
@@ -50,7 +51,7 @@ def test_moved_tickets_say_what_the_batch_shows(name: str, same_on_batch: bool) 
         torch.manual_seed(seed)
         images, tickets = _batch()
         output = step(images)
-        read = Tickets.read(moved(tickets, step.transform_matrix, _SIZE_HW, output.shape[-2:]))
+        read = Tickets.read(moved(tickets, step, _SIZE_HW, output.shape[-2:]))
         assert read.rows.tolist() == list(range(_BATCH))
         for i in range(_BATCH):
             view = list(read.views)[i]
@@ -82,3 +83,27 @@ def test_a_perspective_is_followed_around_its_centre_only() -> None:
         seen = output[i, :2, height // 2 - 1 : height // 2 + 1, width // 2 - 1 : width // 2 + 1].mean((1, 2))
         told = np.array(list(read.views)[i].as_matrix()) @ (0.5, 0.5, 1)
         assert np.abs(seen.numpy() - told).max() < 1e-3
+
+
+@pytest.mark.parametrize(
+    ("member", "name"),
+    [
+        (lambda: K.auto.RandAugment(1, 20), "RandAugment"),
+        (lambda: K.auto.TrivialAugment(), "TrivialAugment"),
+        (lambda: K.ImageSequential(K.RandomHorizontalFlip(p=1)), "ImageSequential"),
+        (lambda: torch.nn.Sequential(K.RandomVerticalFlip(p=1)), "Sequential"),
+        (lambda: K.RandomJigsaw(p=1), "RandomJigsaw"),
+        (lambda: K.RandomElasticTransform(p=1), "RandomElasticTransform"),
+    ],
+)
+def test_a_member_whose_moves_are_in_no_matrix_is_refused(member: Any, name: str) -> None:
+    _, tickets = _batch()
+    step = K.AugmentationSequential(K.RandomHorizontalFlip(p=1), member(), data_keys=["input"])
+    for each in (step, K.AugmentationSequential(step, data_keys=["input"])):
+        with pytest.raises(InvalidValueError, match=rf"^{name} may move pixels"):
+            moved(tickets, each, _SIZE_HW, _SIZE_HW)
+
+
+def test_a_step_that_has_seen_no_batch_has_no_matrix() -> None:
+    with pytest.raises(InvalidValueError, match="RandomHorizontalFlip has no transform_matrix yet"):
+        moved(_batch()[1], K.RandomHorizontalFlip(p=1), _SIZE_HW, _SIZE_HW)
