@@ -221,7 +221,7 @@ def _sentences(lines: Sequence[SizeLine]) -> Iterator[str]:
         cheapest, smallest = min(as_near, key=_cost), min(as_near, key=lambda line: line.bytes_an_image)
         for line in dict.fromkeys((cheapest, smallest)):
             yield (
-                f"{_named(line)} is as near ({line.more:+.3f} +- {line.more_error:.3f} nats), for "
+                f"{_named(line)} is as near as these images tell ({line.more:+.3f} +- {line.more_error:.3f} nats), for "
                 f"{_price(line, own)}; it names the teacher's class of {line.agreement_teacher:.1%} of the crops, the "
                 f"store's of {own.agreement_teacher:.1%}."
             )
