@@ -47,8 +47,11 @@ class ReadWeights:
     whole: Tensor
 
 
-def pool_maps(maps: Tensor, weights: CellWeights) -> Tensor:
-    """RoIAlign of maps (B, P, H, W), of any dtype, with one box each: (B, P, h, w) of the weights' dtype."""
+def pool_maps(maps: Tensor, weights: CellWeights, read: ReadWeights | None = None) -> Tensor:
+    """RoIAlign of maps (B, P, H, W), of any dtype, with one box each: (B, P, h, w) of the weights' dtype.
+
+    With `read`, weighed, and with the whole maps' scores, as `_read` says.
+    """
     rows, cols = weights.rows, weights.cols
     batch, planes, height, width = maps.shape
     # A trainer's autocast (8 bits) or TF32 (10 bits) would round the scores; float64 knows no TF32.
@@ -58,6 +61,10 @@ def pool_maps(maps: Tensor, weights: CellWeights) -> Tensor:
         if rows.shape[1] == cols.shape[1] == 1:
             # One bin: the outer product of both axes' weights is smaller than a half-pooled map.
             cells = rows.to(dtype).reshape(batch, height, 1) * cols.to(dtype).reshape(batch, 1, width)
+            if read is not None:
+                # What `_read` does, to one plane of weights instead of to every plane of the map.
+                shares = (read.whole / (height * width)).to(dtype)[:, None, None]
+                cells = cells * read.pooled.to(dtype)[:, None, None] + shares
             # A row times a matrix takes a sixth of the time of the same matrix times a column.
             flat = maps.reshape(batch, planes, height * width).transpose(1, 2)
             pooled = torch.bmm(cells.reshape(batch, 1, height * width), flat).reshape(batch, planes, 1, 1)
@@ -65,13 +72,14 @@ def pool_maps(maps: Tensor, weights: CellWeights) -> Tensor:
             half = torch.bmm(maps.reshape(batch, planes * height, width), cols.to(dtype).transpose(1, 2))
             half = half.reshape(batch, planes, height, cols.shape[1])
             pooled = torch.matmul(rows.to(dtype).unsqueeze(1), half)
+            pooled = pooled if read is None else _read(pooled, maps, read)
     return pooled.to(rows.dtype)
 
 
-def pool_views(maps: Sequence[Tensor], weights: Weights) -> list[Tensor]:
+def pool_views(maps: Sequence[Tensor], weights: Weights, read: ReadWeights | None = None) -> list[Tensor]:
     """`pool_maps` of several maps (B, P, H, W) each, where views may be affine."""
     if isinstance(weights, CellWeights):
-        return [pool_maps(some, weights) for some in maps]
+        return [pool_maps(some, weights, read) for some in maps]
     dtype = weights.covered.dtype
     pooled = [some.new_empty(*some.shape[:2], *weights.covered.shape[1:], dtype=dtype) for some in maps]
     if weights.boxes is not None:
@@ -86,7 +94,7 @@ def pool_views(maps: Sequence[Tensor], weights: Weights) -> list[Tensor]:
             for some, out in zip(maps, pooled, strict=True):
                 bins = torch.bmm(some[rows].flatten(2).to(exact), cells.transpose(1, 2))
                 out[rows] = bins.reshape(-1, *out.shape[1:]).to(dtype)
-    return pooled
+    return pooled if read is None else [_read(out, some, read) for some, out in zip(maps, pooled, strict=True)]
 
 
 def soft_labels(
@@ -147,18 +155,13 @@ def _pool_logits(
     rest = maps.rest.unsqueeze(1)
     if weights.covered.shape[1:] == (1, 1):
         # Few operations, for a label alone costs as much as their number.
-        scores = _beside(maps.planes, rest)
-        [pooled] = pool_views([scores], weights)
-        if read is not None:
-            pooled = _read(pooled, scores, read)
+        [pooled] = pool_views([_beside(maps.planes, rest)], weights, read)
         planes, rest = (pooled.flatten(1) * maps.unit).split([maps.planes.shape[1], 1], dim=1)
         # torch adds one by one along a dimension that is not the last: 1,000 planes of little weight are 3e-5 wrong.
         labels = torch.cat([planes, rest + counted], dim=1).softmax(dim=1)[:, :, None, None]
         return labels[:, :-1], labels[:, -1]
-    planes, tail = pool_views([maps.planes, rest], weights)
-    if read is not None:
-        planes, tail = _read(planes, maps.planes, read), _read(tail, rest, read)
-    planes, rest = planes * maps.unit, tail * maps.unit
+    planes, rest = pool_views([maps.planes, rest], weights, read)
+    planes, rest = planes * maps.unit, rest * maps.unit
     # The mass of the others is one more entry of each softmax, and shared afterwards.
     rest += counted.logsumexp(dim=1)[:, None, None, None]
     labels = torch.cat([planes, rest], dim=1).softmax(dim=1)
