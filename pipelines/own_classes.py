@@ -126,8 +126,6 @@ def _teacher_options(options: argparse.Namespace) -> list[object]:
         *("--head-epochs", options.head_epochs, "--head-learning-rate", 2e-3, "--learning-rate", 1e-4),
         # A teacher that knows its images by heart says of each crop what it says of the whole: crops and smoothing.
         *(
-            "--statistics",
-            "kept",
             "--warmup-epochs",
             0,
             "--target",

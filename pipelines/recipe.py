@@ -20,7 +20,6 @@ Space = Literal["logit", "probability"]
 Mixing = Literal["none", "cutmix", "mixup", "mixtoken"]
 GroundTruth = Literal["agreement", "published"]
 Published = Literal["as-shipped", "corrected"]
-Statistics = Literal["learned", "kept"]
 Precision = Literal["float32", "bfloat16", "float16"]
 Interpolation = Literal["bilinear", "bicubic", "random"]
 
@@ -30,7 +29,6 @@ _CHOICES: dict[str, Any] = {
     "space": Space,
     "mixing": Mixing,
     "precision": Precision,
-    "statistics": Statistics,
     "interpolation": Interpolation,
 }
 _COUNTS = {"image_size": 1, "head_epochs": 0, "epochs": 1, "batch_size": 1, "warmup_epochs": 0, "cooldown_epochs": 0,
@@ -57,7 +55,6 @@ class Recipe:
         model_options: what the model is built with besides its classes and `drop_path`.
         init: where the first weights come from: "none" (random), "pretrained" (timm's), or a file, as starting.py says.
         image_size: height and width of a crop in pixels.
-        statistics: of batch norms: "kept" are those of the first weights, better for a few hundred images.
         head_epochs: in which only the classifier learns; for a new one on weights that are not.
         epochs: with the warm-up and without the cooldown.
         optimizer: "sgd" is with Nesterov's momentum; "adamw"; "adamp" is timm's.
@@ -102,7 +99,6 @@ class Recipe:
     model: str
     model_options: Mapping[str, Any] = field(default_factory=dict)
     init: str = "none"
-    statistics: Statistics = "learned"
     image_size: int = 224
     head_epochs: int = 0
     epochs: int = 300

@@ -142,13 +142,6 @@ def learn_heads(student: nn.Module, *, alone: bool) -> None:
             module.training = module is student
 
 
-def keep_statistics(student: nn.Module) -> None:
-    """Let batch norms stand as in evaluation until the next `train`; their weights learn all the same."""
-    for module in student.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            module.eval()
-
-
 def facts_of(recipe: Recipe, class_names: Sequence[str]) -> dict[str, Any]:
     """What a checkpoint says beside its weights, under timm's names: plain values of numbers, words and lists."""
     size = recipe.image_size

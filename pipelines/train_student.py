@@ -36,7 +36,7 @@ from pipelines.objective import Objective
 from pipelines.online import OnlineTeacher
 from pipelines.run_log import CHECKPOINT, RECIPE, Epoch, load_checkpoint, save_checkpoint, write_log
 from pipelines.schedule import learning_rate, make_optimizer, set_learning_rate
-from pipelines.starting import Start, facts_of, keep_statistics, learn_heads, start_of
+from pipelines.starting import Start, facts_of, learn_heads, start_of
 from pipelines.student_data import Data, Share, load_data
 from pipelines.student_models import build_student, token_grid_hw
 from pipelines.student_options import Command, parse
@@ -163,8 +163,6 @@ class Trainer:
             learn_heads(self._student, alone=number < heads)
             # It counts the parameters that learn when it is made.
             self._parallel = self._wrapped()
-        if self._recipe.statistics == "kept":
-            keep_statistics(self._student)
 
     def _step(self, images: Tensor, labels: Tensor, *, mixes: bool) -> Tensor:
         """One step of the optimizer; the loss, without gradient."""
