@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from relabel.geometry import Footprint
 from relabel.manifest import PER_ROW
 from relabel.store import FAILED, LABELED, StoreReader
 from relabel.store.layout import arrays_of
+from relabel.store.readings import ReadingRecord
 
 _TESTS = Path(__file__).parents[1]
 _PAGE = (_TESTS.parent / "docs" / "format.md").read_text(encoding="utf-8")
@@ -92,16 +94,24 @@ def test_the_snippets_of_the_page_work(tmp_path, page, reader):
     np.testing.assert_array_equal(scores, data.arrays["scores"][0, 0] / (-4 if reader == "with_xarray" else 1))
 
 
-def test_the_page_names_every_array_and_every_field_of_the_manifest():
+def _named(text):
     named: set[str] = set()
-    for cell in re.findall(r"^\| (`.*?) \|", _PAGE, re.MULTILINE):
+    for cell in re.findall(r"^\| (`.*?) \|", text, re.MULTILINE):
         names = re.findall(r"`([\w.]+)`", cell)
         group = names[0].split(".")[0]
         named |= {group + name if name.startswith(".") else name for name in names}
+    return named
+
+
+def test_the_page_names_every_array_and_every_field_of_the_manifest_and_of_a_reading():
+    before, _, rest = _PAGE.partition("## reading.json")
+    beside, _, after = rest.partition("\n## ")
+    assert _named(beside) == {"format", "identity", "digest", *(each.name for each in fields(ReadingRecord))}
     manifest = sample(footprint=PER_ROW).manifest
-    fields = [
+    told = [
         f"{name}.{field}" if isinstance(value, dict) and value else name
         for name, value in manifest.to_json()["relabel"].items()
         for field in (value if isinstance(value, dict) and value else [name])
     ]
-    assert named == {*arrays_of(manifest), *fields}
+    # The last is told only where it is not the usual one.
+    assert _named(before + after) == {*arrays_of(manifest), *told, "mean"}
