@@ -24,6 +24,8 @@ from relabel.tickets import Tickets
 SIZES_HW = ((300, 400), (400, 300), (333, 500), (500, 333), (224, 448), (448, 224), (256, 256), (360, 360))
 _BLUE, _BLUE_STEP = 150, 13
 """Of photograph 0, and from one to the next: padding has less."""
+_FLAT = 1e-6
+"""An output shows more of a photograph than this share."""
 _MARGIN = 0.03
 """Of the photograph: colours at its edge are cut off by sharp resizes."""
 
@@ -121,6 +123,9 @@ def seen(output: Any, mean: float = 0.0, std: float = 1.0) -> Seen | None:
         return None
     places = np.stack([u[inside], v[inside], np.ones(inside.sum())], axis=1)
     x, y = (_plane(places, colour[inside]) for colour in (red, green))
+    if abs(x[0] * y[1] - x[1] * y[0]) < _FLAT:
+        # Grey: red and green say the same.
+        return None
     (left, top), (right, bottom) = places.min(0)[:2], places.max(0)[:2]
     corners = np.array([[left, top, 1], [right, top, 1], [left, bottom, 1], [right, bottom, 1]])
     return Seen(round((level * 255 - _BLUE) / _BLUE_STEP), (x, y), corners)

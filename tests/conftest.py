@@ -21,6 +21,12 @@ settings.register_profile("fresh", deadline=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A name with an address in it is another one in each of the processes, which then refuse to run at all."""
+    if named := [item.nodeid for item in items if " at 0x" in item.nodeid]:
+        raise pytest.UsageError(f"give these parameters ids: {', '.join(named)}")
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Tests marked `cuda` skip without a GPU; RELABEL_REQUIRE_CUDA=1 makes that a failure, seen by GPU jobs."""
     if item.get_closest_marker("cuda") is None or torch.cuda.is_available():

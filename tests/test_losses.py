@@ -293,6 +293,8 @@ def test_reductions_without_meaning_are_refused():
     for make in (SoftCrossEntropy, TokenLabelingLoss):
         with pytest.raises(InvalidValueError, match="reduction must be 'mean', 'sum' or 'none'; got 'average'"):
             make(reduction="average")
+    with pytest.raises(InvalidValueError, match="a count of images, at least 1; got 0"):
+        soft_cross_entropy(random_logits(2, 9), random_labels(2, 3, 9), num_items=0)
     with pytest.raises(InvalidValueError, match="num_items is what a mean is over; got it with reduction='sum'"):
         soft_cross_entropy(random_logits(2, 9), random_labels(2, 3, 9), reduction="sum", num_items=4)
 

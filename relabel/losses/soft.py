@@ -92,6 +92,8 @@ def reduced(losses: Tensor, reduction: Reduction, num_items: NumItems = None) ->
     checked_reduction(reduction)
     if num_items is not None and reduction != "mean":
         raise InvalidValueError(f"num_items is what a mean is over; got it with reduction={reduction!r}. Leave one out")
+    if isinstance(num_items, int | float) and not num_items > 0:
+        raise InvalidValueError(f"num_items is a count of images, at least 1; got {num_items}")
     if reduction == "none":
         return losses
     if reduction == "sum":

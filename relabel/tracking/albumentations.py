@@ -64,6 +64,15 @@ def _rotated(params: Mapping[str, Any], image_hw: _Size, output_hw: _Size) -> Vi
     return turned.then(View(Box.from_crop(params["y_min"], params["x_min"], *output_hw, image_hw)))
 
 
+def _streaked(params: Mapping[str, Any], image_hw: _Size, _: _Size) -> View:
+    """MotionBlur, whose kernel may lie to one side: what is shown lies where the kernel's weight does."""
+    kernel = params["kernel"]
+    down, right = (
+        float((kernel * at).sum()) - size // 2 for at, size in zip(np.indices(kernel.shape), kernel.shape, strict=True)
+    )
+    return View(Box.from_crop(down, right, *image_hw, image_hw))
+
+
 _LOST = View.whole().ignoring()
 _HALF_TURN = FLIPPED.then(FLIPPED_VERTICALLY)
 _QUARTERS = (View.whole(), FLIPPED.then(TRANSPOSED), _HALF_TURN, FLIPPED_VERTICALLY.then(TRANSPOSED))
@@ -91,6 +100,7 @@ _MOVES: dict[str, _Move] = {
     **dict.fromkeys(("HorizontalFlip", "TimeReverse"), lambda *_: FLIPPED),
     **dict.fromkeys(("D4", "SquareSymmetry"), lambda params, *_: _D4[params["group_element"]]),
     "CropAndPad": _cropped_and_padded,
+    "MotionBlur": _streaked,
     "RandomRotate90": lambda params, *_: _QUARTERS[params["factor"] % 4],
     "Rotate": _rotated,
     "Transpose": lambda *_: TRANSPOSED,

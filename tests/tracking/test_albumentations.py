@@ -54,6 +54,7 @@ _PIPELINES: dict[str, Any] = {
             A.OneOrOther(A.VerticalFlip(p=1), A.NoOp()),
         ]
     ),
+    "motion blur": lambda: A.Compose([A.MotionBlur((15, 15), direction_range=(1, 1), p=1), A.CenterCrop(34, 34)]),
     "replay": lambda: A.ReplayCompose([A.RandomCrop(50, 60), A.Compose([A.HorizontalFlip()])]),
 }  # fmt: skip
 _COLOURS: dict[str, Any] = {

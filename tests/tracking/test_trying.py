@@ -406,7 +406,11 @@ def _upright(image: Image.Image) -> Image.Image:
     return ImageOps.exif_transpose(image)
 
 
-@pytest.mark.parametrize("step", [ImageOps.exif_transpose, _upright, v2.Lambda(ImageOps.exif_transpose)], ids=str)
+@pytest.mark.parametrize(
+    "step",
+    [ImageOps.exif_transpose, _upright, v2.Lambda(ImageOps.exif_transpose)],
+    ids=["function", "own function", "Lambda"],
+)
 def test_what_turns_by_exif_is_followed(step: Any) -> None:
     tracked = TrackedTransform(v2.Compose([step, v2.RandomCrop(48)]))
     for orientation in range(1, 9):
