@@ -59,7 +59,7 @@ def draw(lines: Sequence[_Line], settings: Sequence[str], targets: Sequence[str]
     shown = [setting for setting in settings if cell(lines, setting, BASELINE)]
     others = [target for target in targets if target != BASELINE]
     figure = Figure(figsize=(2.1 * len(shown) + 1.6, 0.3 * len(others) + 1.3), layout="constrained")
-    panels = figure.subplots(1, len(shown), squeeze=False, sharey=True)[0]
+    panels = figure.subplots(1, len(shown), squeeze=False, sharex=True, sharey=True)[0]
     for axes, setting in zip(panels, shown, strict=True):
         axes.axvline(0, color="#6b7280", linewidth=0.8)
         for place, target in enumerate(reversed(others)):

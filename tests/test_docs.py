@@ -32,7 +32,7 @@ _EXAMPLES_IN = (
     "relabel.published",
     "relabel.score_map.score_map",
 )
-_PAGES = ("README.md", "CONTRIBUTING.md", "docs/**/*.md", "pipelines/README.md")
+_PAGES = ("README.md", "CONTRIBUTING.md", "docs/**/*.md", "pipelines/README.md", "studies/*.md")
 _SHELLS = {"bash", "console", "sh", "shell"}
 # Words that may stand before `relabel` in a command; `pip install relabel` is not one of ours.
 _LAUNCHERS = {"do", "exec", "nohup", "python", "python3", "srun", "then", "time", "torchrun"}
