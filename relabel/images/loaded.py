@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import IO, Any
 
 import numpy as np
@@ -80,22 +79,6 @@ def likeness(image: Any, data: bytes, orientation: int) -> tuple[bool, bool] | N
     return as_decoded * _NEARER < as_upright, as_upright * _NEARER < as_decoded
 
 
-def is_of_file(image: Any, data: bytes) -> bool | None:
-    """Whether a loaded image shows what its file does, as decoded or turned upright; None where it has one colour.
-
-    Args:
-        image: as for `likeness`.
-        data: the file.
-
-    Raises:
-        ImageError: the file cannot be decoded.
-    """
-    own = decode(data)
-    found = _small(pixels_of(image))
-    alike = [_correlation(found, _small(pixels)) for pixels in (own.pixels, turned(own.pixels, own.orientation))]
-    return None if math.isnan(sum(alike)) else max(alike) > _LIKE
-
-
 def pixels_of(image: Any) -> Tensor:
     """Of any kind of image, (..., height, width); of bytes themselves."""
     if isinstance(image, bytes):
@@ -104,6 +87,11 @@ def pixels_of(image: Any) -> Tensor:
         return image
     array = np.asarray(image.convert("RGB") if isinstance(image, Image.Image) else image)
     return torch.from_numpy(np.array(array)).movedim((0, 1), (-2, -1))
+
+
+def copied_pixels(image: Any) -> Tensor | None:
+    """As `pixels_of`, what is done in place to the image afterwards not seen in them; None of what is no image."""
+    return pixels_of(image).clone() if isinstance(image, (Image.Image, np.ndarray, Tensor)) else None
 
 
 def _small(pixels: Tensor) -> Tensor:

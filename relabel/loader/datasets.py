@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from relabel.errors import ImageError, InvalidValueError
-from relabel.images.loaded import is_of_file, pil_image, pixels_of
+from relabel.images.loaded import pil_image, pixels_of
+from relabel.images.moved import Shows, shows
 from relabel.loader.frames import loaded_size_hw
 from relabel.naming import key_and_suffix
 
@@ -138,15 +139,17 @@ class Images:
 
         Raises:
             InvalidValueError: one is not loaded twice the same, or is no kind of image that is known; or those that
-                have a file show something else than it does.
+                have a file show something else than it does, or one of them shows a part of it, or that mirrored.
         """
         times = max(3, -(-_LOADS // len(indices)))
-        of_file = [self._is_of_file(index, self._twice_the_same(index, times)) for index in indices]
-        told = [each for each in of_file if each is not None]
-        if told and not any(told):
+        shown = {index: self._shows(index, self._twice_the_same(index, times)) for index in indices}
+        moved = [index for index, each in shown.items() if each == "moved"]
+        told = {each for each in shown.values() if each is not None}
+        # Code may do something to a part of the images alone; of colours that it changes, one image proves nothing.
+        if moved or told == {"other"}:
             raise InvalidValueError(
-                f"{self.name(indices[0])} is not loaded by {type(self.dataset).__name__} as its file shows it: what "
-                "crops or flips images is to be its `transform`, or that of Labeled, to be followed"
+                f"{self.name([*moved, *indices][0])} is not loaded by {type(self.dataset).__name__} as its file shows "
+                "it: what crops or flips images is to be its `transform`, or that of Labeled, to be followed"
             )
 
     def _twice_the_same(self, index: int, times: int) -> Any:
@@ -166,13 +169,13 @@ class Images:
             )
         return loaded[0]
 
-    def _is_of_file(self, index: int, image: Any) -> bool | None:
-        """Whether an image shows what its file does; None where that cannot be told."""
+    def _shows(self, index: int, image: Any) -> Shows | None:
+        """What an image shows of its file; None where that cannot be told."""
         if image is None or isinstance(image, bytes):
             return None
         try:
             data = self.encoded(index)
-            return None if data is None else is_of_file(image, data)
+            return None if data is None else shows(image, data)
         except (ImageError, *_UNREADABLE):
             # What is no image's file, or none, tells nothing.
             return None

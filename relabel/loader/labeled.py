@@ -90,7 +90,8 @@ class Labeled(Dataset[Any]):
         check: whether the transform is proved, as by `relabel.check_views`, now and whenever it is set: it takes a
             tenth of a second, and as much for each step that is not known; one or two where a transform makes several
             views. Steps that are not known are refused without; see `TrackedTransform`. And whether code of yours that
-            loads images is asked a few times for one, and refused if it does not load it the same.
+            loads images is asked a few times for one, and refused if it does not load it the same, or crops, shifts or
+            mirrors what its file shows.
         same_bytes: whether the data set's files are the very ones that were labelled: 16 of them are then compared, of
             each data set that this one is made of, where it has files and the store knows theirs. Another split whose
             files have the same names is so refused. False accepts pictures that were encoded anew, or made smaller.
@@ -156,10 +157,10 @@ class Labeled(Dataset[Any]):
             own = items.parts == number
             if same_bytes:
                 refuse_other_files(images, items.indices[own], maps, rows[own])
+            in_frame = maps.in_frame(frame or frame_of_dataset(maps, rows[own], items.indices[own], images))
             if check and own.any() and not images.is_known_to_load:
                 with undisturbed():
                     images.refuse_changed(spread(items.indices[own], _LOOKED_AT).tolist())
-            in_frame = maps.in_frame(frame or frame_of_dataset(maps, rows[own], items.indices[own], images))
             # Here, and not in a worker an hour later: whether all can be had in this frame.
             in_frame.turns(rows[own])
             sizes_hw[own] = in_frame.sizes_hw(rows[own])

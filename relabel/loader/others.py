@@ -10,12 +10,18 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, SupportsIndex
 
+import torch
+from torch import Tensor
+
 from relabel.errors import ImageError, InvalidValueError
+from relabel.images.loaded import copied_pixels, pixels_of
 from relabel.loader.datasets import Images, Key, Loaded, class_of, is_plain
 from relabel.tracking.proof import undisturbed
 
 _HEAP_TYPE = 1 << 9
 """Python's flag of classes that are made by a class statement: others cannot be exchanged for a child."""
+_COPIED = 48
+"""Images that are compared with a copy in each process, so those asked for when a data set is wrapped; not for long."""
 
 
 class OtherImages(Images):
@@ -84,7 +90,7 @@ class OtherImages(Images):
             image, label, *rest = item
         else:
             image, label = item, None
-        if record.given and [id(each) for each in record.given] != [id(image)]:
+        if record.given and ([id(each) for each in record.given] != [id(image)] or record.is_changed(image)):
             raise InvalidValueError(
                 f"{type(self.dataset).__name__} does something to an image after its transform, or transforms it more "
                 "than once: put that into the transform, which may give a list of several views"
@@ -102,6 +108,7 @@ class _Record(threading.local):
     """
 
     def __init__(self) -> None:
+        self._copied = 0
         self.clear()
 
     def clear(self) -> None:
@@ -109,11 +116,16 @@ class _Record(threading.local):
         self.opened: list[str] = []
         self.listed: list[str] = []
         self.given: list[Any] = []
+        self._copy: Tensor | None = None
 
     @property
     def paths(self) -> list[str]:
         """The files that were read."""
         return self.opened or self.listed
+
+    def is_changed(self, image: Any) -> bool:
+        """Whether something was done in place to the image that the transform was given, since then."""
+        return self._copy is not None and not torch.equal(pixels_of(image), self._copy)
 
     def loading(self, loader: Callable[..., Any]) -> Callable[..., Any]:
         """The loader, its paths noted."""
@@ -130,6 +142,9 @@ class _Record(threading.local):
         if isinstance(what, Mapping):
             what = what.get("image", next(iter(what.values())))
         self.given.append(what)
+        if self._copied < _COPIED:
+            self._copied += 1
+            self._copy = copied_pixels(what)
         return named or (given[0] if len(given) == 1 else given)
 
 

@@ -315,14 +315,17 @@ def test_a_child_of_a_folder_may_not_give_what_another_file_holds(maps: Any, tmp
 
 
 class After(Own):
-    """Does something after its transform, and reads by a flag."""
+    """Does something after its transform, perhaps in place, and reads by a flag."""
 
+    in_place = False
     samples: Any = ()
     root = "nowhere"
     epoch = 0
 
     def __getitem__(self, index: int) -> Any:
         image, label = super().__getitem__(index)
+        if self.in_place:
+            image.copy_(image.flip(-1))
         return (v2.functional.vflip(image) if self.train else image), label
 
     def __init__(self, train: bool) -> None:
@@ -334,6 +337,10 @@ class After(Own):
 def test_what_comes_after_the_transform_or_is_set_later_is_refused(maps: Any) -> None:
     with pytest.raises(InvalidValueError, match="After does something to an image after its transform"):
         relabel.Labeled(After(True), maps, key=NAMES.__getitem__)
+    own = After(False)
+    own.in_place = True
+    with pytest.raises(InvalidValueError, match="After does something to an image after its transform"):
+        relabel.Labeled(own, maps, key=NAMES.__getitem__)
     own = After(False)
     # Its samples are of another form: a rule is given the index.
     dataset = relabel.Labeled(own, maps, key=NAMES.__getitem__)
@@ -365,12 +372,15 @@ def test_a_loader_that_is_a_method_and_samples_that_are_a_property_are_no_change
     assert_right(maps, [dataset[i] for i in (5, 2)], [5, 2])
 
 
-def test_a_loader_that_always_mirrors_and_a_flip_of_some_items_are_refused(photos: Path, maps: Any) -> None:
-    def mirrored(path: str) -> Any:
-        return v2.functional.hflip(Image.open(path).convert("RGB"))
+def test_a_loader_that_moves_what_some_files_show_is_refused_and_one_of_other_colours_not(
+    photos: Path, maps: Any
+) -> None:
+    def moving(path: str) -> Any:
+        image = Image.open(path).convert("RGB")
+        return v2.functional.hflip(image) if path.endswith("2.png") else image
 
-    with pytest.raises(InvalidValueError, match=r"is not loaded by ImageFolder as its file shows it"):
-        relabel.Labeled(ImageFolder(photos, TRANSFORM, loader=mirrored), maps)
+    with pytest.raises(InvalidValueError, match=r"cat/2.png is not loaded by ImageFolder as its file shows it"):
+        relabel.Labeled(ImageFolder(photos, TRANSFORM, loader=moving), maps)
     of_class = ImageFolder(photos, TRANSFORM, loader=lambda path: Image.open(path).convert("RGB"))
     assert_right(maps, [relabel.Labeled(of_class, maps)[3]], [3])
 
