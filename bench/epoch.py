@@ -47,7 +47,7 @@ class Scene:
 
     def labeled(self) -> relabel.Labeled:
         """(crop, ticket)."""
-        return relabel.Labeled(self.plain(), self.maps)
+        return relabel.Labeled(self.plain(), self.maps, same_bytes=False)
 
     def __str__(self) -> str:
         return f"{len(self.keys)} photographs of {(self.folder / self.keys[0]).stat().st_size // 1000} kB"

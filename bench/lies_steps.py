@@ -233,7 +233,7 @@ class _Tracer(nn.Module):
 
 
 def _hooked() -> Any:
-    step = v2.Grayscale(3)
+    step = v2.RandomHorizontalFlip()
     step.register_forward_hook(lambda _m, _i, output: _cut(output) if random.random() < 0.05 else output)
     return step
 

@@ -84,9 +84,11 @@ def test_other_grids_and_other_classes_say_what_can_be_compared(tmp_path):
 
 
 def test_images_that_differ_are_counted_and_named(tmp_path):
-    make_store(tmp_path / "a", [KEYS], LOGITS, failed=frozenset({"k1"}))
+    numbers = range(len(KEYS))
+    make_store(tmp_path / "a", [KEYS], LOGITS, failed=frozenset({"k1"}), image_hashes=numbers)
     keys = [*KEYS[1:], "new"]
-    make_store(tmp_path / "b", [keys[:3], keys[3:]], LOGITS.roll(-1, 0), failed=frozenset({"k3"}))
+    shards = [keys[:3], keys[3:]]
+    make_store(tmp_path / "b", shards, LOGITS.roll(-1, 0), failed=frozenset({"k3"}), image_hashes=numbers)
     found = diff(tmp_path / "a", tmp_path / "b", show_progress=False)
     assert (found.only_first.keys, found.only_second.keys) == (("k0",), ("new",))
     # These stores say of an image that its hash is its number, which moved by one; 0 is not known.

@@ -25,6 +25,8 @@ _FEWEST = 64
 _ERASED = 2.0
 """Tiles that are so much worse than the median one have something else in them."""
 _ROUNDS = 3
+_FOREIGN = 0.3
+"""Of the variance: a tile of which more is unexplained shows something else."""
 
 _EXPLAINED = 0.2
 """Below, the output does not show the place; another image's explains as much in one of 50 outputs of 32 px."""
@@ -232,6 +234,17 @@ class _Fit:
         least = _DISPLACED if place.is_box else _DISPLACED_TURNED
         is_plain = distance > least and distance * place.image_px > _DISPLACED_PX and before - left > _GAIN * left
         return distance if is_plain else 0.0
+
+
+def foreign_to(place: Place, grid: Array) -> NDArray[np.bool_]:
+    """(n,) which of the pixels that show the image its place does not explain, in tiles of such: erased, or pasted."""
+    fit = _Fit.of(place.levels, place, grid)
+    if fit is None:
+        return np.zeros(len(place.levels), np.bool_)
+    left = np.square(fit.values - fit.hats @ solved(fit.hats[fit.kept], fit.values[fit.kept]))
+    most = _FOREIGN * float(fit.values[fit.kept].var())
+    # Also by itself: a tile at the edge of what is pasted has pixels of both.
+    return (left > _FOREIGN * most) & (_of_tiles(left, place) > most)
 
 
 def knotted(levels: Array) -> Array:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import copy
 import functools
 import sys
@@ -31,6 +32,8 @@ _MISSING = object()
 _LIBRARIES = {*sys.stdlib_module_names, "albumentations", "kornia", "numpy", "PIL", "timm", "torch", "torchvision"}
 """Whose objects, other than the step, are followed by themselves, or hold nothing that a trainer sets."""
 
+_NAMESPACES = (types.SimpleNamespace, argparse.Namespace)
+
 _Watched = tuple[str, Callable[[Any, Any], Any], Any, Any, Any]
 """A path from the step, how to read it, from what, by which name, and what was there."""
 
@@ -58,31 +61,36 @@ class Noticed:
 class State:
     """What a step holds that its own calls leave alone: attributes, theirs, what a function reads, its class's methods.
 
-    Pickled without what was seen: in another process that is what is there.
+    Pickled without what was seen: in another process that is what is there, and other if it was so before.
 
     Attributes:
         owner: the step.
         is_known: whether it is a known step, which reads its attributes anew; only methods and hooks count.
         skipped: paths that its own calls change.
         watched: the rest.
+        was_other: whether the step held something else when this was pickled or copied.
     """
 
     owner: Any
     is_known: bool
     skipped: frozenset[str]
     watched: tuple[_Watched, ...]
+    was_other: bool = False
 
     @classmethod
-    def of(cls, step: Any, is_known: bool = False, skipped: Collection[str] = ()) -> State:
+    def of(cls, step: Any, is_known: bool = False, skipped: Collection[str] = (), was_other: bool = False) -> State:
         """The state of a step as it is now."""
         found = _of_known(step) if is_known else _walked(step)
-        return cls(step, is_known, frozenset(skipped), tuple(each for each in found if each[0] not in skipped))
+        kept = tuple(each for each in found if each[0] not in skipped)
+        return cls(step, is_known, frozenset(skipped), kept, was_other)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return State.of, (self.owner, self.is_known, self.skipped)
+        return State.of, (self.owner, self.is_known, self.skipped, self.is_other())
 
     def is_other(self) -> bool:
         """Whether the step now holds something else."""
+        if self.was_other:
+            return True
         for _, read, holder, name, was in self.watched:
             now = read(holder, name)
             if now is not was and (type(now) is not type(was) or type(now) not in _COMPARED or now != was):
@@ -171,7 +179,9 @@ def _held(thing: Any, is_step: bool) -> Iterator[tuple[str, Callable[[Any, Any],
             yield "bytes", _bytes, thing, None
     elif isinstance(thing, type):
         yield from _of_class(thing)
-    elif is_step or kind.__module__.partition(".")[0] not in _LIBRARIES or kind is types.SimpleNamespace:
+    elif kind.__module__ == "multiprocessing.sharedctypes" and hasattr(kind, "value"):
+        yield "value", _attribute, thing, "value"
+    elif is_step or kind.__module__.partition(".")[0] not in _LIBRARIES or kind in _NAMESPACES:
         yield from _of_object(thing)
 
 
