@@ -88,10 +88,10 @@ class Labeled(Dataset[Any]):
         geometry: what to do with steps that no view can tell: "ignore" or "refuse" them, see `TrackedTransform`.
         columns: the names of image and class, in items that are mappings; ("image", "label") where none are known.
         check: whether the transform is proved, as by `relabel.check_views`, now and whenever it is set: it takes a
-            tenth of a second, and as much for each step that is not known; one or two where a transform makes several
-            views. Steps that are not known are refused without; see `TrackedTransform`. And whether code of yours that
-            loads images is asked a few times for one, and refused if it does not load it the same, or crops, shifts or
-            mirrors what its file shows.
+            tenth of a second, about half of one for each step that is not known, and two to four where a transform
+            makes several views or noise. Steps that are not known are refused without; see `TrackedTransform`. And
+            whether code of yours that loads images is asked a few times for one, and refused if it does not load it the
+            same, or crops, shifts or mirrors what its file shows.
         same_bytes: whether the data set's files are the very ones that were labelled: 16 of them are then compared, of
             each data set that this one is made of, where it has files and the store knows theirs. Another split whose
             files have the same names is so refused. False accepts pictures that were encoded anew, or made smaller.

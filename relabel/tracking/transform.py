@@ -34,7 +34,9 @@ class TrackedTransform:
     Steps that are exchanged later in a list of steps are followed, or refused, at the next image; steps that get a hook
     or a method too. A tried step is tried again when something was set anew that it held then: attributes, theirs,
     entries, buffers, what its function closes over or reads by name in its module, methods of its class; the 64 nearest
-    to it. Out of reach is what it reads elsewhere: the environment, files, other modules' names.
+    to it, five deep. Where that is set for every image, every image costs another trial. Out of reach is what it reads
+    elsewhere: the environment, files, other modules' names, a shared tensor that another process writes; entries of
+    long lists and arrays, and what its own calls change, too.
 
     Args:
         transform: the transform, from an image (PIL, or a tensor (..., height, width)) to anything; None keeps images.
