@@ -14,8 +14,8 @@ from __future__ import annotations
 import argparse
 import hashlib
 import math
+import os
 import shlex
-import shutil
 import sys
 import time
 from collections import defaultdict
@@ -93,8 +93,12 @@ def divided(images: Path, out: Path, kept: float) -> tuple[int, int]:
     Which image is kept for validation depends on its path alone, so that more images move none of the others much.
 
     Raises:
-        SourceError: fewer than two classes, or one of a single image.
+        SourceError: fewer than two classes, or one of a single image; one of both folders within the other; or `out`
+            holds something else than such links.
     """
+    ours, theirs = out.resolve(), images.resolve()
+    if ours.is_relative_to(theirs) or theirs.is_relative_to(ours):
+        raise SourceError(f"{images} and {out} lie one within the other: give an --out outside of the images' folder")
     found: dict[str, list[Path]] = defaultdict(list)
     for path in sorted(images.rglob("*")):
         place = path.relative_to(images)
@@ -106,7 +110,7 @@ def divided(images: Path, out: Path, kept: float) -> tuple[int, int]:
             f"{images} must hold two class folders or more, each of two images or more; got {len(found)}"
             + (f", of one image only {', '.join(few[:5])}" if few else "")
         )
-    shutil.rmtree(out, ignore_errors=True)  # nothing but links
+    _clear(out)
     counts = [0, 0]
     for places in found.values():
         by_chance = sorted(places, key=lambda place: hashlib.sha256(place.as_posix().encode()).digest())
@@ -118,6 +122,25 @@ def divided(images: Path, out: Path, kept: float) -> tuple[int, int]:
             link.symlink_to((images / place).resolve())
             counts[is_kept] += 1
     return counts[0], counts[1]
+
+
+def _clear(out: Path) -> None:
+    """Remove the links of an earlier run, after a look that there is nothing else."""
+    if out.is_symlink() or (out.exists() and not out.is_dir()):
+        raise SourceError(f"{out} is no folder that an earlier run made: move it, or give another --out")
+    links: list[Path] = []
+    folders: list[Path] = []
+    for root, inner, files in os.walk(out, topdown=False):
+        folders.append(Path(root))
+        for path in (Path(root) / name for name in (*inner, *files)):
+            if path.is_symlink():
+                links.append(path)
+            if path.relative_to(out).parts[0] not in ("train", "val") or not (path.is_symlink() or path.is_dir()):
+                raise SourceError(f"{path} is no link that an earlier run made: move it, or give another --out")
+    for link in links:
+        link.unlink()
+    for folder in folders:
+        folder.rmdir()
 
 
 def _teacher_options(options: argparse.Namespace) -> list[object]:

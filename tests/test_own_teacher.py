@@ -17,6 +17,7 @@ from PIL import Image
 
 import relabel
 from pipelines import evaluate, own_classes, train_student
+from relabel.errors import SourceError
 
 _COLOURS = {"blue": (30, 60, 220), "green": (40, 200, 60), "red": (220, 40, 40)}
 _QUICK = (
@@ -203,3 +204,24 @@ def test_one_command_makes_teacher_labels_and_students(photos: Path, file: Path,
     with pytest.raises(SystemExit):
         own_classes.main([str(photos / "train" / "red"), "--out", str(tmp_path / "none")])
     assert "must hold two class folders or more" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("images", "out", "sentence"),
+    [
+        ("out/split", "out", "lie one within the other"),
+        ("photos", "photos/out", "lie one within the other"),
+        ("photos", "out", "is no link that an earlier run made"),
+    ],
+)
+def test_nothing_but_its_own_links_is_removed(images: str, out: str, sentence: str, tmp_path: Path) -> None:
+    held = [tmp_path / root / name for root in ("out/split/train", "photos") for name in ("a/1.png", "a/2.png")]
+    held += [path.parents[1] / "b" / path.name for path in held]
+    for path in held:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"a photograph")
+    (tmp_path / "out/split/train/a/0.png").symlink_to(held[0])
+    with pytest.raises(SourceError, match=re.escape(sentence)):
+        own_classes.divided(tmp_path / images, tmp_path / out / "split", 0.5)
+    assert all(path.read_bytes() == b"a photograph" for path in held)
+    assert (tmp_path / "out/split/train/a/0.png").is_symlink()
