@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import functools
-import random
 import types
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -19,6 +18,7 @@ from relabel.errors import InvalidValueError
 from relabel.loader.labeled import Labeled
 from relabel.loader.maps import LabelMaps
 from relabel.loader.streams import LabeledSample
+from relabel.tracking.generators import Generator, kept
 from relabel.tracking.places import position_image
 from relabel.tracking.proof import as_loaded, undisturbed
 
@@ -31,8 +31,7 @@ _WORKERS = 2
 _MANY = 1000
 """No list of so many things holds a data set."""
 
-_Generator = torch.Generator | np.random.Generator | np.random.RandomState | random.Random
-_LEAVES = (str, bytes, int, float, type, types.ModuleType, torch.Tensor, np.ndarray, LabelMaps)
+_LEAVES = (str, bytes, int, float, type, types.ModuleType, torch.Tensor, np.ndarray, LabelMaps, *get_args(Generator))
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +71,6 @@ class Probe:
     source: Any
     stand_in: StandIn
     layers: list[str]
-    _generators: list[_Generator]
 
     @classmethod
     def of(cls, source: Any) -> Probe:
@@ -94,33 +92,13 @@ class Probe:
         stores = {stand_in.maps.ticket_id: stand_in for stand_in in copying.stand_ins}
         if len(stores) > 1:
             raise InvalidValueError(f"its labels are of {len(stores)} stores: check what is of one store by itself")
-        return cls(copied, next(iter(stores.values())), copying.layers, copying.generators)
+        return cls(copied, next(iter(stores.values())), copying.layers)
 
     @contextmanager
     def running(self) -> Iterator[Any]:
         """The copy, to be asked for items; all random states are as before afterwards."""
-        before = [(each, _state(each)) for each in self._generators]
-        try:
-            with undisturbed():
-                yield self.source
-        finally:
-            for each, state in before:
-                _set_state(each, state)
-
-
-def _state(generator: _Generator) -> Any:
-    if isinstance(generator, np.random.Generator):
-        return generator.bit_generator.state
-    return generator.getstate() if isinstance(generator, random.Random) else generator.get_state()
-
-
-def _set_state(generator: _Generator, state: Any) -> None:
-    if isinstance(generator, np.random.Generator):
-        generator.bit_generator.state = state
-    elif isinstance(generator, random.Random):
-        generator.setstate(state)
-    else:
-        generator.set_state(state)
+        with kept(self.source), undisturbed():
+            yield self.source
 
 
 @dataclass(slots=True)
@@ -132,7 +110,6 @@ class _Copying:
 
     stand_ins: list[StandIn] = field(default_factory=list)
     layers: list[str] = field(default_factory=list)
-    generators: list[_Generator] = field(default_factory=list)
     _seen: dict[int, tuple[Any, Any]] = field(default_factory=dict)
 
     def of(self, thing: Any) -> Any:
@@ -148,9 +125,6 @@ class _Copying:
         return copied
 
     def _of(self, thing: Any) -> Any:
-        if isinstance(thing, _Generator):
-            self.generators.append(thing)
-            return thing
         if isinstance(thing, Labeled | LabeledSample):
             return self._probing(thing)
         if isinstance(thing, _BaseDataLoaderIter):

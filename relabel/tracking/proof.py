@@ -19,6 +19,7 @@ from torchvision import tv_tensors
 from relabel.errors import InvalidValueError
 from relabel.geometry.views import View
 from relabel.tracking.agreement import Agreement, agreement
+from relabel.tracking.generators import kept
 from relabel.tracking.places import position_image
 
 _SIZES_HW = ((160, 240), (64, 48), (240, 160), (300, 200), (48, 64), (224, 224))
@@ -98,7 +99,8 @@ def prove(run: Callable[[Any], tuple[Any, Any]], name: str, kinds: Sequence[str]
         InvalidValueError: what it tells is not what it shows; or nothing of that can be compared, or it takes none of
             the images.
     """
-    prove_copy(copy.deepcopy(run), name, kinds)
+    with kept(run):
+        prove_copy(copy.deepcopy(run), name, kinds)
 
 
 def prove_copy(run: Callable[[Any], tuple[Any, Any]], name: str, kinds: Sequence[str] = tuple(KINDS)) -> None:
@@ -122,7 +124,7 @@ def prove_known(run: Callable[[Any], tuple[Any, Any]], name: str) -> None:
     Raises:
         InvalidValueError: what it tells is not what it shows.
     """
-    with undisturbed():
+    with kept(run), undisturbed():
         try:
             found = _drawn(run, name, tuple(KINDS), _DRAWS_OF_KNOWN)
         except InvalidValueError:
@@ -220,7 +222,10 @@ def compared(
 
 @contextmanager
 def undisturbed(seed: int = _SEED) -> Iterator[None]:
-    """Inside, every random number is drawn from a seed that is always the same; afterwards all is as it was before."""
+    """Inside, random numbers are drawn from a seed that is always the same; afterwards all is as it was before.
+
+    Of what Python, numpy and torch draw from; generators of a step's own are for `kept`.
+    """
     before = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002 - transforms draw from it
     on_gpu = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
     random.seed(seed)

@@ -17,6 +17,7 @@ from relabel.geometry.frames import image_size_hw
 from relabel.geometry.views import View
 from relabel.tracking import auto_augment
 from relabel.tracking.albumentations import Pipeline
+from relabel.tracking.generators import kept
 from relabel.tracking.handling import Handler, Part, Shown, follow
 from relabel.tracking.ignoring import ignored, untracked
 from relabel.tracking.noticing import State
@@ -64,8 +65,10 @@ def trial(parts: tuple[Part, ...], name: str) -> tuple[str | None, frozenset[str
     run = copy.deepcopy(_Run(without_ignored(parts)))
     state = State.of(run.parts[-1][0])
     try:
-        prove_copy(run, name)
-        _prove_alone(run.parts, name)
+        # A copy shares what functions read, and a step that cannot be copied is run itself.
+        with kept(run):
+            prove_copy(run, name)
+            _prove_alone(run.parts, name)
     except InvalidValueError as error:
         return str(error), frozenset()
     return None, state.changed()

@@ -8,6 +8,7 @@ import random
 import threading
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageOps
@@ -367,6 +368,36 @@ def test_a_step_that_cannot_be_copied_is_tried_itself() -> None:
                 return image
 
     assert TrackedTransform(Locked())(place_image(20, 30))[1] == View.whole()
+
+
+_GENERATOR = torch.Generator()
+
+
+def _noisy(image: Any) -> Any:
+    return image + 0.05 * torch.randn(image.shape, generator=_GENERATOR)
+
+
+class _NoisyAndLocked:
+    def __init__(self) -> None:
+        self.lock, self.random, self.other = threading.Lock(), random.Random(0), np.random.RandomState(0)
+
+    def __call__(self, image: Any) -> Any:
+        return image * self.random.uniform(0.5, 1) * self.other.uniform(0.5, 1)
+
+
+def _noisy_by_closure() -> Any:
+    rng = np.random.default_rng(0)
+    return lambda image: image * rng.uniform(0.5, 1)
+
+
+@pytest.mark.parametrize("make", [_noisy_by_closure, lambda: _noisy, _NoisyAndLocked])
+def test_the_first_image_is_the_same_as_without_a_trial(make: Any) -> None:
+    def first(tracks: bool) -> Any:
+        _GENERATOR.manual_seed(0)
+        transform = v1.Compose([v1.ToTensor(), make()])
+        return (TrackedTransform(transform) if tracks else transform)(place_image(20, 30))
+
+    assert torch.equal(first(tracks=True)[0], first(tracks=False))
 
 
 def test_a_module_is_tried_again_in_its_other_mode() -> None:
