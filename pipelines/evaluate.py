@@ -17,8 +17,9 @@ import argparse
 import json
 import re
 import sys
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +95,7 @@ def evaluate(given: argparse.Namespace) -> Accuracy:
     """The accuracy of a checkpoint, with what the command line says otherwise.
 
     Raises:
-        InvalidValueError: the checkpoint does not say its model, or a mapping is none.
+        InvalidValueError: the checkpoint does not say its model or has no classifier, or a mapping is none.
         SourceError: no images, or images of which the mapping, or the folders, do not say what is right.
     """
     start, names = _start(given)
@@ -134,7 +135,7 @@ def _start(given: argparse.Namespace) -> tuple[Start, tuple[str, ...]]:
         target="token" if "aux_head.weight" in file.tensors else "one-hot",
         validation_crop=given.crop or told.crop or 0.875, interpolation=told.interpolation or "bicubic",
     )  # fmt: skip
-    start = start_of(recipe)
+    start = replace(start_of(recipe), is_whole=True)
     if not timm.is_model(model.partition(".")[0]):
         raise InvalidValueError(f"timm has no model {model!r}, and lvvit.py neither")
     with torch.device("meta"):
@@ -170,7 +171,10 @@ def read_mapping(path: Path) -> Mapping[str, Any] | list[Any]:
     try:
         text = path.read_text(encoding="utf-8")
         if not text.lstrip().startswith(("{", "[")):
-            return dict(map(_line, filter(str.strip, text.splitlines())))
+            lines: dict[str, list[str]] = defaultdict(list)
+            for key, classes in map(_line, filter(str.strip, text.splitlines())):
+                lines[key] += classes
+            return dict(lines)
         table = json.loads(text)
     except (OSError, ValueError) as error:
         raise InvalidValueError(f"--mapping {path} cannot be read as JSON or text: {error}") from error

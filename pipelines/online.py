@@ -10,6 +10,7 @@ from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
 from pipelines.recipe import Recipe
+from pipelines.student_data import check_classes
 from relabel.errors import InvalidValueError
 from relabel.paths import expanded
 from relabel.teacher import TeacherSpec, load_teacher
@@ -27,7 +28,7 @@ class OnlineTeacher:
 
     Raises:
         TeacherError: it cannot be built, loaded or proved.
-        InvalidValueError: it has other classes than the student.
+        InvalidValueError: it has other classes than the student, or the same in another order.
     """
 
     def __init__(self, recipe: Recipe, class_names: Sequence[str], device: torch.device) -> None:
@@ -41,11 +42,13 @@ class OnlineTeacher:
             channels_last=True,
         )
         self._teacher = load_teacher(spec).of_whole_images()
+        name = self._teacher.record.name
         if self._teacher.num_classes != len(class_names):
             raise InvalidValueError(
-                f"{recipe.teacher} answers {self._teacher.num_classes} classes, and the folders are {len(class_names)} "
+                f"{name} answers {self._teacher.num_classes} classes, and the folders are {len(class_names)} "
                 f"({', '.join(class_names[:3])} ...): they must be the same classes in the same order"
             )
+        check_classes(self._teacher.class_names, class_names, name)
 
     def __call__(self, crops: Tensor) -> Tensor:
         """On the device; nothing waits for it."""

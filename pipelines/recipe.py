@@ -227,7 +227,8 @@ class Recipe:
             is_plain = (self.space, self.temperature) == ("logit", 1.0)
             self._check("published", is_plain, f"None for space {self.space} and temperature {self.temperature}")
         if self.target == "teacher":
-            self._check("teacher", bool(self.teacher), "a name for target teacher")
+            is_said = bool(self.teacher or self.teacher_checkpoint)
+            self._check("teacher", is_said, "a name for target teacher, or teacher_checkpoint a file that says it")
             self._check("smoothing", self.smoothing == 0, "0 for target teacher")
         else:
             for name in ("teacher", "teacher_checkpoint", "teacher_size"):

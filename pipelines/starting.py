@@ -29,10 +29,14 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Start:
-    """A recipe that says all of its images, and the file of its first weights, None where it names none."""
+    """A recipe that says all of its images, and the file of its first weights, None where it names none.
+
+    `is_whole`: the file must have the classifier, too, which may not start anew.
+    """
 
     recipe: Recipe
     checkpoint: Checkpoint | None
+    is_whole: bool = False
 
 
 def start_of(recipe: Recipe) -> Start:
@@ -82,7 +86,7 @@ def load_first(model: Any, start: Start, class_names: Sequence[str]) -> None:
     Position embeddings of another size are taken as they are: `set_input_size` resamples them afterwards.
 
     Raises:
-        InvalidValueError: the weights do not fit the model.
+        InvalidValueError: the weights do not fit the model, or lack the classifier where it must be theirs.
     """
     file, name = start.checkpoint, start.recipe.model
     if file is None:
@@ -96,6 +100,11 @@ def load_first(model: Any, start: Start, class_names: Sequence[str]) -> None:
         if not key.startswith(heads) or (is_same and key in own and own[key].shape == tensor.shape)
     }
     fresh = _fresh(model, {key: tensor for key, tensor in own.items() if key not in kept})
+    if fresh and start.is_whole:
+        raise InvalidValueError(
+            f"{start.recipe.init} has no classifier ({', '.join(fresh)}) of its {len(class_names)} classes: what would "
+            "be judged is a random one. Give a file of all its weights, with as many class_names as they answer"
+        )
     if fresh:
         _log.warning("%s: the classifier (%s) starts anew, for other classes", start.recipe.init, ", ".join(fresh))
     try:

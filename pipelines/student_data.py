@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,9 @@ import relabel
 from pipelines.recipe import Recipe
 from pipelines.student_pixels import train_transform, validation_transform
 from relabel.errors import ImageError, InvalidValueError, SourceError
+from relabel.manifest import class_spaces
+
+_log = logging.getLogger(__name__)
 
 KEYS: dict[str, Callable[[str], str] | None] = {"path": None, "stem": lambda path: Path(path).stem}
 """What a folder's image is called in the store: its path below the folder, or its file's name, as in tars of it."""
@@ -219,4 +223,23 @@ def _maps(recipe: Recipe, places: Places, classes: list[str]) -> relabel.LabelMa
             f"class folders ({', '.join(classes[:3])} ...). They must be the same classes in the same order, the "
             "teacher's: relabel generate --classes keeps some of a teacher's"
         )
+    check_classes(maps.manifest.class_names, classes, places.labels)
     return maps
+
+
+def check_classes(names: Sequence[str] | None, classes: Sequence[str], who: str) -> None:
+    """That targets over classes called `names` (None: unknown) are over a student's, as many, which are its folders'.
+
+    Other names are told and taken, since classes may be called otherwise elsewhere.
+
+    Raises:
+        InvalidValueError: they are the same names in another order.
+    """
+    spaces = class_spaces(names, len(classes), classes)
+    if spaces.are_reordered:
+        raise InvalidValueError(
+            f"{who}: {spaces.why}. Class by class they must be the same: bring the teacher's into the folders' order, "
+            "with relabel generate --classes FILE"
+        )
+    if spaces.are_same is False:
+        _log.warning("%s: %s. They are taken to be the same classes in the same order", who, spaces.why)

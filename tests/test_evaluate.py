@@ -68,7 +68,7 @@ def test_a_mapping_is_by_path_name_stem_or_folder(kind: str, checkpoint: Path, t
     images = _images(tmp_path / "i", "a b/1.png", "a b/2.png", "c/3.png", "c/4.png", "c/5.png")
     table: dict[str, Any] = {"a b/1.png": "gnu", "a b": ["ant", 6], "3": 0, "4.png": [], "c": 4}
     (tmp_path / "map.json").write_text(json.dumps(table))
-    (tmp_path / "map.text").write_text("a b/1.png\tgnu\na b\tant, 6\n3 0\n\n4.png\nc eel\n")
+    (tmp_path / "map.text").write_text("a b/1.png\tgnu\na b\t6\na b\tant\n3 0\n\n4.png\nc eel\n")
     assert _found(checkpoint, images, "--mapping", tmp_path / f"map.{kind}") == (50, 75, 4, 1)
 
 
@@ -110,3 +110,18 @@ def test_weights_that_say_nothing_need_a_model_and_have_numbers(
     assert "timm has no model 'resnet_of_mine'" in capsys.readouterr().err
     found = _found(tmp_path / "bare.pt", images, "--model", "test_resnet", "--image-size", 32)
     assert found == (pytest.approx(100 / 7), pytest.approx(500 / 7), 7, 0)
+
+
+@pytest.mark.parametrize("missing", ["names", "weights"])
+def test_a_classifier_that_starts_anew_is_never_judged(
+    missing: str, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = torch.load(checkpoint, weights_only=True)
+    if missing == "names":
+        said["class_names"] = _NAMES[:4]
+    else:
+        del said["student"]["fc.weight"]
+    torch.save(said, tmp_path / "a.pt")
+    with pytest.raises(SystemExit):
+        _found(tmp_path / "a.pt", _images(tmp_path / "i", "ant/1.png", "bee/1.png"))
+    assert "a.pt has no classifier (fc.weight" in capsys.readouterr().err

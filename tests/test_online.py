@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 import timm
 import torch
 from safetensors.torch import save_file
 
 from pipelines.online import OnlineTeacher
 from pipelines.recipe import Recipe
+from pipelines.student_data import check_classes
+from relabel.errors import InvalidValueError
 
 
 def test_answers_are_the_models_own_and_a_loss_may_keep_them(tmp_path: Path) -> None:
@@ -34,3 +37,24 @@ def test_answers_are_the_models_own_and_a_loss_may_keep_them(tmp_path: Path) -> 
     (found * logits).sum().backward()
     assert logits.grad is not None
     assert torch.equal(logits.grad, found)
+
+
+def test_a_file_that_says_its_model_needs_no_name_and_its_classes_their_order(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path, cpu = tmp_path / "a.pt", torch.device("cpu")
+    model = timm.create_model("test_resnet", num_classes=3)
+    torch.save({"student": model.state_dict(), "arch": "test_resnet", "class_names": ["ant", "bee", "cat"]}, path)
+    recipe = Recipe(name="try", model="test_resnet", target="teacher", teacher_checkpoint=str(path), teacher_size=64)
+    OnlineTeacher(recipe, ["ant", "bee", "cat"], cpu)
+    assert not caplog.records
+    with pytest.raises(InvalidValueError, match=r"test_resnet: .*the same names in another order"):
+        OnlineTeacher(recipe, ["cat", "bee", "ant"], cpu)
+    OnlineTeacher(recipe, ["dog", "eel", "fox"], cpu)
+    assert "They are taken to be the same classes in the same order" in caplog.text
+
+
+def test_wordnet_ids_are_the_classes_words(caplog: pytest.LogCaptureFixture) -> None:
+    check_classes(["tench, Tinca tinca", "goldfish"], ["n01440764", "n01443537"], "labels")
+    check_classes(None, ["ant", "bee"], "labels")
+    assert not caplog.records

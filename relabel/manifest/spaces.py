@@ -25,11 +25,12 @@ _SHOWN = 2
 class ClassSpaces:
     """Whether the ground truth's classes are the labels' own, number by number; None where nobody knows.
 
-    `why` is for a person; "" where there is no ground truth.
+    `why` is for a person; "" where there is no ground truth. `are_reordered`: the same names in another order.
     """
 
     are_same: bool | None
     why: str
+    are_reordered: bool = False
 
 
 def class_spaces(
@@ -63,7 +64,7 @@ def class_spaces(
     if mine == theirs or (_digest(theirs) == _IMAGENET_IDS and _digest(mine) in _IMAGENET_NAMES):
         return ClassSpaces(True, f"both are the same {num_classes} classes")
     if sorted(mine) == sorted(theirs):
-        return ClassSpaces(False, f"{shown}: the same names in another order")
+        return ClassSpaces(False, f"{shown}: the same names in another order", are_reordered=True)
     agree = sum(a == b for a, b in zip(mine, theirs, strict=True))
     ids = sum(bool(_WORDNET_ID.fullmatch(text)) for text in theirs)
     if agree > _SPELLED_OTHERWISE * num_classes or (ids == num_classes and _digest(mine) not in _IMAGENET_NAMES):

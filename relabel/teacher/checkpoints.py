@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 import pickle
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -48,6 +47,12 @@ _BESIDE = (
     *(f"numpy.{core}.multiarray.{name}" for core in ("core", "_core") for name in ("scalar", "_reconstruct")),
 )
 """What trainers keep beside the weights: their arguments, the best accuracy as a number of numpy's."""
+
+_FILTERS = ("bilinear", "bicubic", "nearest", "nearest-exact", "box", "hamming", "lanczos", "random")
+"""What timm and torchvision call ways to resize an image."""
+
+_CALLED = ("num_classes", "model_name")
+"""Of what a model is built with, that which is said of it elsewhere."""
 
 
 class _Beside:
@@ -177,30 +182,59 @@ def _told(said: Mapping[str, Any], path: Path) -> Told:
     names = next((value for name in _NAMES if _are_names(value := said.get(name))), None)
     architecture = said.get("arch") or said.get("architecture") or ""
     arguments = said.get("model_args")
-    size = config.get("input_size")
-    interpolation = config.get("interpolation")
-    told = Told(
+    interpolation = _usable(config, "interpolation", path)
+    return Told(
         architecture=architecture if isinstance(architecture, str) else "",
         model_args=_plain_args(arguments) if isinstance(arguments, dict) else {},
         class_names=None if names is None else tuple(names),
-        image_size_hw=None if size is None else tuple(size)[-2:],
-        mean=None if config.get("mean") is None else tuple(config["mean"]),
-        std=None if config.get("std") is None else tuple(config["std"]),
+        image_size_hw=_usable(config, "input_size", path),
+        mean=_usable(config, "mean", path),
+        std=_usable(config, "std", path),
         # As timm's own models are taken: of all that is not bilinear, bicubic is nearest.
         interpolation=interpolation and ("bilinear" if interpolation == "bilinear" else "bicubic"),
-        crop=config.get("crop_pct"),
+        crop=_usable(config, "crop_pct", path),
     )
-    for values, least in ((told.mean, -math.inf), (told.std, 0.0)):
-        if values is not None and not (len(values) == 3 and all(_is_above(value, least) for value in values)):
-            raise TeacherError(
-                f"{path} says of its images what cannot be used: mean {told.mean} and std {told.std}; expected three "
-                "numbers each, std above 0. Save the state dict alone, and give --mean and --std"
-            )
-    return told
+
+
+def _usable(config: Mapping[Any, Any], name: str, path: Path) -> Any:
+    """What a file says of its images under a name of timm's; None where it says nothing."""
+    value = config.get(name)
+    if value is None:
+        return None
+    expected, is_good = _IMAGES[name]
+    if not is_good(value):
+        raise TeacherError(
+            f"{path} says of its images what cannot be used: {name} {repr(value)[:_SHORT]}; expected {expected}. Save "
+            "the state dict alone, and say on the command line what it was trained with"
+        )
+    if name == "input_size":
+        return tuple(value[-2:])
+    return tuple(value) if isinstance(value, list) else value
 
 
 def _is_above(value: object, least: float) -> bool:
-    return isinstance(value, (int, float)) and math.isfinite(value) and value > least
+    return isinstance(value, (int, float)) and least < value < _MOST
+
+
+def _are_three(value: Any, least: float) -> bool:
+    return isinstance(value, (list, tuple)) and len(value) == 3 and all(_is_above(each, least) for each in value)
+
+
+def _is_size(value: Any) -> bool:
+    is_listed = isinstance(value, (list, tuple)) and len(value) in (2, 3)
+    return is_listed and all(type(each) is int and each > 0 for each in value)
+
+
+_SHORT = 60
+_MOST = 1e6  # of any of these numbers, far more than pixels are, and no integer that floats cannot hold
+_IMAGES: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "input_size": ("channels, height and width, whole numbers", _is_size),
+    "mean": ("three numbers", lambda value: _are_three(value, -_MOST)),
+    "std": ("three numbers above 0", lambda value: _are_three(value, 0.0)),
+    "interpolation": (f"one of {', '.join(_FILTERS)}", lambda value: isinstance(value, str) and value in _FILTERS),
+    "crop_pct": ("a number above 0", lambda value: _is_above(value, 0.0)),
+}
+"""What timm's names of a model's images must be, in words, and whether a value is that."""
 
 
 def _plain_args(arguments: Mapping[Any, Any]) -> dict[str, Any]:
@@ -211,6 +245,7 @@ def _plain_args(arguments: Mapping[Any, Any]) -> dict[str, Any]:
         name: each
         for name, each in found.items()
         if isinstance(name, str)
+        and name not in _CALLED
         and not _FOREIGN_ARGS.search(name)
         and all(isinstance(value, plain) for value in (each if isinstance(each, tuple) else (each,)))
     }
