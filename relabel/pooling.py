@@ -3,7 +3,7 @@
 Two spaces. "logit", what ReLabel (arXiv 2101.05022) and Token Labeling (arXiv 2104.10858) describe: log-probabilities
 are pooled, and the softmax comes after. "probability": probabilities are pooled. In either, a temperature T raises the
 label to the power 1 / T: in the first that is to divide what goes into the softmax by T. A reading is of the first: it
-weighs what goes into the softmax, and adds the scores of the whole map.
+weighs what goes into the softmax, and adds the scores of the whole image.
 """
 
 from __future__ import annotations
@@ -41,16 +41,20 @@ class WholeMaps:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ReadWeights:
-    """What the pooled scores of each crop count in its label, and those of its whole map: (B,), as labels are."""
+    """What the pooled scores of each crop count in its label, and those of its whole image: (B,), as labels are.
+
+    `cells` is (B, H, W), how much each cell counts in the whole image, 1 together; None is all cells alike.
+    """
 
     pooled: Tensor
     whole: Tensor
+    cells: Tensor | None = None
 
 
 def pool_maps(maps: Tensor, weights: CellWeights, read: ReadWeights | None = None) -> Tensor:
     """RoIAlign of maps (B, P, H, W), of any dtype, with one box each: (B, P, h, w) of the weights' dtype.
 
-    With `read`, weighed, and with the whole maps' scores, as `_read` says.
+    With `read`, weighed, and with the whole images' scores, as `_read` says.
     """
     rows, cols = weights.rows, weights.cols
     batch, planes, height, width = maps.shape
@@ -63,7 +67,8 @@ def pool_maps(maps: Tensor, weights: CellWeights, read: ReadWeights | None = Non
             cells = rows.to(dtype).reshape(batch, height, 1) * cols.to(dtype).reshape(batch, 1, width)
             if read is not None:
                 # What `_read` does, to one plane of weights instead of to every plane of the map.
-                shares = (read.whole / (height * width)).to(dtype)[:, None, None]
+                each = 1 / (height * width) if read.cells is None else read.cells.to(dtype)
+                shares = read.whole.to(dtype)[:, None, None] * each
                 cells = cells * read.pooled.to(dtype)[:, None, None] + shares
             # A row times a matrix takes a sixth of the time of the same matrix times a column.
             flat = maps.reshape(batch, planes, height * width).transpose(1, 2)
@@ -122,7 +127,7 @@ def soft_labels(
                 "a reading weighs log-probabilities, so it knows logit space only: leave space= out, or take the "
                 f"reading off, with relabel.open(store, reading=None); got space={space!r}"
             )
-        # Weights of a crop and of the whole map sum to 1 each over the cells, so that both have a class's whole offset.
+        # Weights of a crop and of the image sum to 1 each over the cells, so that both have a class's whole offset.
         maps = replace(maps, offsets=maps.offsets * (read.pooled + read.whole)[:, None])
     others = maps.num_classes - maps.planes.shape[1] - maps.offsets.shape[1] + 1
     # The remaining classes share one offset, so they enter each sum once, with their number as a factor.
@@ -169,8 +174,15 @@ def _pool_logits(
 
 
 def _read(pooled: Tensor, scores: Tensor, read: ReadWeights) -> Tensor:
-    """Pooled scores (B, P, h, w) and those of the whole maps (B, P, H, W), each weighed, together."""
-    whole = scores.mean((2, 3), keepdim=True, dtype=pooled.dtype)
+    """Pooled scores (B, P, h, w) and the whole images', of maps (B, P, H, W), each weighed, together."""
+    if read.cells is None:
+        whole = scores.mean((2, 3), keepdim=True, dtype=pooled.dtype)
+    else:
+        with torch.autocast(scores.device.type, enabled=False):
+            # As in `pool_maps`.
+            exact = torch.float64 if scores.is_cuda else pooled.dtype
+            cells = read.cells.to(exact).flatten(1)[:, :, None]
+            whole = torch.bmm(scores.flatten(2).to(exact), cells)[..., None].to(pooled.dtype)
     return pooled * read.pooled[:, None, None, None] + whole * read.whole[:, None, None, None]
 
 

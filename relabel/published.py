@@ -7,7 +7,8 @@ apply the softmax last. Maps are `ScoreMap.from_cell_topk`, or come from a store
 
 Both codes hand the crop box to RoIAlign with x and y swapped. The papers mean no such thing, so the box goes the right
 way round here; ``as_shipped=True`` makes the targets that the codes train on. To train with the same maps, use
-`ScoreMap.pool` with ``fill="zero"``: it leaves out what lies outside the map instead of calling it 0.
+`ScoreMap.pool` with ``fill="zero"``: it leaves out what lies outside the map instead of calling it 0. Neither knows a
+reading: it is fitted to labels of ``fill="rest"``, so that of the maps is left out.
 """
 
 from __future__ import annotations

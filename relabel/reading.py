@@ -26,9 +26,9 @@ _MOST = 16.0
 class Reading:
     """The label of a crop is ``softmax((a + b log area) * pooled + (c + d log area) * whole)``.
 
-    `pooled` are the crop's pooled log-probabilities and `whole` those of the whole map; area is the crop's share of the
-    image, at least 0.08 and at most 1: that of its box, or |det| of an affine view. Without arguments, (1, 0, 0, 0), it
-    is the label as it is.
+    `pooled` are the crop's pooled log-probabilities and `whole` those of what the map covers of the image; area is the
+    crop's share of the image, at least 0.08 and at most 1: that of its box, or |det| of an affine view. Without
+    arguments, (1, 0, 0, 0), it is the label as it is.
 
     Attributes:
         pooled: a, what the crop's pooled scores count where the crop is the whole image.

@@ -274,3 +274,9 @@ def test_arguments_that_contradict_views_are_refused():
     with pytest.raises(InvalidValueError, match="fill='rest'"):
         cells.pool(views, fill="zero")
     assert cells.pool(views, fill="rest").shape == (1, 5)
+
+
+def test_matrices_of_float32_are_taken_too():
+    views, maps = Views.of([turned_view(seed) for seed in range(3)]), maps_of(3)
+    single = replace(views, matrices=views.matrices.float())
+    torch.testing.assert_close(maps.pool(single), maps.pool(views), atol=1e-4, rtol=0)

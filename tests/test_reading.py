@@ -10,7 +10,8 @@ import oracle
 import pytest
 import torch
 
-from relabel import InvalidValueError, Reading, ScoreMap, View, Views
+from relabel import Footprint, InvalidValueError, Reading, ScoreMap, View, Views
+from relabel.worth.samples import crop_samples
 
 _READING = Reading(1.2, 0.2, 0.3, -0.05, tokens=Reading(0.8, 0.0, 0.4, 0.1))
 _BOXES = torch.tensor([[0.1, 0.0, 0.4, 0.5], [0.3, 0.2, 0.35, 0.3], [0.0, 0.0, 1.0, 1.0], [-0.2, 0.5, 1.1, 1.4]])
@@ -64,6 +65,36 @@ def test_a_turned_view_is_read_by_the_area_that_it_shows():
     pooled = _READING.pooled + _READING.pooled_per_log_area * math.log(area)
     context = _READING.whole + _READING.whole_per_log_area * math.log(area)
     torch.testing.assert_close(read[0], (pooled * as_is[0].log() + context * whole[0]).softmax(0))
+
+
+@pytest.mark.parametrize("xyxy", [(-0.2, 0.0, 1.2, 1.0), (0.1, -0.3, 0.9, 1.2), (0.125, 0.0, 0.875, 1.0)])
+@pytest.mark.parametrize("each_its_own", [False, True])
+def test_the_whole_image_is_what_the_map_covers_of_it_where_a_reading_is_fitted_and_where_it_is_applied(
+    xyxy, each_its_own
+):
+    footprint = torch.tensor([xyxy]).repeat(4, 1) if each_its_own else Footprint(*xyxy)
+    maps = replace(_maps(), footprint=footprint)
+    maps = replace(maps, planes=maps.planes.double(), rest=maps.rest.double())
+    # In cells of a 5 x 6 map.
+    (x0, y0), (sx, sy) = xyxy[:2], (6 / (xyxy[2] - xyxy[0]), 5 / (xyxy[3] - xyxy[1]))
+    image = (max(-x0 * sx, 0), max(-y0 * sy, 0), min((1 - x0) * sx, 6), min((1 - y0) * sy, 5))
+    in_map = (image[0] / 6, image[1] / 5, image[2] / 6, image[3] / 5)
+    dense = maps.to_dense()
+    whole = torch.stack([torch.as_tensor(oracle.read_label(each, in_map, (1, 0, 0, 0), (1, 1))) for each in dense])
+    whole = whole.reshape(4, -1).double()
+    fitted = crop_samples(maps, _BOXES[[0, 1, 2, 2]][:, None], torch.full((4, 1, 11), 1 / 11), torch.arange(4)).whole
+    torch.testing.assert_close(fitted[:, :-1], whole.gather(1, maps.classes.long()).log(), atol=1e-6, rtol=0)
+    covered = torch.tensor([[0.3, 0.2, 0.6, 0.8]]).repeat(4, 1)
+    for size in (None, 2):
+        of_whole = Reading(1.0, 0.0, 1.0, 0.0)
+        read = replace(maps, reading=replace(of_whole, tokens=of_whole)).pool(covered, size)
+        context = whole if size is None else whole[:, :, None, None]
+        torch.testing.assert_close(read, (maps.pool(covered, size).log() + context.log()).softmax(1), atol=1e-6, rtol=0)
+
+
+def test_published_fill_knows_no_reading():
+    as_is, read = (_maps(each, holes=True).pool(_BOXES[[0, 1, 2, 2]], fill="zero") for each in (None, _READING))
+    assert torch.equal(read, as_is)
 
 
 def test_a_temperature_comes_after_the_reading():

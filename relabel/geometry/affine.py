@@ -98,7 +98,7 @@ def sampled_bins(matrices: Tensor, footprint: Footprint | Tensor, grid: Grid, si
     Of a map that only scales and mirrors they are those of its box.
 
     Args:
-        matrices: (B, 2, 3) float64 on the CPU, see `geometry.views`.
+        matrices: (B, 2, 3) floating on the CPU, see `geometry.views`.
         footprint: one for all, or (B, 4) xyxy fractions of the whole image.
         grid: the map's size (H, W).
         size_hw: bins (h, w) of each view.
@@ -106,6 +106,7 @@ def sampled_bins(matrices: Tensor, footprint: Footprint | Tensor, grid: Grid, si
     Raises:
         InvalidValueError: a map is not finite or shows no area.
     """
+    matrices = matrices.double()
     _check(matrices)
     in_cells = _in_cells(matrices, footprint, grid)
     rows, columns = size_hw

@@ -222,7 +222,7 @@ class ScoreMap(MapTensors):
             space: "logit" pools log-probabilities, "probability" pools probabilities.
             temperature: T above 0; the label becomes its power 1 / T, renormalised: flatter above 1, sharper below.
             fill: what a class is worth where a map with holes does not store it: "rest", or "zero", the published
-                codes' logit 0, with their boxes of at least one cell, for raw logits; `relabel.published` has all else.
+                codes' logit 0, their boxes of at least one cell and no reading, which is fitted to "rest".
             uncovered: what to do with a bin wholly outside the footprint: "raise", or take the "nearest" cells. None is
                 "nearest" for `Views` where maps cover their images, so that such a bin shows padding; else "raise".
 
@@ -247,7 +247,7 @@ class ScoreMap(MapTensors):
             )
         crops = Crops(boxes_xyxy, flip, flip_vertical)
         weights = crop_weights(self, crops, size, uncovered, one_cell=fill == "zero")
-        read = read_weights(self, crops, size)
+        read = None if fill == "zero" else read_weights(self, crops, size)
         stored, other = soft_labels(whole_maps(self, fill), weights, space=space, temperature=temperature, read=read)
         covered = weights.covered
         if size is None:

@@ -54,3 +54,10 @@ class MapTensors:
             return True
         footprints = self.footprints_xyxy()
         return bool((footprints[:, :2] <= _HAIR).all() and (footprints[:, 2:] >= 1 - _HAIR).all())
+
+    def reach_beyond_images(self) -> bool:
+        """Whether some map covers padding beside its image, as a letterbox does."""
+        if isinstance(self.footprint, Footprint):
+            x0, y0, x1, y1 = self.footprint.xyxy
+            return min(x0, y0) < -_HAIR or max(x1, y1) > 1 + _HAIR
+        return bool((self.footprint < -_HAIR).any() or (self.footprint > 1 + _HAIR).any())

@@ -86,8 +86,25 @@ def read_weights(maps: MapTensors, crops: Crops, size: Size | None) -> ReadWeigh
         return None
     given = crops.boxes_xyxy
     areas = (given if isinstance(given, Views) else Views.of_boxes(given)).areas()
-    there = (each.to(maps.planes.device, maps.label_dtype, non_blocking=True) for each in reading.weights(areas))
-    return ReadWeights(*there)
+    pooled, whole = (
+        each.to(maps.planes.device, maps.label_dtype, non_blocking=True) for each in reading.weights(areas)
+    )
+    cells = None
+    # Of all other maps every cell counts alike, which takes no weights.
+    if maps.reach_beyond_images():
+        image = whole_weights(maps)
+        cells = image.rows.transpose(1, 2) * image.cols
+    return ReadWeights(pooled, whole, cells)
+
+
+def whole_weights(maps: MapTensors) -> CellWeights:
+    """The weights of the whole image, as a reading means it: of what each map covers of it, without its padding."""
+    footprints = maps.footprints_xyxy().cpu().double()
+    image = cell_boxes(footprints.new_tensor([[0, 0, 1, 1]]).expand(len(maps), 4), footprints, maps.grid)
+    sides = image.new_tensor([maps.grid.width, maps.grid.height])
+    # Cut in cells: a box cut in the image may come back a hair longer than the map, and take one sample more.
+    in_cells = torch.cat([image[:, :2].clamp(min=0), torch.minimum(image[:, 2:], sides)], dim=1)
+    return _there(roi_weights(in_cells, maps.grid, (1, 1), clamp_uncovered=True), maps)
 
 
 def _check_views(crops: Crops, views: Views, size: Size | None) -> None:

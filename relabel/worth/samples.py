@@ -9,8 +9,11 @@ import torch
 from torch import Tensor
 
 from relabel.labels import SparseLabels
+from relabel.pooling import soft_labels
 from relabel.reading import log_areas
 from relabel.score_map import ScoreMap
+from relabel.score_map.filling import whole_maps
+from relabel.score_map.weighing import whole_weights
 
 TOKENS = 14
 """A side: what a ViT at 224 pixels and LV-ViT have. The teacher's own maps are about as fine."""
@@ -98,11 +101,12 @@ def _exact(stored: ScoreMap) -> ScoreMap:
 
 
 def _whole(maps: ScoreMap) -> Tensor:
-    return _logs(maps.pool(maps.footprints_xyxy().double().clamp(-8, 8), sparse=True))
+    stored, other = soft_labels(whole_maps(maps), whole_weights(maps), space="logit")
+    return _logs(stored.flatten(1), other.flatten())
 
 
-def _logs(labels: SparseLabels) -> Tensor:
-    each = torch.cat([labels.probabilities, labels.other.unsqueeze(1)], dim=1)
+def _logs(probabilities: Tensor, other: Tensor) -> Tensor:
+    each = torch.cat([probabilities, other.unsqueeze(1)], dim=1)
     return each.clamp(min=_LEAST).log()
 
 
@@ -119,7 +123,7 @@ def _samples(labels: SparseLabels, whole: Tensor, boxes: Tensor, answers: Tensor
     return Samples(
         images=images,
         log_areas=log_areas(((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])).double()),
-        pooled=_logs(labels),
+        pooled=_logs(labels.probabilities, labels.other),
         whole=whole,
         counts=counts,
         teacher=torch.cat([listed, left.unsqueeze(1)], dim=1),
