@@ -76,6 +76,13 @@ def two_colours() -> TwoColours:
     return TwoColours()
 
 
+def named_colours() -> Colours:
+    """The teacher with names, in another order than that of the folders."""
+    teacher = Colours()
+    teacher.class_names = tuple(sorted(_COLOURS, reverse=True))
+    return teacher
+
+
 @pytest.fixture(autouse=True)
 def _curves_of_one_test(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """They take as long as a training here."""
@@ -396,6 +403,19 @@ def test_two_processes_of_torchrun_train_one_student(folders: Folders, tmp_path:
     right = sum(int(answer) == place for answer, (_, place) in zip(answers, images, strict=True))
     assert float(_log(out)[-1]["val_top1"]) == pytest.approx(100 * right / 12, abs=1e-3)
     assert all(torch.isfinite(weight).all() for weight in _weights(out).values())
+
+
+def test_a_store_of_the_folders_names_in_another_order_is_refused(
+    folders: Folders, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    teacher = TeacherSpec(name="test_train_student:named_colours", image_size_hw=(32, 32))
+    store = tmp_path / "labels.zarr"
+    generate(str(folders.train), str(store), teacher, GenerateOptions(show_progress=False))
+    given = folders.options(tmp_path / "out", *_CONVNET, "--target", "relabel", "--labels", str(store), labels=False)
+    with pytest.raises(SystemExit):
+        train_student.main(given)
+    assert "labels.zarr: the images are of 3 classes" in (said := capsys.readouterr().err)
+    assert "the same names in another order" in said
 
 
 @pytest.mark.parametrize(
