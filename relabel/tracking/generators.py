@@ -14,11 +14,11 @@ import numpy as np
 import torch
 
 from relabel.tracking.calling import globals_of
-from relabel.tracking.noticing import _LIBRARIES
+from relabel.tracking.noticing import LIBRARIES
 
 Generator = torch.Generator | np.random.Generator | np.random.RandomState | random.Random
 _LEAVES = (str, bytes, int, float, torch.Tensor, np.ndarray, types.CodeType, types.FrameType)
-_LIKE_US = {*_LIBRARIES, "relabel"}
+_LIKE_US = {*LIBRARIES, "relabel"}
 """Whose functions and classes draw from no generator of a user's but those that they are given."""
 _MANY = 1000
 """No list of so many things holds the generators of a step."""

@@ -29,7 +29,7 @@ _MOST = 64
 _MANY = 16
 """Of a list or dict of more only the length is watched, of an array nothing."""
 _MISSING = object()
-_LIBRARIES = {*sys.stdlib_module_names, "albumentations", "kornia", "numpy", "PIL", "timm", "torch", "torchvision"}
+LIBRARIES = {*sys.stdlib_module_names, "albumentations", "kornia", "numpy", "PIL", "timm", "torch", "torchvision"}
 """Whose objects, other than the step, are followed by themselves, or hold nothing that a trainer sets."""
 
 _NAMESPACES = (types.SimpleNamespace, argparse.Namespace)
@@ -181,7 +181,7 @@ def _held(thing: Any, is_step: bool) -> Iterator[tuple[str, Callable[[Any, Any],
         yield from _of_class(thing)
     elif kind.__module__ == "multiprocessing.sharedctypes" and hasattr(kind, "value"):
         yield "value", _attribute, thing, "value"
-    elif is_step or kind.__module__.partition(".")[0] not in _LIBRARIES or kind in _NAMESPACES:
+    elif is_step or kind.__module__.partition(".")[0] not in LIBRARIES or kind in _NAMESPACES:
         yield from _of_object(thing)
 
 
@@ -202,7 +202,7 @@ def _of_object(thing: Any) -> Iterator[tuple[str, Callable[[Any, Any], Any], Any
 
 def _of_class(kind: type) -> Iterator[tuple[str, Callable[[Any, Any], Any], Any, Any]]:
     """The methods, numbers and strings of a user's class."""
-    if kind.__module__.partition(".")[0] not in _LIBRARIES:
+    if kind.__module__.partition(".")[0] not in LIBRARIES:
         for name, value in vars(kind).items():
             if (isinstance(value, types.FunctionType) and name != "__init__") or (
                 type(value) in _SCALARS and not name.startswith("__")
