@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
+import copy
 import functools
+import multiprocessing
 import pickle
 import random
 import threading
@@ -24,6 +27,7 @@ from relabel.geometry import Box
 from relabel.geometry.views import View
 from relabel.tracking import TrackedTransform, register_view
 from relabel.tracking.keypoints import by_keypoints
+from relabel.tracking.noticing import State
 
 pytestmark = pytest.mark.usefixtures("fewer_draws")
 
@@ -537,8 +541,27 @@ def test_a_tried_step_that_is_changed_later_is_tried_again(monkeypatch: pytest.M
             pickle.loads(pickle.dumps(tracked._followed))
             tracked(place_image(60, 60))
     step.strength = 0.4
-    with pytest.raises(InvalidValueError, match="Curriculum does not show what it tells"):
-        tracked(place_image(60, 60))
+    # A copy, as a spawned worker gets, has seen nothing before.
+    for each in (pickle.loads(pickle.dumps(tracked)), copy.deepcopy(tracked), tracked):
+        with pytest.raises(InvalidValueError, match="Curriculum does not show what it tells"):
+            each(place_image(60, 60))
+
+
+def test_what_trainers_keep_their_epoch_in_is_watched() -> None:
+    told, epoch = argparse.Namespace(epoch=0), multiprocessing.Value("i", 0)
+
+    class Scheduled:
+        def __init__(self) -> None:
+            self.told, self.epoch = told, epoch
+
+    before = State.of(Scheduled())
+    assert not before.is_other()
+    told.epoch = 1
+    assert before.is_other()
+    after = State.of(Scheduled())
+    assert not after.is_other()
+    epoch.value = 2
+    assert after.is_other()
 
 
 @pytest.mark.parametrize("is_hook", [True, False])
